@@ -1,0 +1,50 @@
+# make            builds ft.pyz, the one file that runs anywhere
+# make test       the whole suite, in a .venv of its own, with coverage
+# make check      linters and types
+# make bench      start-up times and throughput, as ratios
+# make matrix     the suite once with each Python there is; PYTHONS="…" chooses them
+# make dist       what a release serves, in dist/
+# make clean
+PYTHON = python3
+PYTHONS = $(shell $(PYTHON) tests/build.py pythons)
+VENV = .venv
+COVERAGE = build/coverage
+BIN = $(VENV)/bin
+
+ft.pyz: ft.py tests/build.py
+	$(PYTHON) tests/build.py pyz $@
+
+test: $(VENV)/ready
+	rm -rf $(COVERAGE) && mkdir -p $(COVERAGE)
+	FT_COVERAGE=$(CURDIR)/$(COVERAGE) $(BIN)/python -m pytest -n auto
+	$(BIN)/python -m coverage combine -q --data-file=$(COVERAGE)/data $(COVERAGE)
+	$(BIN)/python -m coverage report --data-file=$(COVERAGE)/data
+
+check: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/mypy ft.py tests/sandbox.py tests/build.py
+	shellcheck install.sh .ci/run
+
+bench: $(VENV)/ready ft.pyz
+	$(BIN)/python tests/bench/bench.py
+
+matrix: $(VENV)/ready
+	set -e; for python in $(PYTHONS); do \
+	    echo "== $$python"; FT_PYTHON=$$python $(BIN)/python -m pytest -q -n auto; \
+	done
+
+dist: ft.pyz
+	$(PYTHON) tests/build.py dist $@
+
+clean:
+	rm -rf $(VENV) build dist ft.pyz .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find tests -name __pycache__ -exec rm -rf {} +
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "make: this Python lacks venv or pip; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	sed -n '/^dev = \[/,/^]/s/^ *"\(.*\)",$$/\1/p' pyproject.toml >$(VENV)/requirements.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
+	touch $@
+
+.PHONY: test check bench matrix dist clean

@@ -1,0 +1,184 @@
+"""Builds ft.pyz, the one file that runs on any Python from 3.8 up, and the directory of a release.
+
+    python3 tests/build.py pyz OUT [--python PATH]...     ft.pyz, with bytecode for each Python found and named
+    python3 tests/build.py dist DIRECTORY [--python PATH]...
+                                                          what a static web server serves as the release address
+    python3 tests/build.py pythons                        the Pythons found, one a line
+
+The archive holds ft.py and, for each CPython at hand, its bytecode in a folder named after the magic number of that
+bytecode. `__main__.py` puts the folder of the running Python first on sys.path: a Python without one compiles
+ft.py, none can load another's bytecode, and nothing is written to the user's disk. Only the sources, the Pythons
+and the zlib at hand decide what bytes come out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import hashlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Iterable
+
+ROOT = Path(__file__).resolve().parent.parent
+INSTALLERS = ["install.sh", "install.ps1"]
+
+# Runs on every Python that somebody may have, 2.7 included, and is parsed by it before anything else.
+MAIN = """\
+import sys
+
+if sys.version_info < (3, 8):
+    sys.stderr.write(
+        "error: ft needs Python 3.8 or newer; this is Python %s (%s)\\n" % (sys.version.split()[0], sys.executable)
+    )
+    sys.exit(2)
+
+try:
+    from importlib.util import MAGIC_NUMBER
+
+    sys.path.insert(0, sys.path[0] + "/" + MAGIC_NUMBER.hex())
+    import ft
+
+    sys.exit(ft.main())
+except KeyboardInterrupt:  # outside of main(), which has its own word for it
+    sys.exit(130)
+"""
+
+DESCRIBE = """\
+import sys, importlib.util
+if sys.version_info >= (3, 8):
+    print("%s %s %s" % (importlib.util.MAGIC_NUMBER.hex(), sys.implementation.name, sys.executable))
+"""
+
+COMPILE = """\
+import sys, py_compile
+py_compile.compile(sys.argv[1], sys.argv[2], "ft.pyz/ft.py", doraise=True, optimize=0,
+                   invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+"""
+
+
+def run(python: str, *arguments: str, stderr: int | None = None) -> str:
+    """What a Python without site-packages and with a fixed hash seed (it orders the sets in bytecode) prints."""
+    env = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "PYENV_ROOT") if name in os.environ}
+    command = [python, "-s", "-S", "-c", *arguments]
+    env["PYTHONHASHSEED"] = "0"
+    return subprocess.run(
+        command, env=env, stdout=subprocess.PIPE, stderr=stderr, check=True, universal_newlines=True
+    ).stdout
+
+
+def candidates() -> list[str]:
+    """What may be a Python: this one, those on PATH, and pyenv's."""
+    folders = os.get_exec_path() + glob.glob(
+        os.path.join(os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv")), "versions", "*", "bin")
+    )
+    found = [sys.executable]
+    for folder in folders:
+        if os.path.isdir(folder):
+            names = filter(re.compile(r"(python|pypy)3(\.\d+)?(\.exe)?").fullmatch, sorted(os.listdir(folder)))
+            found += [os.path.join(folder, name) for name in names]
+    return found
+
+
+def pythons(paths: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """The Pythons among `paths`, the first for each kind of bytecode: {magic number: (implementation, path)}."""
+    found: dict[str, tuple[str, str]] = {}
+    for path in paths:
+        try:
+            words = run(path, DESCRIBE, stderr=subprocess.DEVNULL).split(None, 2)
+        except (OSError, subprocess.CalledProcessError):  # a version manager's shim for one that is not there
+            continue
+        if words:
+            found.setdefault(words[0], (words[1], words[2].strip()))
+    return found
+
+
+def bytecode(python: str, source: Path) -> bytes:
+    """What `python` makes of the source, in a .pyc that is never checked against it."""
+    with tempfile.TemporaryDirectory() as directory:
+        target = os.path.join(directory, "ft.pyc")
+        run(python, COMPILE, str(source), target)
+        return Path(target).read_bytes()
+
+
+def archive(paths: Iterable[str], source: Path) -> bytes:
+    """The bytes of ft.pyz, with the bytecode of those `paths` that are CPythons from 3.8 up."""
+    members = {"__main__.py": MAIN.encode(), "ft.py": source.read_bytes()}
+    for magic, (implementation, path) in pythons(paths).items():
+        if implementation == "cpython":
+            members[f"{magic}/ft.pyc"] = bytecode(path, source)
+    buffer = io.BytesIO(b"#!/usr/bin/env python3\n")
+    buffer.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED, compresslevel=9) as zipped:
+        for name, data in sorted(members.items()):
+            member = zipfile.ZipInfo(name)  # dated 1980, the same everywhere
+            member.compress_type = zipfile.ZIP_DEFLATED
+            member.create_system = 3
+            member.external_attr = 0o100644 << 16
+            zipped.writestr(member, data)
+    return buffer.getvalue()
+
+
+def write(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a whole file or leave what was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=str(path.parent))
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, mode)
+        os.replace(temporary, str(path))
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def pyz(out: str | os.PathLike[str], paths: Iterable[str], source: Path = ROOT / "ft.py") -> None:
+    """Build ft.pyz with the bytecode of these Pythons."""
+    write(Path(out), archive(paths, source), 0o755)
+
+
+def version(source: Path = ROOT / "ft.py") -> str:
+    found = re.search(r'^__version__ = "([^"]+)"', source.read_text(encoding="utf-8"), re.MULTILINE)
+    if not found:
+        raise SystemExit(f"{source}: no __version__")
+    return found[1]
+
+
+def dist(directory: Path, paths: Iterable[str]) -> None:
+    """Write the newest release to `directory`, and once more under its version; other versions stay."""
+    files = {"ft.pyz": archive(paths, ROOT / "ft.py"), **{name: (ROOT / name).read_bytes() for name in INSTALLERS}}
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
+    for folder in (directory / version(), directory):
+        for name, data in files.items():
+            write(folder / name, data, 0o644 if name.endswith(".ps1") else 0o755)
+        write(folder / "SHA256SUMS", sums.encode())
+        write(folder / "VERSION", f"{version()}\n".encode())  # last: it announces the others
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("what", choices=["pyz", "dist", "pythons"])
+    parser.add_argument("out", nargs="?", type=Path, help="where to put it")
+    parser.add_argument("--python", action="append", default=[], metavar="PATH", help="one more Python to compile with")
+    args = parser.parse_args()
+    paths = [shutil.which(path) or path for path in args.python] + candidates()
+    if args.what == "pythons":
+        print("\n".join(path for _, path in pythons(paths).values()))
+    elif not args.out:
+        parser.error(f"where to put the {args.what}?")
+    elif args.what == "pyz":
+        pyz(args.out, paths)
+    else:
+        dist(args.out, paths)
+
+
+if __name__ == "__main__":
+    main()
