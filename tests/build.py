@@ -1,14 +1,16 @@
 """Builds ft.pyz, the one file that runs on any Python from 3.8 up, and the directory of a release.
 
-    python3 tests/build.py pyz OUT [--python PATH]...     ft.pyz, with bytecode for each Python found and named
+    python3 tests/build.py pyz OUT [--python PATH]...
+        ft.pyz, with bytecode for each Python found or named
     python3 tests/build.py dist DIRECTORY [--python PATH]...
-                                                          what a static web server serves as the release address
-    python3 tests/build.py pythons                        the Pythons found, one a line
+        what a static web server serves as the release address
+    python3 tests/build.py pythons
+        the Pythons found, one a line
 
-The archive holds ft.py and, for each CPython at hand, its bytecode in a folder named after the magic number of that
-bytecode. `__main__.py` puts the folder of the running Python first on sys.path: a Python without one compiles
-ft.py, none can load another's bytecode, and nothing is written to the user's disk. Only the sources, the Pythons
-and the zlib at hand decide what bytes come out.
+The archive holds ft.py and, for each CPython at hand, its bytecode in a folder named after the magic number
+of that bytecode. `__main__.py` puts the folder of the running Python first on sys.path: a Python without one
+compiles ft.py, none can load another's bytecode, and nothing is written to the user's disk. Only the sources,
+the Pythons and the zlib at hand decide what bytes come out.
 """
 
 from __future__ import annotations
@@ -29,15 +31,15 @@ from typing import Iterable
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTALLERS = ["install.sh", "install.ps1"]
+PYTHON = re.compile(r"(python|pypy)3(\.\d+)?(\.exe)?")
 
 # Runs on every Python that somebody may have, 2.7 included, and is parsed by it before anything else.
 MAIN = """\
 import sys
 
 if sys.version_info < (3, 8):
-    sys.stderr.write(
-        "error: ft needs Python 3.8 or newer; this is Python %s (%s)\\n" % (sys.version.split()[0], sys.executable)
-    )
+    found = (sys.version.split()[0], sys.executable)
+    sys.stderr.write("error: ft needs Python 3.8 or newer; this is Python %s (%s)\\n" % found)
     sys.exit(2)
 
 try:
@@ -65,12 +67,12 @@ py_compile.compile(sys.argv[1], sys.argv[2], "ft.pyz/ft.py", doraise=True, optim
 
 
 def run(python: str, *arguments: str, stderr: int | None = None) -> str:
-    """What a Python without site-packages and with a fixed hash seed (it orders the sets in bytecode) prints."""
+    """What a Python prints, without site-packages and with a fixed hash seed (sets in bytecode obey it)."""
     env = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "PYENV_ROOT") if name in os.environ}
     command = [python, "-s", "-S", "-c", *arguments]
     env["PYTHONHASHSEED"] = "0"
     return subprocess.run(
-        command, env=env, stdout=subprocess.PIPE, stderr=stderr, check=True, universal_newlines=True
+        command, env=env, stdout=subprocess.PIPE, stderr=stderr, check=True, text=True
     ).stdout
 
 
@@ -82,13 +84,13 @@ def candidates() -> list[str]:
     found = [sys.executable]
     for folder in folders:
         if os.path.isdir(folder):
-            names = filter(re.compile(r"(python|pypy)3(\.\d+)?(\.exe)?").fullmatch, sorted(os.listdir(folder)))
-            found += [os.path.join(folder, name) for name in names]
+            names = sorted(os.listdir(folder))
+            found += [os.path.join(folder, name) for name in names if PYTHON.fullmatch(name)]
     return found
 
 
 def pythons(paths: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """The Pythons among `paths`, the first for each kind of bytecode: {magic number: (implementation, path)}."""
+    """The first Python among `paths` for each kind of bytecode: {magic number: (implementation, path)}."""
     found: dict[str, tuple[str, str]] = {}
     for path in paths:
         try:
@@ -154,7 +156,8 @@ def version(source: Path = ROOT / "ft.py") -> str:
 
 def dist(directory: Path, paths: Iterable[str]) -> None:
     """Write the newest release to `directory`, and once more under its version; other versions stay."""
-    files = {"ft.pyz": archive(paths, ROOT / "ft.py"), **{name: (ROOT / name).read_bytes() for name in INSTALLERS}}
+    files = {name: (ROOT / name).read_bytes() for name in INSTALLERS}
+    files["ft.pyz"] = archive(paths, ROOT / "ft.py")
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
     for folder in (directory / version(), directory):
         for name, data in files.items():
@@ -167,7 +170,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("what", choices=["pyz", "dist", "pythons"])
     parser.add_argument("out", nargs="?", type=Path, help="where to put it")
-    parser.add_argument("--python", action="append", default=[], metavar="PATH", help="one more Python to compile with")
+    parser.add_argument(
+        "--python", action="append", default=[], metavar="PATH", help="one more to compile with"
+    )
     args = parser.parse_args()
     paths = [shutil.which(path) or path for path in args.python] + candidates()
     if args.what == "pythons":

@@ -1,6 +1,6 @@
 """The harness of the tests: real `ft` processes against a `Sandbox`, on pipes or on a pseudo-terminal.
 
-A test asks for the fixture `ft` and runs twice: against ft.py and against a built ft.pyz. Environment variables:
+A test asks for the fixture `ft` and runs twice: against ft.py and against a built ft.pyz. The environment:
 
 - FT_FORM=ft.py or ft.pyz: only this form.
 - FT_PYTHON=PATH: the interpreter that runs ft; without it the one that runs the tests.
@@ -40,7 +40,7 @@ FAST = 0.05  # seconds that the sandbox takes for a generation
 SANDBOX_KEY = "the sandbox's key"  # stands for it in `ft(key=…)`, since None means no key
 
 
-# --- pytest ----------------------------------------------------------------------------------------------------
+# --- pytest -------------------------------------------------------------------------------------------------
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -81,7 +81,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"needs {missing}")
 
 
-# --- processes -------------------------------------------------------------------------------------------------
+# --- processes ----------------------------------------------------------------------------------------------
 
 
 class Stream:
@@ -135,7 +135,9 @@ class Result:
     On a terminal, `stdout` is everything that the terminal got, and `piped` what went to `stdout="pipe"`.
     """
 
-    def __init__(self, argv: Sequence[str], returncode: int, stdout: bytes, stderr: bytes, piped: bytes) -> None:
+    def __init__(
+        self, argv: Sequence[str], returncode: int, stdout: bytes, stderr: bytes, piped: bytes
+    ) -> None:
         self.argv = argv
         self.code = 128 - returncode if returncode < 0 else returncode
         self.stdout_bytes, self.stderr_bytes, self.piped_bytes = stdout, stderr, piped
@@ -179,7 +181,7 @@ class Process:
         stdout: str | None = None,
         check: int | None = None,
     ) -> None:
-        """`terminal` is its (rows, columns). `stdin`: what is fed, or what Popen takes; None is nothing at all."""
+        """`terminal` is its (rows, columns). `stdin`: what is fed, or what Popen takes; None is empty."""
         self.argv, self.check = argv, check
         self.master = -1
         self.piped: Stream | None = None
@@ -218,7 +220,8 @@ class Process:
             stdout=subprocess.PIPE if stdout == "pipe" else slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # for Ctrl-C and /dev/tty
+            # For Ctrl-C and /dev/tty. All that it needs was imported above: other threads may hold locks.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
         )
         os.close(slave)
         self.stdout = Stream(os.dup(self.master))
@@ -406,7 +409,7 @@ class Runner:
             process.kill()
 
 
-# --- fixtures --------------------------------------------------------------------------------------------------
+# --- fixtures -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

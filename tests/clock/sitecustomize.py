@@ -27,7 +27,7 @@ def hasten(speed: float) -> None:
         clock = getattr(time, name)
         setattr(time, name, faster(clock, clock()))
     sleep = time.sleep
-    time.sleep = lambda seconds: sleep(seconds / speed)
+    time.sleep = lambda seconds: sleep(float(seconds) / speed)
 
 
 if "COVERAGE_PROCESS_START" in os.environ:
