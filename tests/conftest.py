@@ -88,7 +88,7 @@ class Stream:
     """Collects in a thread what a descriptor gives, so that the writer never blocks. Closes it at its end."""
 
     def __init__(self, descriptor: int) -> None:
-        self.data = b""
+        self.data = bytearray()
         self._seen = 0  # where the next expect() begins
         self._ended = False
         self._changed = threading.Condition()
@@ -270,7 +270,7 @@ class Process:
         for stream in streams:
             stream.join(5)  # what a left-over grandchild holds open never ends
         self._close()
-        out, error, piped = (s.data if s else b"" for s in (self.stdout, self.stderr, self.piped))
+        out, error, piped = (bytes(s.data) if s else b"" for s in (self.stdout, self.stderr, self.piped))
         result = Result(self.argv, self.popen.returncode, out, error, piped)
         if not in_time:
             pytest.fail(f"not finished after {timeout} s\n{result!r}", pytrace=False)
