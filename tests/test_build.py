@@ -1,0 +1,298 @@
+"""ft.pyz, the wheel and the release directory are what they promise, whoever builds them where and when."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any, Iterator
+
+import build
+import pytest
+from conftest import CLOCK, PYTHON, ROOT, WINDOWS, Process, Result
+
+SOURCE = ROOT / "ft.py"
+FOUND = {
+    magic: path
+    for magic, (name, path) in build.pythons([PYTHON, *build.candidates()]).items()
+    if name == "cpython"
+}
+MAGIC = next((magic for magic, (_, path) in build.pythons([PYTHON]).items()), "")
+OTHERS = [path for magic, path in FOUND.items() if magic != MAGIC]
+OLD = """
+import sys
+sys.exit(sys.version_info >= (3, 8))
+"""
+# A module that tells which file it was loaded from.
+STUB = """
+import sys
+
+__version__ = "1.2.3"
+
+
+def main():
+    print(__file__)
+    return 0
+"""
+
+
+def run(*argv: str | Path, cwd: Path, timeout: float = 60, check: int | None = None, **env: str) -> Result:
+    """Run a program in an environment of PATH and `env` only."""
+    command = [str(word) for word in argv]
+    clean = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TEMP") if name in os.environ}
+    return Process(command, env={**clean, **env}, cwd=cwd, check=check).finish(timeout)
+
+
+def old_pythons() -> Iterator[str]:
+    """Pythons that are too old for ft, where the machine has any."""
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    for path in ["python2", "python2.7", "python3.6", "python3.7", *map(str, versions.glob("*/bin/python"))]:
+        try:
+            if subprocess.run([path, "-c", OLD], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+                yield path
+        except OSError:
+            pass
+
+
+@pytest.fixture(scope="module")
+def pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ft.pyz with the bytecode of every Python found, in a directory with a difficult name."""
+    path = tmp_path_factory.mktemp("a b'c") / "ft.pyz"
+    build.pyz(path, FOUND.values())
+    return path
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Path:
+    path = tmp_path / "source" / "ft.py"
+    path.parent.mkdir()
+    path.write_text(STUB)
+    return path
+
+
+# --- the archive --------------------------------------------------------------------------------------------
+
+
+def test_two_builds_in_different_places_and_times_are_the_same_bytes(tmp_path: Path) -> None:
+    built = []
+    for number, (name, umask, zone) in enumerate(
+        [("one", 0o022, "UTC"), ("the other ö", 0o077, "Asia/Tokyo")]
+    ):
+        tests = tmp_path / name / "tests"
+        tests.mkdir(parents=True)
+        shutil.copy(ROOT / "tests" / "build.py", tests)
+        shutil.copy(SOURCE, tests.parent)
+        os.utime(tests.parent / "ft.py", (1e9 * number, 1e9 * number))
+        before = os.umask(umask)
+        try:
+            run(
+                *[sys.executable, tests / "build.py", "pyz", "ft.pyz"],
+                *[word for path in FOUND.values() for word in ("--python", path)],
+                cwd=tests.parent,
+                check=0,
+                TZ=zone,
+                PYTHONHASHSEED=str(number),
+                PYTHONPATH=str(CLOCK),
+                FT_TEST_SPEED=str(1 + number * 1e8),  # the second is built years later
+            )
+        finally:
+            os.umask(before)
+        built.append(tests.parent / "ft.pyz")
+    assert built[0].read_bytes() == built[1].read_bytes()
+    if not WINDOWS:
+        assert {stat.S_IMODE(path.stat().st_mode) for path in built} == {0o755}
+
+
+def test_it_holds_the_source_and_the_bytecode_of_each_python(pyz: Path) -> None:
+    assert pyz.read_bytes().startswith(b"#!/usr/bin/env python3\nPK")
+    with zipfile.ZipFile(pyz) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == sorted(["__main__.py", "ft.py", *(f"{magic}/ft.pyc" for magic in FOUND)])
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        assert archive.read("ft.py") == SOURCE.read_bytes()
+
+
+@pytest.mark.parametrize("magic", FOUND)
+def test_each_bytecode_is_what_its_python_makes_of_the_source(magic: str, pyz: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(pyz) as archive:
+        data = archive.read(f"{magic}/ft.pyc")
+    assert data[:4].hex() == magic
+    assert data[4:8] == b"\1\0\0\0", "named by the source's hash, and never checked"
+    (tmp_path / "ft.pyc").write_bytes(data)
+    compare = """if True:
+        import importlib.util, marshal, sys
+
+        source, bytecode = (open(path, "rb").read() for path in sys.argv[1:])
+        assert bytecode[8:16] == importlib.util.source_hash(source)
+        assert marshal.loads(bytecode[16:]) == compile(source, "ft.py", "exec", dont_inherit=True, optimize=0)
+    """
+    run(FOUND[magic], "-I", "-c", compare, SOURCE, "ft.pyc", cwd=tmp_path, check=0)
+
+
+def test_it_is_small(pyz: Path, tmp_path: Path) -> None:
+    if len(FOUND) <= 6:
+        assert pyz.stat().st_size <= 256 * 1024
+    build.pyz(tmp_path / "ft.pyz", [])
+    assert (tmp_path / "ft.pyz").stat().st_size <= 48 * 1024
+
+
+def test_a_failed_build_leaves_the_old_file(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("def main(:")
+    target = tmp_path / "out" / "ft.pyz"
+    build.write(target, b"old")
+    with pytest.raises(subprocess.CalledProcessError):
+        build.pyz(target, [PYTHON] if MAGIC in FOUND else FOUND.values(), broken)
+    assert os.listdir(target.parent) == ["ft.pyz"]
+    assert target.read_bytes() == b"old"
+
+
+# --- running it ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("python", [PYTHON, *OTHERS])
+def test_it_runs_with_each_python(python: str, pyz: Path, tmp_path: Path) -> None:
+    result = run(python, pyz, "--version", cwd=tmp_path, check=0)
+    assert (result.stdout, result.stderr) == (f"ft {build.version()}\n", "")
+
+
+@pytest.mark.skipif(WINDOWS, reason="a shebang")
+@pytest.mark.parametrize("how", ["{0}", "./ft.pyz", "../{1}/ft.pyz"])
+def test_it_runs_as_a_command_where_only_python3_is_reachable(how: str, pyz: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").write_text(f'#!/bin/sh\nexec {shlex.quote(PYTHON)} "$@"\n')
+    (tmp_path / "bin" / "python3").chmod(0o755)
+    command = how.format(pyz, pyz.parent.name)
+    result = run(command, "--version", cwd=pyz.parent, check=0, PATH=str(tmp_path / "bin"))
+    assert (result.stdout, result.stderr) == (f"ft {build.version()}\n", "")
+
+
+def test_each_python_loads_its_own_bytecode_and_no_other(stub: Path, tmp_path: Path) -> None:
+    paths = list(FOUND.values())
+    for path in paths:
+        build.pyz(tmp_path / "ft.pyz", [path], stub)
+        loaded = {
+            p: run(p, "ft.pyz", cwd=tmp_path, check=0).stdout.replace("\\", "/") for p in {PYTHON, *paths}
+        }
+        compiled = [python for python, file in loaded.items() if file.endswith(".pyc\n")]
+        assert compiled == [path]
+        assert all(file.endswith("ft.pyz/ft.py\n") for python, file in loaded.items() if python != path)
+
+
+def test_a_python_without_bytecode_compiles_the_source(stub: Path, tmp_path: Path) -> None:
+    build.pyz(tmp_path / "ft.pyz", [], stub)
+    result = run(PYTHON, "ft.pyz", cwd=tmp_path, check=0)
+    assert result.stdout.replace("\\", "/").endswith("ft.pyz/ft.py\n")
+
+
+def test_a_module_in_the_working_directory_is_not_imported(pyz: Path, tmp_path: Path) -> None:
+    for name in ("ft.py", "json.py", "argparse.py"):
+        (tmp_path / name).write_text("raise SystemExit('foreign code')")
+    run(PYTHON, pyz, "--version", cwd=tmp_path, check=0)
+
+
+def test_a_run_writes_nothing(pyz: Path, tmp_path: Path) -> None:
+    home, folder = tmp_path / "home", tmp_path / "ft"
+    home.mkdir()
+    folder.mkdir()
+    build.pyz(folder / "ft.pyz", [])  # compiled at each run
+    shutil.copy(pyz, folder / "six.pyz")
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("ft.pyz", "six.pyz"):
+        run(PYTHON, folder / name, "help", cwd=home, check=0, HOME=str(home), TMPDIR=str(home))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.needs("strace")
+@pytest.mark.skipif(sys.platform != "linux", reason="strace")
+def test_a_run_opens_no_file_for_writing(pyz: Path, tmp_path: Path) -> None:
+    trace = ["strace", "-f", "-o", "trace", "-e", "trace=open,openat,creat,mkdir,mkdirat,rename,renameat"]
+    run(*trace, PYTHON, pyz, "help", cwd=tmp_path, check=0)
+    calls = (tmp_path / "trace").read_text().splitlines()
+    assert any(str(pyz) in call for call in calls)
+    assert [call for call in calls if "O_RDONLY" not in call and "open" in call] == []
+    assert [call for call in calls if "mkdir" in call or "rename" in call] == []
+
+
+def test_an_old_python_says_so_in_one_line(pyz: Path, tmp_path: Path) -> None:
+    pythons = list(old_pythons())
+    if not pythons:
+        pytest.skip("no Python older than 3.8 here")
+    for path in pythons:
+        result = run(path, pyz, "list", cwd=tmp_path, check=2)
+        assert result.stdout == ""
+        assert result.stderr.startswith("error: ft needs Python 3.8 or newer; this is Python ")
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(WINDOWS, reason="POSIX signals")
+def test_ctrl_c_while_importing_ends_in_silence(stub: Path, tmp_path: Path) -> None:
+    stub.write_text("import sys, time\nprint('importing', file=sys.stderr, flush=True)\ntime.sleep(60)\n")
+    build.pyz(tmp_path / "ft.pyz", [PYTHON], stub)
+    process = Process([PYTHON, "ft.pyz"], env={}, cwd=tmp_path, check=130)
+    process.expect("importing")
+    process.send_signal(signal.SIGINT)
+    result = process.finish()
+    assert (result.stdout, result.stderr) == ("", "importing\n")
+
+
+# --- the release and the wheel ------------------------------------------------------------------------------
+
+
+def test_the_release_directory_serves_this_version_and_keeps_the_others(tmp_path: Path) -> None:
+    (tmp_path / "0.0.1").mkdir()
+    (tmp_path / "0.0.1" / "ft.pyz").write_bytes(b"old")
+    build.dist(tmp_path, [PYTHON])
+    version = build.version()
+    names = ["SHA256SUMS", "VERSION", "ft.pyz", "install.ps1", "install.sh"]
+    assert sorted(os.listdir(tmp_path)) == sorted([*names, "0.0.1", version])
+    assert sorted(os.listdir(tmp_path / version)) == names
+    assert os.listdir(tmp_path / "0.0.1") == ["ft.pyz"]
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (tmp_path / version / name).read_bytes()
+    assert (tmp_path / "VERSION").read_text() == f"{version}\n"
+    sums = dict(reversed(line.split("  ")) for line in (tmp_path / "SHA256SUMS").read_text().splitlines())
+    assert sums == {
+        name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        for name in ("ft.pyz", "install.ps1", "install.sh")
+    }
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("wheel")
+    code = "import sys; from flit_core import buildapi; print(buildapi.build_wheel(sys.argv[1]))"
+    name = run(sys.executable, "-c", code, directory, cwd=ROOT, check=0).stdout.strip()
+    return directory / name
+
+
+def test_the_wheel_holds_the_module_and_nothing_else(wheel: Path) -> None:
+    version = build.version()
+    assert wheel.name == f"ft-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        assert [name for name in names if ".dist-info/" not in name] == ["ft.py"]
+        metadata = archive.read(f"ft-{version}.dist-info/METADATA").decode()
+        assert archive.read(f"ft-{version}.dist-info/entry_points.txt").split() == [
+            b"[console_scripts]",
+            b"ft=ft:main",
+        ]
+    assert "Requires-Python: >=3.8\n" in metadata
+    assert "Requires-Dist" not in metadata
+
+
+def test_pip_installs_it_as_a_command_and_as_a_module(wheel: Path, tmp_path: Path) -> None:
+    scripts = tmp_path / "venv" / ("Scripts" if WINDOWS else "bin")
+    run(sys.executable, "-m", "venv", "venv", cwd=tmp_path, check=0)
+    pip: list[Any] = [scripts / "python", "-m", "pip", "install", "--no-index", "--no-deps", wheel]
+    run(*pip, cwd=tmp_path, check=0)
+    for command in ([scripts / "ft"], [scripts / "python", "-m", "ft"]):
+        result = run(*command, "--version", cwd=tmp_path, check=0)
+        assert (result.stdout, result.stderr) == (f"ft {build.version()}\n", "")
