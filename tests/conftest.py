@@ -125,8 +125,10 @@ class Stream:
                     pytest.fail(f"{why} without {wanted.pattern!r}; since the last match came:\n{text}")
                 self._changed.wait(left)
 
-    def join(self, timeout: float) -> None:
+    def join(self, timeout: float) -> bool:
+        """Whether it has ended, at last after that time."""
         self._thread.join(timeout)
+        return not self._thread.is_alive()
 
 
 class Result:

@@ -1,0 +1,178 @@
+"""The harness itself: what the other tests take for granted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import coverage
+import pytest
+from conftest import CLOCK, PYTHON, ROOT, WINDOWS, Process, Runner, Tls
+
+posix = pytest.mark.skipif(WINDOWS, reason="needs POSIX")
+
+
+def python(code: str, tmp_path: Path, **how: object) -> Process:
+    env = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TEMP") if name in os.environ}
+    env.update(how.pop("env", {}))  # type: ignore[call-overload]
+    return Process([PYTHON, "-c", code], env=env, cwd=tmp_path, **how)  # type: ignore[arg-type]
+
+
+def test_time_runs_as_fast_as_asked(tmp_path: Path) -> None:
+    code = (
+        "import time\n"
+        "clocks = time.time, time.monotonic, time.perf_counter\n"
+        "before = [clock() for clock in clocks]\n"
+        "time.sleep(300)\n"
+        "print([clock() - start for clock, start in zip(clocks, before)])"
+    )
+    process = python(code, tmp_path, env={"PYTHONPATH": str(CLOCK), "FT_TEST_SPEED": "300"}, check=0)
+    elapsed = process.finish(timeout=20).json
+    assert all(300 <= seconds < 3000 for seconds in elapsed)
+
+
+def test_big_input_and_output_do_not_block(tmp_path: Path) -> None:
+    code = "import sys; sys.stdout.write(sys.stdin.read()); sys.stderr.write('x' * 1000000)"
+    result = python(code, tmp_path, stdin="ö" * 1_000_000, env={"PYTHONUTF8": "1"}, check=0).finish()
+    assert (len(result.stdout), len(result.stderr)) == (1_000_000, 1_000_000)
+
+
+def test_a_process_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> None:
+    process = python("import os, subprocess as s; s.run(['sleep', '600'])", tmp_path)
+    with pytest.raises(pytest.fail.Exception, match=r"not finished after 0\.5 s"):
+        process.finish(timeout=0.5)
+    assert process.stdout.join(20), "nobody holds its output open any more"
+
+
+def test_a_wrong_exit_code_shows_what_was_written(tmp_path: Path) -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"(?s)expected exit code 0.*exit code 3.*stderr\nwhy"):
+        python("import sys; print('why', file=sys.stderr); sys.exit(3)", tmp_path, check=0).finish()
+
+
+@posix
+def test_a_signal_gives_the_exit_code_of_a_shell(tmp_path: Path) -> None:
+    assert python("import os; os.kill(os.getpid(), 15)", tmp_path).finish().code == 143
+
+
+@posix
+def test_a_terminal_has_its_size_and_is_the_controlling_one(tmp_path: Path) -> None:
+    code = "import os, getpass; print(os.get_terminal_size()); print('<' + getpass.getpass('Secret: ') + '>')"
+    process = python(code, tmp_path, terminal=(30, 100), check=0)
+    assert process.expect(re.compile(r"columns=(\d+), lines=(\d+)")).groups() == ("100", "30")
+    process.expect("Secret: ")
+    process.send("héllo\r")
+    process.expect("<héllo>")
+    assert process.finish().screen()[1:] == ["Secret:", "<héllo>"]
+
+
+@posix
+def test_ctrl_c_on_the_terminal_interrupts(tmp_path: Path) -> None:
+    process = python("import time; print('ready', flush=True); time.sleep(600)", tmp_path, terminal=(24, 80))
+    process.expect("ready")
+    process.send("\x03")
+    assert process.finish().code == 130
+
+
+@posix
+def test_output_can_be_piped_while_the_rest_is_a_terminal(tmp_path: Path) -> None:
+    code = "import sys; print(sys.stdin.isatty(), sys.stdout.isatty()); print('talk', file=sys.stderr)"
+    result = python(code, tmp_path, terminal=(24, 80), stdout="pipe").finish()
+    assert (result.piped, result.stdout) == ("True False\n", "talk\r\n")
+
+
+def test_the_end_of_a_stream_ends_the_waiting_for_a_text(tmp_path: Path) -> None:
+    process = python("import sys; sys.stderr.write('one')", tmp_path)
+    with pytest.raises(pytest.fail.Exception, match=r"(?s)stream ended without 'two'.*one"):
+        process.expect("two")
+    process.finish()
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_a_missing_program_skips_or_fails(required: bool, tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n@pytest.mark.needs('no-such-program')\ndef test_it():\n    pass\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "FT_REQUIRE_ALL": "1" if required else "0"}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "conftest",
+        "-p",
+        "no:cacheprovider",
+        "-rA",
+        "test_it.py",
+    ]
+    ran = subprocess.run(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    assert "needs no-such-program" in ran.stdout
+    assert ("1 error" if required else "1 skipped") in ran.stdout
+
+
+def test_ft_runs_in_a_clean_environment(ft: Runner, tmp_path: Path) -> None:
+    env = ft.env()
+    assert set(env) <= {
+        *(
+            "PATH",
+            "SYSTEMROOT",
+            "TEMP",
+            "COMSPEC",
+            "HOME",
+            "LC_ALL",
+            "FINETUNING_CONFIG_HOME",
+            "FINETUNING_API_KEY",
+        ),
+        *("PYTHONPATH", "COVERAGE_PROCESS_START", "COVERAGE_FILE", "FT_TEST_PACKAGES"),
+    }
+    assert env["HOME"] == str(tmp_path)
+    assert env["FINETUNING_API_KEY"] == ft.sandbox.key
+    assert "FINETUNING_API_KEY" not in ft.env(key=None)
+    assert "LC_ALL" not in ft.env({"LC_ALL": None})
+
+
+@posix
+def test_ft_is_a_command_of_the_shell(ft: Runner) -> None:
+    result = ft.sh("ft --version | tr a-z A-Z", check=0)
+    assert result.stdout == ft("--version").stdout.upper()
+
+
+@pytest.mark.source
+def test_the_lines_that_a_process_runs_are_measured(
+    ft: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FT_COVERAGE", str(tmp_path))
+    if sys.executable != PYTHON:
+        pytest.skip("measured only with the Python that the tests run in")
+    ft("--version", check=0)
+    (file,) = tmp_path.glob("data.*")
+    data = coverage.CoverageData(str(file))
+    data.read()
+    assert data.measured_files() == {str(ROOT / "ft.py")}
+    assert data.lines(str(ROOT / "ft.py"))
+
+
+def test_the_certificate_is_trusted_by_its_authority_only(tls: Tls) -> None:
+    def handshake(client: ssl.SSLContext) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            server = threading.Thread(target=serve, args=(theirs,))
+            server.start()
+            try:
+                client.wrap_socket(ours, server_hostname="localhost").close()
+            finally:
+                server.join()
+
+    def serve(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            tls.context.wrap_socket(connection, server_side=True).close()
+
+    handshake(ssl.create_default_context(cafile=str(tls.ca_file)))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(ssl.create_default_context())
