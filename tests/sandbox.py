@@ -1,0 +1,2037 @@
+"""A stand-in for Finetuning.ai on loopback: the server of the tests, and a place to try ft without an account.
+
+    python3 tests/sandbox.py generate "lofi chill piano, mellow, late night"   # any ft command; the MP3 is kept
+    python3 tests/sandbox.py --seconds 1 --fault reset,path=/v1/me me          # options of the sandbox come first
+    python3 tests/sandbox.py                                                   # serves until Ctrl-C
+
+From Python:
+
+    with Sandbox(seconds=0.1) as sandbox:
+        sandbox.fault("status", status=503, path="/v1/me", times=2)
+        ...                                            # something talks to sandbox.api_url with sandbox.key
+        assert [request.status for request in sandbox.requests] == [503, 503, 200]
+
+It serves two origins, the API and the media host, and logs every request that reaches either.
+
+Prompts (`tags`, `prompt`) ask for what should become of them by containing a word:
+    fail      the generation ends as failed, with an errorMessage
+    forever   it stays in processing until Sandbox.finish() is called
+    reject    the submission is answered with 500 GENERATION_FAILED and costs nothing
+
+Faults: `Sandbox.fault(kind, path=, origin=, method=, times=, after=, work=, **parameters)`, on the command line
+`--fault KIND,key=value,...`. `path` is a regular expression for the whole path. The oldest fault that matches and is
+not used up takes the request. `work` says whether the request is carried out before it is answered wrongly: a
+submission that was dropped (`close`) or whose answer was lost (`close,work=true`, in short `lost`). The kinds are the
+functions marked @kind and the short names in SHORT; `python3 tests/sandbox.py --help` lists them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import email.utils
+import gzip
+import hashlib
+import http.server
+import inspect
+import json
+import math
+import os
+import pathlib
+import random
+import re
+import select
+import shlex
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+import urllib.parse
+import uuid
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Tuple,
+    TypeVar,
+    cast,
+)
+import contextlib
+
+if TYPE_CHECKING:
+    import ssl
+    from email.message import Message
+    from types import TracebackType
+
+Record = Dict[str, Any]
+Headers = List[Tuple[str, str]]
+
+HERE = pathlib.Path(__file__).resolve().parent
+FRAME_BYTES, FRAME_SECONDS = 96, 0.024  # of data/loop.mp3, see data/make_loop.py
+CHUNK = 256 * 1024
+
+LANGUAGES = ("en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru")
+KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+STATUSES = ("pending", "processing", "completed", "failed")
+CREATES = ("/v1/generations", "/v1/instrumental", "/v1/sound-effects")
+
+# What the error answers say unless told otherwise: code and message by status.
+ERRORS = {
+    400: ("VALIDATION_ERROR", "Invalid request"),
+    401: ("INVALID_API_KEY", "Invalid API key"),
+    402: ("MONTHLY_LIMIT_REACHED", "Monthly generation limit reached"),
+    403: ("PRO_PLAN_REQUIRED", "API access requires a Pro or Lifetime plan"),
+    404: ("NOT_FOUND", "Not found"),
+    429: ("RATE_LIMITED", "Too many requests"),
+}
+ERROR = ("INTERNAL_ERROR", "Internal server error")
+HTML = b"<!DOCTYPE html>\n<html><head><title>Gateway</title></head><body><h1>Something went wrong</h1></body></html>\n"
+
+
+# --- what goes over the wire --------------------------------------------------------------------------------
+
+
+class Body:
+    """`prefix`, then `pattern` over and over: `size` bytes from `start` on, made as they are sent."""
+
+    def __init__(self, prefix: bytes, pattern: bytes = b"", size: int | None = None, start: int = 0) -> None:
+        self.prefix, self.pattern, self.start = prefix, pattern, start
+        self.size = len(prefix) if size is None else size
+
+    def part(self, start: int, stop: int) -> Body:
+        return Body(self.prefix, self.pattern, max(0, min(stop, self.size) - start), self.start + start)
+
+    def chunks(self) -> Iterator[memoryview]:
+        position, end = self.start, self.start + self.size
+        block = memoryview(b"")
+        while position < end:
+            if position < len(self.prefix):
+                piece = memoryview(self.prefix)[position : min(end, position + CHUNK)]
+            else:
+                if not block:
+                    turns = min(CHUNK, end - position) // len(self.pattern) + 2
+                    block = memoryview(self.pattern * turns)
+                offset = (position - len(self.prefix)) % len(self.pattern)
+                piece = block[offset : offset + min(CHUNK, end - position)]
+            yield piece
+            position += len(piece)
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.chunks())
+
+
+class Answer:
+    """An HTTP answer, and how its sending goes wrong.
+
+    Places in it are pairs (where, at): `where` is "start", "headers" or "body", `at` the number of bytes into that
+    part, None for its middle.
+    """
+
+    def __init__(self, status: int, headers: Headers, body: Body) -> None:
+        self.status: int | None = status
+        self.headers = headers
+        self.body = body
+        self.raw_head: bytes | None = None
+        self.extra_lines = b""  # raw lines after the status line
+        self.chunked = False
+        self.tail = b""
+        self.head_only = False
+        self.cut: tuple[str, int | None] | None = None  # where the sending ends,
+        self.end = "keep"  # and how: keep (the connection open), close or reset
+        self.pause: tuple[str, int | None] | None = None  # where it waits,
+        self.gate: Gate | None = None  # and for whom
+        self.slow: tuple[str, int, float] | None = (
+            None  # from where on, bytes at a time, seconds between them
+        )
+        self.set_body(body)
+
+    def get(self, name: str) -> str | None:
+        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+
+    def set(self, name: str, value: str | None) -> None:
+        """Replace a header in its place, append it, or with None remove it."""
+        names = [key.lower() for key, _ in self.headers]
+        place = names.index(name.lower()) if name.lower() in names else len(names)
+        self.headers = [pair for pair in self.headers if pair[0].lower() != name.lower()]
+        if value is not None:
+            self.headers.insert(place, (name, value))
+
+    def set_body(self, body: Body, content_type: str | None = None) -> None:
+        self.body = body
+        self.set("Content-Length", str(body.size))
+        if content_type:
+            self.set("Content-Type", content_type)
+
+    def head(self) -> bytes:
+        if self.raw_head is not None:
+            return self.raw_head
+        status = self.status or 0
+        reason = http.server.BaseHTTPRequestHandler.responses.get(status, ("Unknown", ""))[0]
+        lines = "".join("{}: {}\r\n".format(*pair) for pair in self.headers)
+        return (
+            ("HTTP/1.1 %d %s\r\n" % (status, reason)).encode()
+            + self.extra_lines
+            + lines.encode("latin-1")
+            + b"\r\n"
+        )
+
+    def wire(self, head: bytes) -> Iterator[memoryview]:
+        yield memoryview(head)
+        if self.head_only:
+            return
+        for piece in self.body.chunks():
+            if self.chunked:
+                piece = memoryview(b"%x\r\n" % len(piece) + bytes(piece) + b"\r\n")
+            yield piece
+        yield memoryview(self.tail)
+
+    def send(self, connection: socket.socket, stopping: threading.Event) -> None:
+        head = self.head()
+
+        def offset(place: tuple[str, int | None]) -> int:
+            where, at = place
+            if where == "start":
+                return 0
+            if where == "headers":
+                return min(len(head) - 1, len(head) // 2 if at is None else at)
+            return len(head) + (self.body.size // 2 if at is None else at)
+
+        position = 0
+        cut = None if self.cut is None else offset(self.cut)
+        pause = None if self.pause is None else offset(self.pause)
+        slow = None if self.slow is None else (offset((self.slow[0], 0)), self.slow[1], self.slow[2])
+        for piece in self.wire(head):
+            while piece:
+                if position == cut:
+                    return
+                if position == pause and self.gate:
+                    pause = None
+                    self.gate.stall(connection, stopping)
+                room = min(
+                    [len(piece)]
+                    + [mark - position for mark in (cut, pause) if mark is not None and mark > position]
+                )
+                if slow:
+                    room = min(room, slow[1] if position >= slow[0] else slow[0] - position)
+                connection.sendall(piece[:room])
+                piece = piece[room:]
+                position += room
+                if slow and position > slow[0] and stopping.wait(slow[2]):
+                    return
+        if pause is not None and self.gate:
+            self.gate.stall(connection, stopping)
+
+
+def json_answer(status: int, document: Any, headers: Iterable[tuple[str, str]] = ()) -> Answer:
+    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    own = [("Content-Type", "application/json; charset=utf-8")]
+    return Answer(status, own + list(headers), Body(body))
+
+
+class Request:
+    """One request as it came in. `status` is what it was answered with; None: not yet, or nothing that HTTP knows."""
+
+    def __init__(self, origin: str, method: str, target: str, headers: Message, body: bytes) -> None:
+        self.origin, self.method, self.target, self.headers, self.body = origin, method, target, headers, body
+        parts = urllib.parse.urlsplit(target)
+        self.path = parts.path  # as sent, percent-encoded
+        self.query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
+        self.status: int | None = None
+        self.time = time.monotonic()
+        self.sent = False  # the sending of the answer is over, well or not
+
+    @property
+    def json(self) -> Any:
+        """The body parsed; None for no JSON."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return None
+
+    def __repr__(self) -> str:
+        return "<{} {} {}: {}>".format(self.origin, self.method, self.target, self.status)
+
+
+class Matcher:
+    def __init__(self, path: str, origin: str | None, method: str | None) -> None:
+        self.path, self.origin, self.method = re.compile(path), origin, method
+
+    def matches(self, request: Request) -> bool:
+        return (
+            self.origin in (None, request.origin)
+            and self.method in (None, request.method)
+            and self.path.fullmatch(request.path) is not None
+        )
+
+
+class Gate(Matcher):
+    """Requests stop at it until it is released; `reached` is set once one is there."""
+
+    def __init__(self, path: str, origin: str | None, method: str | None, work: bool = False) -> None:
+        super().__init__(path, origin, method)
+        self.work = work
+        self.reached, self.released = threading.Event(), threading.Event()
+
+    def release(self) -> None:
+        self.released.set()
+
+    def stall(self, connection: socket.socket, stopping: threading.Event) -> None:
+        """Wait for the release; raise ConnectionAbortedError when the client gives up first."""
+        self.reached.set()
+        while not self.released.wait(0.02):
+            if stopping.is_set() or select.select([connection], [], [], 0)[0]:
+                raise ConnectionAbortedError
+
+
+class Fault(Gate):
+    """A scripted fault: `hits` are the requests it took. A `stall` and a `hold` go on after release()."""
+
+    def __init__(
+        self, kind: str, path: str, origin: str | None, method: str | None, times: int | None, after: int,
+        params: dict[str, Any],
+    ) -> None:  # fmt: skip
+        super().__init__(path, origin, method)
+        self.times, self.after = times, after
+        self.hits: list[Request] = []
+        self.random: random.Random | None = None
+        if kind == "random":
+            self.random, self.probability = random.Random(params.pop("seed", 0)), float(params.pop("p", 0.2))
+            if params:
+                raise ValueError("random takes p and seed, not {}".format(", ".join(params)))
+        else:
+            self.effect = effect(kind, params)
+
+    def draw(self, request: Request) -> tuple[Callable[..., None], dict[str, Any], bool] | None:
+        if not self.random:
+            return self.effect
+        if self.random.random() >= self.probability:
+            return None
+        kind, params = self.random.choice(RANDOM[request.origin])
+        return effect(kind, dict(params))
+
+
+class Exchange:
+    """What a fault works on: the request, and the answer it is about to get."""
+
+    def __init__(self, sandbox: Sandbox, request: Request, fault: Fault, answer: Answer) -> None:
+        self.sandbox, self.request, self.fault, self.answer = sandbox, request, fault, answer
+
+    def data(self) -> tuple[Any, Record]:
+        """The answer's document, and the object in it that faults change."""
+        document = json.loads(bytes(self.answer.body))
+        inner = document.get("data", document.get("error", document))
+        return document, inner if isinstance(inner, dict) else document
+
+
+# --- faults -------------------------------------------------------------------------------------------------
+
+F = TypeVar("F", bound=Callable[..., None])
+KINDS: dict[
+    str, tuple[Callable[..., None], bool]
+] = {}  # name: (function, whether the request is carried out)
+MEDIA_KINDS = ("etag", "no-range", "wrong-range", "ignore-if-range", "changed")  # make no sense on the API
+ORIGIN_KINDS = ("refuse", "hangup", "unreachable")  # about connections, not requests: see Sandbox.fault
+
+
+def kind(name: str, work: bool) -> Callable[[F], F]:
+    def register(function: F) -> F:
+        KINDS[name] = function, work
+        return function
+
+    return register
+
+
+def effect(name: str, params: dict[str, Any]) -> tuple[Callable[..., None], dict[str, Any], bool]:
+    """What the fault does, its parameters checked; ValueError for unknown ones."""
+    name, defaults = SHORT.get(name, (name, {}))
+    if name not in KINDS:
+        raise ValueError(
+            "unknown fault {}; there are {}".format(
+                name, ", ".join(sorted([*KINDS, *SHORT, *ORIGIN_KINDS, "random"]))
+            )
+        )
+    params = {**defaults, **params}
+    function, work = KINDS[name]
+    work = params.pop("work", work or params.get("where", "start") != "start")
+    try:
+        inspect.signature(function).bind(None, **params)
+    except TypeError as error:
+        raise ValueError("fault {}: {}".format(name, error)) from None
+    return function, params, work
+
+
+@kind("close", work=False)
+def close(x: Exchange, where: str = "start", at: int | None = None) -> None:
+    """End the connection before the answer, in its headers or its body (where=start|headers|body, at=bytes)."""
+    x.answer.cut, x.answer.end = (where, at), "close"
+
+
+@kind("reset", work=False)
+def reset(x: Exchange, where: str = "start", at: int | None = None) -> None:
+    """The same with a TCP reset."""
+    x.answer.cut, x.answer.end = (where, at), "reset"
+
+
+@kind("stall", work=False)
+def stall(x: Exchange, where: str = "start", at: int | None = None) -> None:
+    """Stop there until the client leaves or Fault.release() is called; Fault.reached is set meanwhile."""
+    x.answer.pause, x.answer.gate = (where, at), x.fault
+
+
+@kind("delay", work=True)
+def delay(x: Exchange, seconds: float = 1.0) -> None:
+    """Answer well, but late."""
+    x.sandbox.stopping.wait(seconds)
+
+
+@kind("drip", work=True)
+def drip(x: Exchange, where: str = "body", interval: float = 1.0, size: int = 1) -> None:
+    """Send `size` bytes every `interval` seconds, from where=start|headers|body on."""
+    x.answer.slow = where, size, interval
+
+
+@kind("raw", work=False)
+def raw(x: Exchange, data: Any = b"") -> None:
+    """Send exactly these bytes and close; text may hold escapes such as \\r\\n."""
+    if isinstance(data, str):
+        data = data.encode("latin-1", "backslashreplace").decode("unicode_escape").encode("latin-1")
+    x.answer.status, x.answer.raw_head, x.answer.body, x.answer.end = None, data, Body(b""), "close"
+
+
+@kind("garbage", work=False)
+def garbage(x: Exchange) -> None:
+    """A status line that is none."""
+    raw(x, b"\x00\xff\xfe SMTP ready? 220\r\n\r\n")
+
+
+@kind("bad-header", work=True)
+def bad_header(x: Exchange, line: str = "this is no header") -> None:
+    """A malformed line at the head of the headers."""
+    x.answer.extra_lines = line.encode() + b"\r\n"
+
+
+@kind("many-headers", work=True)
+def many_headers(x: Exchange, count: int = 300) -> None:
+    """More headers than http.client takes."""
+    x.answer.extra_lines = b"".join(b"X-Header-%d: x\r\n" % n for n in range(count))
+
+
+@kind("long-header", work=True)
+def long_header(x: Exchange, size: int = 70_000) -> None:
+    """A header line longer than http.client takes."""
+    x.answer.extra_lines = b"X-Long: " + b"x" * size + b"\r\n"
+
+
+@kind("header", work=True)
+def header(x: Exchange, name: str, value: Any = None, status: int | None = None) -> None:
+    """Set a header, or remove it (value=none); and the status, if given."""
+    x.answer.set(name, None if value is None else str(value))
+    x.answer.status = status or x.answer.status
+
+
+@kind("chunked", work=True)
+def chunked(x: Exchange, at: int | None = None, boundary: bool = True) -> None:
+    """Send it chunked; with at=N cut after N bytes of the body, at the end of a chunk or (boundary=false) within one."""
+    x.answer.set("Content-Length", None)
+    x.answer.set("Transfer-Encoding", "chunked")
+    x.answer.chunked, x.answer.tail = True, b"0\r\n\r\n"
+    if at is not None:
+        x.answer.body, x.answer.end = x.answer.body.part(0, at), "close"
+        x.answer.tail = b"" if boundary else b"400\r\nonly a part of it"
+
+
+@kind("no-length", work=True)
+def no_length(x: Exchange, at: int | None = None) -> None:
+    """No Content-Length: the end of the connection ends the body (at=N: after N bytes)."""
+    x.answer.set("Content-Length", None)
+    x.answer.cut, x.answer.end = None if at is None else ("body", at), "close"
+
+
+@kind("long", work=True)
+def long(x: Exchange, size: int = 10) -> None:
+    """More bytes than the Content-Length says."""
+    x.answer.tail, x.answer.end = b"x" * size, "close"
+
+
+@kind("two-lengths", work=True)
+def two_lengths(x: Exchange, value: int = 7) -> None:
+    """A second Content-Length that differs."""
+    x.answer.headers.append(("Content-Length", str(value)))
+
+
+@kind("bad-length", work=True)
+def bad_length(x: Exchange, value: Any = "lots") -> None:
+    """A Content-Length that is no number."""
+    x.answer.set("Content-Length", str(value))
+
+
+@kind("body", work=True)
+def body(x: Exchange, data: Any = b"", type: str | None = None, status: int | None = None) -> None:  # noqa: A002
+    """Another body of the right length; its type and status may change too."""
+    x.answer.set_body(Body(data.encode() if isinstance(data, str) else data), type)
+    x.answer.status = status or x.answer.status
+
+
+@kind("gzip", work=True)
+def gzip_(x: Exchange) -> None:
+    """Content-Encoding: gzip, though nobody asked."""
+    x.answer.set_body(Body(gzip.compress(bytes(x.answer.body))))
+    x.answer.set("Content-Encoding", "gzip")
+
+
+@kind("huge", work=True)
+def huge(x: Exchange, size: int = 200_000_000) -> None:
+    """The right JSON and white space up to `size` bytes."""
+    x.answer.set_body(Body(bytes(x.answer.body), b" " * 65536, size))
+
+
+@kind("bad-json", work=True)
+def bad_json(x: Exchange) -> None:
+    """Half of the JSON, with the right Content-Length."""
+    x.answer.set_body(x.answer.body.part(0, x.answer.body.size // 2))
+
+
+@kind("literal", work=True)
+def literal(x: Exchange, value: Any, field: str = "unknown") -> None:
+    """A field of `data` becomes this text or these bytes, JSON or not."""
+    document, data = x.data()
+    data[field] = "\x00literal\x00"
+    text = json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    text = text.replace(
+        b'"\\u0000literal\\u0000"', value if isinstance(value, bytes) else str(value).encode()
+    )
+    x.answer.set_body(Body(text))
+
+
+@kind("big-integer", work=True)
+def big_integer(x: Exchange, digits: int = 5000, field: str = "unknown") -> None:
+    """An integer that Python 3.11 and later refuse to parse."""
+    literal(x, b"7" * digits, field)
+
+
+@kind("deep", work=True)
+def deep(x: Exchange, levels: int = 100_000, field: str = "unknown") -> None:
+    """Arrays within arrays."""
+    literal(x, b"[" * levels + b"]" * levels, field)
+
+
+@kind("record", work=True)
+def record(x: Exchange, **fields: Any) -> None:
+    """Other values in the record, or in each one of a list."""
+    document, data = x.data()
+    lists = [
+        value
+        for value in data.values()
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    ]
+    for item in lists[0] if lists and "id" not in data else [data]:
+        item.update(fields)
+    x.answer.set_body(json_answer(200, document).body)
+
+
+@kind("status", work=False)
+def status(
+    x: Exchange,
+    status: int = 500,
+    code: str | None = None,
+    message: str | None = None,
+    details: Any = None,
+    retry_after: Any = None,
+    body: str = "json",
+) -> None:
+    """An error answer; retry_after is a number or any text, body is json, html, empty, huge, truncated, stalled or reset."""
+    standard = ERRORS.get(status, ERROR)
+    error = ApiError(status, code or standard[0], message or standard[1], details)
+    if isinstance(retry_after, int):
+        error.retry_after = retry_after
+    x.answer = json_answer(status, error.document(), x.sandbox.rate_headers())
+    if retry_after is not None:
+        x.answer.set("Retry-After", str(retry_after))
+    if body == "html":
+        x.answer.set_body(Body(HTML), "text/html; charset=utf-8")
+    elif body == "empty":
+        x.answer.set_body(Body(b""))
+    elif body == "huge":
+        huge(x)
+    elif body in ("truncated", "reset", "stalled"):
+        {"truncated": close, "reset": reset, "stalled": stall}[body](x, "body")
+    elif body != "json":
+        raise ValueError("fault status: no body is called {}".format(body))
+
+
+@kind("redirect", work=False)
+def redirect(x: Exchange, status: int = 302, location: str = "self") -> None:
+    """Somewhere else; {api} and {media} in the location stand for the origins, "self" for the same again."""
+    target = x.request.target if location == "self" else location
+    target = target.replace("{api}", x.sandbox.api_url).replace("{media}", x.sandbox.media_url)
+    x.answer = Answer(status, [("Location", target)], Body(b""))
+
+
+@kind("etag", work=True)
+def etag(x: Exchange, value: str | None = "new") -> None:
+    """Another ETag, given literally, or weak, or new with each request; value=none for no ETag."""
+    own = x.answer.get("ETag") or '"none"'
+    x.answer.set(
+        "ETag",
+        {"new": '"{}"'.format(uuid.uuid4().hex), "weak": "W/" + own}.get(value, value) if value else None,
+    )
+
+
+@kind("no-range", work=True)
+def no_range(x: Exchange) -> None:
+    """Range is not understood: always 200 and the whole."""
+    x.answer = x.sandbox.media_answer(x.request, ranges=False)
+
+
+@kind("ignore-if-range", work=True)
+def ignore_if_range(x: Exchange) -> None:
+    """The range is sent although If-Range does not match."""
+    x.answer = x.sandbox.media_answer(x.request, if_range=False)
+
+
+@kind("wrong-range", work=True)
+def wrong_range(x: Exchange, value: str | None = None, shift: int = 96) -> None:
+    """A 206 whose Content-Range is `value`, or begins `shift` bytes later than asked (and so does the body)."""
+    if x.answer.status == 206:
+        start, last, total = map(int, re.findall("[0-9]+", x.answer.get("Content-Range") or ""))
+        if value is None:
+            x.answer.set_body(x.answer.body.part(shift, x.answer.body.size))
+        x.answer.set("Content-Range", value or "bytes %d-%d/%d" % (start + shift, last, total))
+
+
+@kind("changed", work=True)
+def changed(x: Exchange) -> None:
+    """The track is another one from this request on: other bytes, another ETag (Sandbox.track() follows)."""
+    x.sandbox.change(x.request.path)
+    x.answer = x.sandbox.media_answer(x.request)
+
+
+SHORT: dict[str, tuple[str, dict[str, Any]]] = {
+    "lost": ("close", {"work": True}),
+    "short": ("close", {"where": "body"}),
+    "html": ("body", {"data": HTML, "type": "text/html; charset=utf-8"}),
+    "empty": ("body", {}),
+    "text": ("body", {"data": b"hello\n", "type": "text/plain"}),
+    "array": ("body", {"data": b"[]"}),
+    "string": ("body", {"data": b'"hello"'}),
+    "null": ("body", {"data": b"null"}),
+    "type": ("header", {"name": "Content-Type", "value": "text/html; charset=utf-8"}),
+    "not-utf8": ("literal", {"value": b'"\xff\xfe\xe9"'}),
+    "nan": ("literal", {"value": "NaN"}),
+    "infinity": ("literal", {"value": "1e999"}),
+    "weak-etag": ("etag", {"value": "weak"}),
+    "no-etag": ("etag", {"value": None}),
+}
+
+RANDOM: dict[str, list[tuple[str, dict[str, Any]]]] = {  # what `random` draws from
+    "api": [
+        ("close", {}),
+        ("reset", {}),
+        ("lost", {}),
+        ("reset", {"work": True}),
+        ("close", {"where": "headers"}),
+        ("reset", {"where": "headers"}),
+        ("short", {}),
+        ("reset", {"where": "body"}),
+        ("chunked", {"at": 20}),
+        ("garbage", {}),
+        ("garbage", {"work": True}),
+        ("bad-header", {}),
+        ("html", {}),
+        ("empty", {}),
+        ("bad-json", {}),
+        ("status", {"status": 429, "retry_after": 1}),
+        ("status", {"status": 500}),
+        ("status", {"status": 502, "body": "html"}),
+        ("status", {"status": 503, "retry_after": 1, "work": True}),
+        ("status", {"status": 500, "body": "truncated"}),
+        ("redirect", {"location": "{media}/elsewhere"}),
+        ("delay", {"seconds": 0.2}),
+    ],
+    "media": [
+        ("close", {}),
+        ("reset", {}),
+        ("close", {"where": "headers"}),
+        ("short", {}),
+        ("short", {"at": 0}),
+        ("reset", {"where": "body", "at": 5000}),
+        ("chunked", {"at": 5000}),
+        ("chunked", {"at": 5000, "boundary": False}),
+        ("no-length", {"at": 5000}),
+        ("garbage", {}),
+        ("html", {}),
+        ("no-range", {}),
+        ("wrong-range", {}),
+        ("weak-etag", {}),
+        ("changed", {}),
+        ("status", {"status": 500}),
+        ("status", {"status": 503, "body": "html"}),
+        ("delay", {"seconds": 0.2}),
+    ],
+}
+
+
+# --- the service --------------------------------------------------------------------------------------------
+
+
+class ApiError(Exception):
+    """An error answer of the API."""
+
+    def __init__(
+        self, status: int, code: str, message: str, details: Any = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.details, self.retry_after = (
+            status,
+            code,
+            message,
+            details,
+            retry_after,
+        )
+
+    def document(self) -> Record:
+        error: Record = {"code": self.code, "message": self.message}
+        if self.details is not None:
+            error["details"] = self.details
+        if self.retry_after is not None:
+            error["retryAfter"] = self.retry_after
+        return {"error": error}
+
+
+def invalid(field: str, message: str, **details: Any) -> ApiError:
+    return ApiError(400, "VALIDATION_ERROR", "{} {}".format(field, message), {"field": field, **details})
+
+
+def not_found(what: str) -> ApiError:
+    return ApiError(404, "NOT_FOUND", what + " not found")
+
+
+class Account:
+    """Who a key belongs to. `name` is what tests call it: pro, lifetime, free, broke, deleted, other."""
+
+    def __init__(self, name: str, tier: str, used: int = 42, pack: int = 10, monthly: int = 2000) -> None:
+        self.name, self.tier, self.used, self.pack, self.monthly = name, tier, used, pack, monthly
+        self.key = "ft_live_" + hashlib.sha256(name.encode()).hexdigest()[:32]
+        self.id = str(uuid.UUID(hashlib.sha256(name.encode()).hexdigest()[-32:], version=4))
+        self.email = {"pro": "jane@example.com"}.get(name, name + "@example.com")
+        self.full_name = {"pro": "Jane Doe"}.get(name, name.capitalize())
+        self.deleted = name == "deleted"
+
+    @property
+    def left(self) -> int:
+        return self.monthly - self.used + self.pack
+
+    def pay(self) -> None:
+        if self.used < self.monthly:
+            self.used += 1
+        else:
+            self.pack -= 1
+
+
+class State:
+    """What the service knows about a generation and does not show."""
+
+    def __init__(self, owner: str, prompt: str, length: float, order: int) -> None:
+        self.owner, self.prompt, self.length, self.order = owner, prompt, length, order
+        self.submitted: float | None = None  # monotonic; None: nothing will happen to it by itself
+        self.seconds = 0.0
+        self.version = 0
+
+
+def stamp(when: float, rfc: bool) -> str:
+    """A time of the epoch in one of the service's two shapes."""
+    if rfc:
+        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when)) + ".%03dZ" % (when % 1 * 1000)
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(when))
+
+
+def number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def clamped(document: Record, field: str, default: int, low: int, high: int) -> Any:
+    value = document.get(field, default)
+    if not number(value):
+        raise invalid(field, "must be a number")
+    return max(low, min(high, value))
+
+
+def text_of(document: Record, field: str, longest: int, required: bool = False) -> str:
+    value = document.get(field, None if required else "")
+    if not isinstance(value, str) or (required and not value.strip()):
+        raise invalid(field, "is required" if required else "must be a string")
+    if len(value) > longest:
+        raise invalid(field, "must be at most %d characters" % longest, max=longest)
+    return value
+
+
+def one_of(document: Record, field: str, default: str, choices: Iterable[str]) -> str:
+    value = document.get(field, default)
+    if value not in choices:
+        raise invalid(field, "must be one of: " + ", ".join(choices), allowed=list(choices))
+    return cast(str, value)
+
+
+def ids_of(document: Record, field: str) -> list[str]:
+    ids = document.get(field)
+    if not isinstance(ids, list) or not all(isinstance(item, str) for item in ids):
+        raise invalid(field, "must be an array of strings")
+    if not 1 <= len(ids) <= 100:
+        raise invalid(field, "must contain between 1 and 100 ids", max=100)
+    return ids
+
+
+def page(request: Request) -> tuple[int, int, str]:
+    """limit, offset and status of a list."""
+    values = []
+    for field, default, low, high in (("limit", 20, 1, 99), ("offset", 0, 0, 10**9)):
+        value = request.query.get(field, str(default))
+        if not re.fullmatch("[0-9]{1,9}", value) or not low <= int(value) <= high:
+            raise invalid(field, "must be a number from %d to %d" % (low, high), max=high)
+        values.append(int(value))
+    wanted = request.query.get("status", "")
+    if wanted and wanted not in STATUSES:
+        raise invalid("status", "must be one of: " + ", ".join(STATUSES), allowed=list(STATUSES))
+    return values[0], values[1], wanted
+
+
+def id3(**frames: bytes) -> bytes:
+    """An ID3v2.3 tag, so that each track is its own and players show the prompt."""
+    data = b"".join(
+        name.encode() + struct.pack(">IH", len(value), 0) + value for name, value in frames.items()
+    )
+    size = bytes(len(data) >> shift & 127 for shift in (21, 14, 7, 0))
+    return b"ID3\x03\x00\x00" + size + data
+
+
+class Sandbox:
+    """The service. A context manager; start() and stop() do the same.
+
+    `seconds`: from submission to completion, the first third of it pending. `window`: the length of the rate limits'
+    minute. `track_bytes`: every track has exactly this size. `seed`: of the ids of new generations, None for others each
+    time. The attributes may be changed while it runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        seconds: float = 4.0,
+        library: bool = True,
+        rate_limits: bool = True,
+        window: float = 60.0,
+        queue_limit: int = 5,
+        tls: ssl.SSLContext | None = None,
+        track_bytes: int | None = None,
+        host: str = "127.0.0.1",
+        api_port: int = 0,
+        media_port: int = 0,
+        seed: int | None = 0,
+        on_done: Callable[[Request], None] | None = None,
+    ) -> None:
+        self.seconds, self.rate_limits, self.window, self.queue_limit = (
+            seconds,
+            rate_limits,
+            window,
+            queue_limit,
+        )
+        self.track_bytes = track_bytes
+        self.prefix = ""  # of the API's paths, as behind a gateway: "/proxy"
+        self.on_done = on_done  # called with each request once its answer is out
+        self.stopping = threading.Event()
+        self.requests: list[Request] = []
+        self.book: list[str] = []  # the ids of the generations that cost a credit
+        accounts = (
+            Account("pro", "pro"),
+            Account("other", "pro"),
+            Account("lifetime", "lifetime"),
+            Account("free", "free"),
+            Account("broke", "pro", used=2000, pack=0),
+            Account("deleted", "pro"),
+        )
+        self.keys = {account.name: account for account in accounts}
+        self.key, self.key_other, self.key_lifetime, self.key_free, self.key_broke, self.key_deleted = (
+            account.key for account in accounts
+        )
+        self.playlists: dict[str, Record] = {}
+        self.contents: dict[str, list[str]] = {}  # the ids of a playlist's tracks
+        self.sound_effects: dict[str, Record] = {}
+        self._owners: dict[str, str] = {}  # of the playlists
+        self._generations: dict[str, Record] = {}
+        self._states: dict[str, State] = {}
+        self._calls: dict[tuple[str, bool], collections.deque[float]] = collections.defaultdict(
+            collections.deque
+        )
+        self._gates: list[Gate] = []
+        self._faults: list[Fault] = []
+        self._random = random.Random("library")
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._origins = {
+            "api": Origin(self, "api", host, api_port, tls),
+            "media": Origin(self, "media", host, media_port, tls),
+        }
+        self.api_url, self.media_url = self._origins["api"].url, self._origins["media"].url
+        if library:
+            fill(self)
+        self._random.seed(seed)
+
+    # -- for tests
+
+    def start(self) -> Sandbox:
+        for origin in self._origins.values():
+            origin.up()
+        return self
+
+    def stop(self) -> None:
+        self.stopping.set()
+        with self._lock:
+            for gate in [*self._gates, *self._faults]:
+                gate.release()
+        for origin in self._origins.values():
+            origin.down()
+        for origin in self._origins.values():
+            origin.hang_up()
+
+    def __enter__(self) -> Sandbox:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def posts(self) -> list[Request]:
+        """The submissions."""
+        with self._lock:
+            return [r for r in self.requests if r.method == "POST" and r.path[len(self.prefix) :] in CREATES]
+
+    def wait_for(self, predicate: Callable[[Request], Any], timeout: float = 20.0) -> Request:
+        """The first request, come or still to come, for which `predicate` holds. It is asked again when a request is
+        answered, and when its answer is out. Raises TimeoutError."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                for request in self.requests:
+                    if predicate(request):
+                        return request
+                if time.monotonic() > deadline:
+                    raise TimeoutError("no such request within {} s, only {}".format(timeout, self.requests))
+                self._changed.wait(deadline - time.monotonic())
+
+    def hold(
+        self, path: str, *, origin: str | None = "api", method: str | None = None, work: bool = False
+    ) -> Gate:
+        """Requests that match are logged, then wait for the gate's release(); with `work` they are carried out before."""
+        gate = Gate(path, origin, method, work)
+        with self._lock:
+            self._gates.append(gate)
+        return gate
+
+    def fault(
+        self,
+        kind: str,
+        *,
+        path: str = ".*",
+        origin: str | None = "api",
+        method: str | None = None,
+        times: int | None = 1,
+        after: int = 0,
+        **params: Any,
+    ) -> Fault:
+        """The next `times` requests that match (None: all), but for the first `after` of them, go wrong.
+
+        Three kinds are about connections and know only `origin`: `refuse` (nobody listens, from now on, or for
+        `seconds`), `unreachable` (the same, but connecting takes for ever; POSIX only), and `hangup` (the next `times`
+        connections are closed before a byte is read, after sending `data`).
+        """
+        target = SHORT.get(kind, (kind,))[0]
+        if target in MEDIA_KINDS:
+            origin = "media"
+        fault = Fault(
+            "close" if kind in ORIGIN_KINDS else kind, path, origin, method, None if kind == "random" else times, after,
+            {} if kind in ORIGIN_KINDS else params,
+        )  # fmt: skip
+        for item in self._origins.values():
+            if kind in ORIGIN_KINDS and origin in (None, item.name):
+                item.misbehave(kind, times, **params)
+        if kind not in ORIGIN_KINDS:
+            with self._lock:
+                self._faults.append(fault)
+        return fault
+
+    def heal(self) -> None:
+        """Forget all faults, and listen again."""
+        with self._lock:
+            for fault in self._faults:
+                fault.release()
+            self._faults.clear()
+        for origin in self._origins.values():
+            origin.hangups = 0
+            origin.down()
+            origin.up()
+
+    def down(self, origin: str = "api") -> None:
+        """Connections to the origin are refused from now on."""
+        self._origins[origin].down()
+
+    def up(self, origin: str = "api") -> None:
+        self._origins[origin].up()
+
+    def connections(self, origin: str = "api") -> int:
+        """How many were accepted."""
+        return self._origins[origin].accepted
+
+    @property
+    def generations(self) -> dict[str, Record]:
+        with self._lock:
+            self._advance()
+            return self._generations
+
+    @property
+    def spent(self) -> int:
+        return len(self.book)
+
+    def add_generation(self, *, owner: str = "pro", age: float = 0.0, **fields: Any) -> Record:
+        """A new record, by default completed; `age` is in seconds, `fields` are its fields."""
+        with self._lock:
+            order = len(self._states)
+            generation_id = str(fields.pop("id", None) or self._uuid())
+            prompt = str(fields.get("prompt", "lofi chill piano night"))
+            status = fields.get("status", "completed")
+            done = status == "completed"
+            duration = fields.get("duration", 60)
+            length = duration if number(duration) else 60
+            born = time.time() - age
+            record: Record = {
+                "id": generation_id,
+                "title": prompt.split(",")[0][:60] if done else None,
+                "prompt": prompt,
+                "status": status,
+                "audioUrl": self._audio_url(generation_id) if done else None,
+                "duration": duration if done else None,
+                "fileSize": None,
+                "isPublic": False,
+                "playCount": 0,
+                "downloadCount": 0,
+                "likeCount": 0,
+                "parameters": {
+                    "bpm": 120,
+                    "duration": length,
+                    "keyscale": "C major",
+                    "timesignature": 4,
+                    "seed": self._random.randrange(2**31),
+                },
+                "errorMessage": "The model could not follow this prompt" if status == "failed" else None,
+                "generationTime": 17 if done else None,
+                "webhook": None,
+                "createdAt": stamp(born, rfc=order % 3 == 2),
+                "completedAt": stamp(born + 17, rfc=True) if status in ("completed", "failed") else None,
+                "type": "music",
+                "model": "ft-music-1.5",
+                "tags": None,
+            }
+            record.update(fields)
+            self._states[generation_id] = State(owner, prompt, length, order)
+            if done and order % 2:
+                record.setdefault("fileSize", None)
+                record["fileSize"] = fields.get("fileSize", self._track(generation_id).size)
+            self._generations[generation_id] = record
+            return record
+
+    def add_playlist(
+        self, name: str, tracks: Iterable[str] = (), *, owner: str = "pro", age: float = 180.0, **fields: Any
+    ) -> Record:
+        """A new playlist with these tracks; `age`, in seconds, is that of its last change."""
+        with self._lock:
+            playlist_id = str(fields.pop("id", None) or self._uuid())
+            now = time.time()
+            self.playlists[playlist_id] = {
+                "id": playlist_id,
+                "name": name,
+                "description": None,
+                "trackCount": 0,
+                "totalDuration": 0,
+                "isPublic": False,
+                "createdAt": stamp(now - age - 30 * 86400, rfc=False),
+                "updatedAt": stamp(now - age, rfc=len(self.playlists) % 2 == 1),
+                "coverUrl": None,
+            }
+            self._owners[playlist_id] = owner
+            self.contents[playlist_id] = list(tracks)
+            self._recount(playlist_id)
+            self.playlists[playlist_id].update(fields)
+            return self.playlists[playlist_id]
+
+    def finish(self, generation_id: str, error: str | None = None) -> None:
+        """Complete a generation now, or let it fail with this message."""
+        with self._lock:
+            self._settle(generation_id, error)
+
+    def track(self, generation_id: str) -> bytes:
+        """Exactly what the media host serves for it now."""
+        with self._lock:
+            return bytes(self._track(generation_id))
+
+    def change(self, path: str) -> None:
+        """The track at this path of the media host becomes another one."""
+        with self._lock:
+            state = self._states.get(path.rpartition("/")[2][:-4])
+            if state:
+                state.version += 1
+
+    # -- requests
+
+    def handle(self, request: Request) -> Answer:
+        """Log it, let gates and faults at it, carry it out."""
+        with self._changed:
+            self.requests.append(request)
+            self._changed.notify_all()
+            gates = [gate for gate in self._gates if gate.matches(request)]
+            fault, drawn = self._fault_for(request)
+        for gate in gates:
+            if not gate.work:
+                gate.reached.set()
+                gate.released.wait()
+        if drawn and fault:
+            function, params, work = drawn
+            answer = self._respond(request) if work or request.origin == "media" else json_answer(200, {})
+            exchange = Exchange(self, request, fault, answer)
+            function(exchange, **params)
+            answer = exchange.answer
+        else:
+            answer = self._respond(request)
+        for gate in gates:
+            if gate.work:
+                gate.reached.set()
+                gate.released.wait()
+        answer.head_only = request.method == "HEAD"
+        with self._changed:
+            if answer.cut is None or answer.cut[0] == "body":
+                request.status = answer.status
+                self._changed.notify_all()
+        return answer
+
+    def done(self, request: Request) -> None:
+        """Its answer is out, as far as it goes."""
+        with self._changed:
+            request.sent = True
+            self._changed.notify_all()
+        if self.on_done:
+            self.on_done(request)
+
+    def _fault_for(
+        self, request: Request
+    ) -> tuple[Fault | None, tuple[Callable[..., None], dict[str, Any], bool] | None]:
+        for fault in self._faults:
+            if fault.times == 0 or not fault.matches(request):
+                continue
+            if fault.after > 0:
+                fault.after -= 1
+                continue
+            drawn = fault.draw(request)
+            if drawn:
+                if fault.times is not None:
+                    fault.times -= 1
+                fault.hits.append(request)
+                return fault, drawn
+        return None, None
+
+    def _respond(self, request: Request) -> Answer:
+        if request.origin == "media":
+            return self.media_answer(request)
+        with self._lock:
+            return self._api(request)
+
+    # -- the media host
+
+    def media_answer(self, request: Request, ranges: bool = True, if_range: bool = True) -> Answer:
+        """As an object store answers, but for what is switched off."""
+        with self._lock:
+            self._advance()
+            generation_id = request.path.rpartition("/")[2][:-4]
+            record = self._generations.get(generation_id) or self.sound_effects.get(generation_id)
+            if request.method not in ("GET", "HEAD"):
+                return Answer(405, [("Content-Type", "text/html")], Body(HTML))
+            if not request.path.endswith(".mp3") or not record or record["status"] != "completed":
+                return Answer(404, [("Content-Type", "text/html")], Body(HTML))
+            track = self._track(generation_id)
+            version = self._states[generation_id].version
+        tag = '"{}"'.format(
+            hashlib.sha256(("%s %d %d" % (generation_id, version, track.size)).encode()).hexdigest()[:32]
+        )
+        headers = [("Content-Type", "audio/mpeg"), ("ETag", tag)]
+        if ranges:
+            headers.append(("Accept-Ranges", "bytes"))
+        asked = re.fullmatch("bytes=([0-9]*)-([0-9]*)", request.headers.get("Range") or "")
+        if not ranges or not asked or not any(asked.groups()):
+            return Answer(200, headers, track)
+        if if_range and (request.headers.get("If-Range") or tag) != tag:
+            return Answer(200, headers, track)
+        first, last = asked.groups()
+        start = int(first) if first else max(0, track.size - int(last))
+        stop = min(track.size, int(last) + 1) if first and last else track.size
+        if start >= stop:
+            return Answer(416, [*headers, ("Content-Range", "bytes */%d" % track.size)], Body(b""))
+        headers.append(("Content-Range", "bytes %d-%d/%d" % (start, stop - 1, track.size)))
+        return Answer(206, headers, track.part(start, stop))
+
+    def _track(self, generation_id: str) -> Body:
+        state = self._states[generation_id]
+        name = ("%s/%d" % (generation_id, state.version)).encode()
+        tag = id3(TIT2=b"\1" + state.prompt.encode("utf-16", "replace"), UFID=b"finetuning.ai\0" + name)
+        loop = loop_mp3()
+        turn = (
+            (int(hashlib.sha256(generation_id.encode()).hexdigest(), 16) + 37 * state.version)
+            * FRAME_BYTES
+            % len(loop)
+        )
+        frames = max(1, round(state.length / FRAME_SECONDS))
+        size = len(tag) + frames * FRAME_BYTES if self.track_bytes is None else self.track_bytes
+        return Body(tag, loop[turn:] + loop[:turn], size)
+
+    def _audio_url(self, generation_id: str) -> str:
+        return "{}/audio/{}.mp3".format(self.media_url, generation_id)
+
+    # -- the API
+
+    def rate_headers(self, limit: int = 60, remaining: int = 60) -> Headers:
+        return [("X-RateLimit-Limit", str(limit)), ("X-RateLimit-Remaining", str(remaining))]
+
+    def _api(self, request: Request) -> Answer:
+        headers = self.rate_headers()
+        try:
+            if not request.path.startswith(self.prefix):
+                raise not_found("Resource")
+            path = request.path[len(self.prefix) :]
+            if path == "/health" and request.method == "GET":
+                return json_answer(200, {"status": "ok"}, headers)
+            account = self._account(request)
+            create = request.method == "POST" and path in CREATES
+            limit, remaining, wait = self._count(account, create)
+            headers = self.rate_headers(limit, remaining)
+            if wait and create:
+                raise ApiError(429, "GENERATION_RATE_LIMITED", "Too many generations, slow down", None, wait)
+            if wait:
+                raise ApiError(429, "RATE_LIMITED", "Too many requests", None, wait)
+            self._advance()
+            for method, pattern, endpoint in ROUTES:
+                match = re.fullmatch(pattern, path)
+                if match and method == request.method:
+                    arguments = [urllib.parse.unquote(group) for group in match.groups()]
+                    status, data = endpoint(self, account, request, *arguments)
+                    return json_answer(status, {"data": data}, headers)
+            raise not_found("Resource")
+        except ApiError as error:
+            if error.retry_after is not None:
+                headers.append(("Retry-After", str(error.retry_after)))
+            return json_answer(error.status, error.document(), headers)
+
+    def _account(self, request: Request) -> Account:
+        key = request.headers.get("X-API-Key")
+        if not key:
+            raise ApiError(401, "MISSING_API_KEY", "API key is required")
+        account = next((account for account in self.keys.values() if account.key == key), None)
+        if not account:
+            raise ApiError(401, "INVALID_API_KEY", "Invalid API key")
+        if account.deleted:
+            raise ApiError(401, "ACCOUNT_DELETED", "This account has been deleted")
+        if account.tier not in ("pro", "lifetime"):
+            raise ApiError(403, *ERRORS[403])
+        return account
+
+    def _count(self, account: Account, create: bool) -> tuple[int, int, int]:
+        """Limit, what is left of it, and the seconds to wait if it is used up."""
+        limit = 10 if create else 60
+        if not self.rate_limits:
+            return limit, limit, 0
+        calls, now = self._calls[account.name, create], time.monotonic()
+        while calls and calls[0] <= now - self.window:
+            calls.popleft()
+        if len(calls) >= limit:
+            return limit, 0, max(1, math.ceil(calls[0] + self.window - now))
+        calls.append(now)
+        return limit, limit - len(calls), 0
+
+    def _uuid(self) -> str:
+        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+
+    def _advance(self) -> None:
+        """Let time do its work on what was submitted."""
+        now = time.monotonic()
+        for generation_id, state in self._states.items():
+            if state.submitted is None:
+                continue
+            record = self._generations.get(generation_id) or self.sound_effects.get(generation_id)
+            passed = now - state.submitted
+            words = re.findall("[a-z]+", state.prompt.lower())
+            if record is None:
+                state.submitted = None
+            elif passed >= state.seconds and "forever" not in words:
+                self._settle(
+                    generation_id, "Generation failed: the prompt asked for it" if "fail" in words else None
+                )
+            elif passed >= state.seconds / 3:
+                record["status"] = "processing"
+
+    def _settle(self, generation_id: str, error: str | None) -> None:
+        record = self._generations.get(generation_id) or self.sound_effects[generation_id]
+        state = self._states[generation_id]
+        state.submitted = None
+        record.update(
+            status="failed" if error else "completed",
+            errorMessage=error,
+            completedAt=stamp(time.time(), rfc=True),
+        )
+        if "generationTime" in record:
+            record["generationTime"] = math.ceil(state.seconds)
+        if not error:
+            record.update(audioUrl=self._audio_url(generation_id), duration=state.length)
+            if "title" in record:
+                record["title"] = state.prompt.split(",")[0][:60]
+
+    def _owned(self, account: Account, generation_id: str) -> bool:
+        return generation_id in self._generations and self._states[generation_id].owner == account.name
+
+    def _in_flight(self, account: Account) -> list[State]:
+        return [s for s in self._states.values() if s.owner == account.name and s.submitted is not None]
+
+    def me(self, account: Account, request: Request) -> tuple[int, Record]:
+        limits = {
+            "monthlyGenerations": account.monthly,
+            "generationsUsed": account.used,
+            "monthlyRemaining": account.monthly - account.used,
+            "packCredits": account.pack,
+            "totalRemaining": account.left,
+            "queueDepth": len(self._in_flight(account)),
+        }
+        identity = {"id": account.id, "email": account.email, "name": account.full_name, "tier": account.tier}
+        return 200, {**identity, "limits": limits, "betaFeatures": ["instrumental", "sound-effects"]}
+
+    def _submit(self, account: Account, prompt: str, length: float, cost: bool = True) -> str:
+        """The checks of a submission whose fields are valid; the new id, paid for."""
+        if cost and account.left <= 0:
+            raise ApiError(402, *ERRORS[402])
+        if len(self._in_flight(account)) >= self.queue_limit:
+            raise ApiError(
+                429, "QUEUE_FULL", "Too many generations in the queue", {"max": self.queue_limit}, 5
+            )
+        if "reject" in re.findall("[a-z]+", prompt.lower()):
+            raise ApiError(500, "GENERATION_FAILED", "The queue did not accept the generation")
+        generation_id = self._uuid()
+        state = self._states[generation_id] = State(account.name, prompt, length, len(self._states))
+        state.submitted, state.seconds = time.monotonic(), self.seconds
+        if cost:
+            account.pay()
+            self.book.append(generation_id)
+        return generation_id
+
+    def _created(
+        self, account: Account, prompt: str, parameters: Record, document: Record, kind: str
+    ) -> tuple[int, Record]:
+        webhook = document.get("webhook")
+        if webhook is not None and not (
+            isinstance(webhook, str) and webhook.startswith("https://") and len(webhook) <= 2048
+        ):
+            raise invalid("webhook", "must be an https URL of at most 2048 characters", max=2048)
+        seed = document.get("seed", self._random.randrange(2**31))
+        if not number(seed):
+            raise invalid("seed", "must be a number")
+        generation_id = self._submit(account, prompt, parameters["duration"])
+        now = time.time()
+        record: Record = {
+            "id": generation_id,
+            "title": None,
+            "prompt": prompt,
+            "status": "pending",
+            "audioUrl": None,
+            "duration": None,
+            "fileSize": None,
+            "isPublic": False,
+            "playCount": 0,
+            "downloadCount": 0,
+            "likeCount": 0,
+            "parameters": {**parameters, "seed": seed},
+            "errorMessage": None,
+            "generationTime": None,
+            "webhook": webhook,
+            "createdAt": stamp(now, rfc=False),
+            "completedAt": None,
+            "type": kind,
+            "model": "ft-music-1.5",
+        }
+        if "timesignature" in parameters:
+            record["parameters"]["timesignature"] = int(parameters["timesignature"])
+        self._generations[generation_id] = record
+        return 202, {
+            "id": generation_id,
+            "status": "processing",
+            "prompt": prompt,
+            "parameters": {**parameters, "seed": seed},
+            "webhook": webhook,
+            "creditsRemaining": account.left,
+            "createdAt": stamp(now, rfc=True),
+            "estimatedSeconds": self.seconds,
+        }
+
+    def create(self, account: Account, request: Request) -> tuple[int, Record]:
+        document = document_of(request)
+        prompt = text_of(document, "tags", 700, required=True)
+        text_of(document, "lyrics", 2000)
+        if not isinstance(document.get("timesignature", "4"), str):
+            raise invalid("timesignature", "must be a string")
+        parameters = {
+            "bpm": clamped(document, "bpm", 120, 60, 200),
+            "duration": clamped(document, "duration", 60, 5, 210),
+            "timesignature": one_of(document, "timesignature", "4", "234567"),
+            "language": one_of(document, "language", "en", LANGUAGES),
+            "keyscale": "{} {}".format(
+                one_of(document, "key", "C", KEYS), one_of(document, "scale", "major", ("major", "minor"))
+            ),
+        }
+        return self._created(account, prompt, parameters, document, "music")
+
+    def create_instrumental(self, account: Account, request: Request) -> tuple[int, Record]:
+        document = document_of(request)
+        prompt = text_of(document, "prompt", 700, required=True)
+        duration = round(clamped(document, "duration", 120, 30, 210) / 15) * 15
+        parameters = {"duration": duration, "enhance": document.get("enhance") is not False}
+        return self._created(account, prompt, parameters, document, "instrumental")
+
+    def list_generations(self, account: Account, request: Request) -> tuple[int, Record]:
+        limit, offset, status = page(request)
+        kind = request.query.get("type")
+        if kind not in (None, "music", "instrumental"):
+            raise invalid("type", "must be one of: music, instrumental", allowed=["music", "instrumental"])
+        records = [
+            record
+            for generation_id, record in self._generations.items()
+            if self._owned(account, generation_id)
+            and status in ("", record["status"])
+            and kind in (None, record.get("type"))
+        ]
+        records.reverse()
+        more = len(records) > offset + limit
+        return 200, {
+            "generations": records[offset : offset + limit],
+            "hasMore": more,
+            "nextOffset": offset + limit if more else None,
+        }
+
+    def get_generation(self, account: Account, request: Request, generation_id: str) -> tuple[int, Record]:
+        if not self._owned(account, generation_id):
+            raise not_found("Generation")
+        return 200, self._generations[generation_id]
+
+    def bulk_delete(self, account: Account, request: Request) -> tuple[int, Record]:
+        deleted, errors = [], []
+        for generation_id in ids_of(document_of(request), "ids"):
+            if not self._owned(account, generation_id):
+                errors.append({"id": generation_id, "error": "Track not found or not owned by you"})
+                continue
+            deleted.append(generation_id)
+            del self._generations[generation_id]
+            for playlist_id, tracks in self.contents.items():
+                if generation_id in tracks:
+                    tracks.remove(generation_id)
+                    self._recount(playlist_id)
+        return 200, outcome("deleted", deleted, errors)
+
+    def list_playlists(self, account: Account, request: Request) -> tuple[int, Record]:
+        own = [
+            record
+            for playlist_id, record in self.playlists.items()
+            if self._owners[playlist_id] == account.name
+        ]
+        return 200, {"playlists": own}
+
+    def get_playlist(self, account: Account, request: Request, playlist_id: str) -> tuple[int, Record]:
+        playlist = self.playlists.get(playlist_id)
+        own = self._owners.get(playlist_id) == account.name
+        if not playlist or not (own or playlist["isPublic"]):
+            raise not_found("Playlist")
+        fields = ("id", "title", "prompt", "status", "audioUrl", "duration", "isPublic", "createdAt")
+        tracks = [self._generations[item] for item in self.contents[playlist_id] if item in self._generations]
+        return 200, {
+            **playlist,
+            "isOwner": own,
+            "tracks": [{field: track.get(field) for field in fields} for track in tracks],
+        }
+
+    def add_tracks(self, account: Account, request: Request, playlist_id: str) -> tuple[int, Record]:
+        added, errors = [], []
+        for track_id in ids_of(document_of(request), "trackIds"):
+            reason = self._add(account, playlist_id, track_id)
+            if reason:
+                errors.append({"trackId": track_id, "error": reason})
+            else:
+                added.append(track_id)
+        if not added:
+            raise ApiError(400, "ADD_FAILED", "Failed to add tracks to playlist", errors)
+        return 200, outcome("added", added, errors)
+
+    def remove_tracks(self, account: Account, request: Request, playlist_id: str) -> tuple[int, Record]:
+        removed, errors = [], []
+        for track_id in ids_of(document_of(request), "trackIds"):
+            if self._remove(account, playlist_id, track_id):
+                removed.append(track_id)
+            else:
+                errors.append({"trackId": track_id, "error": "Track not found in playlist or not authorized"})
+        return 200, outcome("removed", removed, errors)
+
+    def move_tracks(self, account: Account, request: Request, playlist_id: str) -> tuple[int, Record]:
+        document = document_of(request)
+        target = text_of(document, "targetPlaylistId", 100, required=True)
+        if target == playlist_id:
+            raise invalid("targetPlaylistId", "must differ from the source playlist")
+        moved, errors = [], []
+        for track_id in ids_of(document, "trackIds"):
+            reason: str | None = "Track not found in playlist or not authorized"
+            if self._owners.get(playlist_id) == account.name and track_id in self.contents[playlist_id]:
+                reason = self._add(account, target, track_id)
+            if reason:
+                errors.append({"trackId": track_id, "error": reason})
+            else:
+                self._remove(account, playlist_id, track_id)
+                moved.append(track_id)
+        if not moved:
+            raise ApiError(400, "MOVE_FAILED", "Failed to move tracks between playlists", errors)
+        return 200, outcome("moved", moved, errors)
+
+    def _add(self, account: Account, playlist_id: str, track_id: str) -> str | None:
+        """Add a track; the reason if it cannot be."""
+        playlist, own = self.playlists.get(playlist_id), self._owners.get(playlist_id) == account.name
+        if not playlist or not (own or playlist["isPublic"]):
+            return "Playlist not found"
+        if not own:
+            return "Not authorized to modify this playlist"
+        track, mine = self._generations.get(track_id), self._owned(account, track_id)
+        if not track or (not mine and not (track["isPublic"] and playlist["isPublic"])):
+            return "Track not found"
+        if playlist["isPublic"] and not track["isPublic"]:
+            return "Cannot add private track to public playlist"
+        if track_id in self.contents[playlist_id]:
+            return "Track already in playlist"
+        self.contents[playlist_id].append(track_id)
+        self._recount(playlist_id, touch=True)
+        return None
+
+    def _remove(self, account: Account, playlist_id: str, track_id: str) -> bool:
+        if self._owners.get(playlist_id) != account.name or track_id not in self.contents[playlist_id]:
+            return False
+        self.contents[playlist_id].remove(track_id)
+        self._recount(playlist_id, touch=True)
+        return True
+
+    def _recount(self, playlist_id: str, touch: bool = False) -> None:
+        tracks = [self._generations[item] for item in self.contents[playlist_id] if item in self._generations]
+        total = sum(track["duration"] for track in tracks if number(track["duration"]))
+        self.playlists[playlist_id].update(trackCount=len(tracks), totalDuration=total)
+        if touch:
+            self.playlists[playlist_id]["updatedAt"] = stamp(time.time(), rfc=True)
+
+    def create_sound_effect(self, account: Account, request: Request) -> tuple[int, Record]:
+        document = document_of(request)
+        prompt = text_of(document, "prompt", 700, required=True)
+        duration = clamped(document, "duration", 5, 1, 30)
+        effect_id = self._submit(account, prompt, duration, cost=False)
+        self.sound_effects[effect_id] = {
+            "id": effect_id,
+            "status": "pending",
+            "prompt": prompt,
+            "requestedDuration": duration,
+            "audioUrl": None,
+            "duration": None,
+            "webhook": document.get("webhook"),
+            "dailyRemaining": 99 - len(self.sound_effects),
+            "errorMessage": None,
+            "createdAt": stamp(time.time(), rfc=True),
+            "completedAt": None,
+        }
+        return 202, self.sound_effects[effect_id]
+
+    def list_sound_effects(self, account: Account, request: Request) -> tuple[int, Record]:
+        limit, offset, status = page(request)
+        records = [
+            record
+            for effect_id, record in self.sound_effects.items()
+            if self._states[effect_id].owner == account.name and status in ("", record["status"])
+        ]
+        records.reverse()
+        more = len(records) > offset + limit
+        return 200, {
+            "soundEffects": records[offset : offset + limit],
+            "hasMore": more,
+            "nextOffset": offset + limit if more else None,
+        }
+
+    def get_sound_effect(self, account: Account, request: Request, effect_id: str) -> tuple[int, Record]:
+        if effect_id not in self.sound_effects or self._states[effect_id].owner != account.name:
+            raise not_found("Sound effect")
+        return 200, self.sound_effects[effect_id]
+
+
+def document_of(request: Request) -> Record:
+    document = request.json
+    if not isinstance(document, dict):
+        raise ApiError(400, "VALIDATION_ERROR", "Request body must be a JSON object")
+    return document
+
+
+def outcome(verb: str, done: list[str], errors: list[Record]) -> Record:
+    return {verb: done, "errors": errors} if errors else {verb: done}
+
+
+ROUTES: tuple[tuple[str, str, Callable[..., tuple[int, Record]]], ...] = (
+    ("GET", "/v1/me", Sandbox.me),
+    ("POST", "/v1/generations", Sandbox.create),
+    ("GET", "/v1/generations", Sandbox.list_generations),
+    ("POST", "/v1/generations/bulk-delete", Sandbox.bulk_delete),
+    ("GET", "/v1/generations/([^/]+)", Sandbox.get_generation),
+    ("GET", "/v1/playlists", Sandbox.list_playlists),
+    ("GET", "/v1/playlists/([^/]+)", Sandbox.get_playlist),
+    ("POST", "/v1/playlists/([^/]+)/tracks", Sandbox.add_tracks),
+    ("POST", "/v1/playlists/([^/]+)/tracks/bulk-remove", Sandbox.remove_tracks),
+    ("POST", "/v1/playlists/([^/]+)/tracks/move", Sandbox.move_tracks),
+    ("POST", "/v1/instrumental", Sandbox.create_instrumental),
+    ("POST", "/v1/sound-effects", Sandbox.create_sound_effect),
+    ("GET", "/v1/sound-effects", Sandbox.list_sound_effects),
+    ("GET", "/v1/sound-effects/([^/]+)", Sandbox.get_sound_effect),
+)
+
+_loop: list[bytes] = []
+
+
+def loop_mp3() -> bytes:
+    if not _loop:
+        _loop.append((HERE / "data" / "loop.mp3").read_bytes())
+    return _loop[0]
+
+
+# --- sockets ------------------------------------------------------------------------------------------------
+
+
+class Origin:
+    """One listening port. It keeps its port while it is down."""
+
+    def __init__(self, sandbox: Sandbox, name: str, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+        self.sandbox, self.name, self.host, self.tls = sandbox, name, host, tls
+        self.accepted = 0
+        self.hangups, self.hangup_data = 0, b""
+        self._lock = threading.Lock()
+        self._open: dict[threading.Thread, socket.socket] = {}
+        self._acceptor: threading.Thread | None = None
+        self._plug: list[socket.socket] = []
+        self._listener: socket.socket | None = self._bind(port)
+        self.port: int = self._listener.getsockname()[1]
+        shown = "[{}]".format(host) if ":" in host else host
+        self.url = "%s://%s:%d" % ("https" if tls else "http", shown, self.port)
+
+    def _bind(self, port: int) -> socket.socket:
+        listener = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((self.host, port))
+        return listener
+
+    def up(self) -> None:
+        if self._acceptor:
+            return
+        for plug in self._plug:
+            plug.close()
+        self._plug.clear()
+        listener = self._listener or self._bind(self.port)
+        self._listener = listener
+        listener.listen(128)
+        self._acceptor = threading.Thread(target=self._accept, args=(listener,), daemon=True)
+        self._acceptor.start()
+
+    def down(self) -> None:
+        """Stop listening; open connections go on."""
+        listener, acceptor, self._listener, self._acceptor = self._listener, self._acceptor, None, None
+        if listener and acceptor:
+            try:  # closing a socket wakes nobody who is in accept(): a connection does
+                socket.create_connection((self.host, self.port), 1).close()
+            except OSError:
+                pass
+            acceptor.join(5)
+        if listener:
+            listener.close()
+
+    def hang_up(self) -> None:
+        """End the open connections."""
+        with self._lock:
+            connections = list(self._open.items())
+        for _, connection in connections:
+            with contextlib.suppress(OSError, ValueError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread, _ in connections:
+            thread.join(2)
+        for plug in self._plug:
+            plug.close()
+
+    def misbehave(
+        self, kind: str, times: int | None, seconds: float | None = None, data: bytes = b""
+    ) -> None:
+        if kind == "hangup":
+            self.hangups, self.hangup_data = (1 << 60 if times is None else times), data
+            return
+        self.down()
+        if kind == "unreachable":  # a full backlog: the system ignores further SYNs
+            listener = self._bind(self.port)
+            listener.listen(0)
+            self._plug.append(listener)
+            for _ in range(4):
+                plug = socket.socket(listener.family)
+                plug.setblocking(False)
+                plug.connect_ex((self.host, self.port))
+                self._plug.append(plug)
+        if seconds is not None:
+            timer = threading.Timer(seconds, self._return)
+            timer.daemon = True
+            timer.start()
+
+    def _return(self) -> None:
+        if not self.sandbox.stopping.is_set():
+            self.up()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, address = listener.accept()
+            except OSError:
+                return
+            if self._listener is not listener:
+                connection.close()
+                return
+            self.accepted += 1
+            if self.hangups > 0:
+                self.hangups -= 1
+                if self.hangup_data:
+                    connection.sendall(self.hangup_data)
+                connection.close()
+                continue
+            thread = threading.Thread(target=self._serve, args=(connection, address), daemon=True)
+            with self._lock:
+                self._open[thread] = connection
+            thread.start()
+
+    def _serve(self, connection: socket.socket, address: Any) -> None:
+        thread = threading.current_thread()
+        try:
+            if self.tls:
+                connection.settimeout(20)  # a client that does not shake hands
+                connection = self.tls.wrap_socket(connection, server_side=True)
+                connection.settimeout(None)
+                with self._lock:
+                    self._open[thread] = connection
+            if not self.sandbox.stopping.is_set():
+                Handler(connection, address, cast(Any, self))
+        except (OSError, ValueError):
+            pass  # the client went away, or stop() closed the connection
+        finally:
+            connection.close()
+            with self._lock:
+                del self._open[thread]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Any  # the Origin
+
+    def answer(self) -> None:
+        origin: Origin = self.server
+        request = Request(origin.name, self.command, self.path, self.headers, self._body())
+        answer = origin.sandbox.handle(request)
+        try:
+            answer.headers.insert(0, ("Date", email.utils.formatdate(usegmt=True)))
+            if answer.end != "keep":
+                self.close_connection = True
+            elif self.close_connection:
+                answer.headers.append(("Connection", "close"))
+            answer.send(self.connection, origin.sandbox.stopping)
+            if answer.end == "reset":
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        finally:
+            origin.sandbox.done(request)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_CONNECT = answer
+
+    def _body(self) -> bytes:
+        """What came of it, if the client goes away."""
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while True:
+            size = int(self.rfile.readline().split(b";")[0] or b"0", 16)
+            body += self.rfile.read(size)
+            self.rfile.readline()
+            if not size:
+                return body
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+# --- the library --------------------------------------------------------------------------------------------
+
+FOCUS = (  # 14 tracks of three minutes, oldest first
+    "deep focus ambient, soft pads, slow evolving",
+    "rain on the window, felt piano, vinyl crackle",
+    "minimal techno for coding, hypnotic, no vocals",
+    "集中できるローファイ、夜の図書館",
+    "warm Rhodes, brushed drums, Sunday morning",
+    "binaural drift, low drones, distant bells",
+    "집중력을 위한 잔잔한 재즈 피아노",
+    "slow house, dusty samples, tape hiss",
+    "marimba patterns, Steve Reich style, gentle",
+    "study beats ☕ with a mellow upright bass",
+    "cinematic strings, held notes, very quiet",
+    "boom bap at half speed, jazzy chords",
+    "modular synth garden, random bells, airy",
+    "lo-fi, chill, morning coffee",
+)
+DRAFTS = (
+    "garage rock riff, raw, one take",
+    "synthwave chase, neon, 80s drums",
+    "夏祭り 🎆 太鼓と笛、にぎやかに",
+    "acoustic ballad about leaving home",
+    "drum and bass, liquid, female vocal chops",
+    "cafe\u0301 bossa nova, nylon guitar, ze\u0301phyr",
+    "orchestral trailer, huge brass, slow build",
+    "k-pop 댄스, 밝고 빠르게 ✨",
+    "reggae dub with endless echoes",
+    "harpsichord waltz, slightly out of tune",
+    "8-bit boss fight 🎮👾 fast arpeggios",
+    "gospel choir, hand claps, Hammond organ",
+)
+ALBUM = (
+    ("modern country instrumental, acoustic guitar strumming", 120),
+    ("night drive through Lisbon, fado guitar, electronic beat", 90.3),
+    ("a cappella lullaby, three voices", 58),
+)
+LOOSE = (  # prompt, duration, status
+    ("piano sketch, one minute, sad", 60, "completed"),
+    ("ünïcödé polka with accordion 👩‍🎤 and family 👨‍👩‍👧‍👦", 33.5, "completed"),
+    ("death metal sung by a kindergarten choir", 60, "failed"),
+    ("upbeat ad jingle, brass and snare", 30, "completed"),
+    ("東京の夜、シティポップ、サックス 🌃", 147.25, "completed"),
+    ("theremin solo over white noise", 210, "failed"),
+    ("한여름 밤의 재즈 🎷", 210, "completed"),
+    ("silence, but louder", 5, "failed"),
+    ("a song that is " + "very " * 130 + "long", 60, "completed"),
+    ("dark trap", 60, "completed"),
+    ("polyrhythms in 7 against 11 against 13", 45, "failed"),
+    ("lofi chill piano, mellow, late night", 60, "completed"),
+    ("deep ambient drone", 180, "processing"),
+    ("サウナの後のアンビエント 🧖", 90, "processing"),
+    ("sea shanty, concertina, stomping", 60, "pending"),
+    ("ice cream van at dusk 🍦", 20, "pending"),
+)
+KNOWN_IDS = {  # those in the command reference's examples
+    FOCUS[-2]: "1c474c27-e97d-4c35-bb98-e588d06c32f0",
+    FOCUS[-1]: "a9b16641-2f0c-4d4e-9b52-6f1f6c1f7d0e",
+    DRAFTS[0]: "fea285f2-f8e4-4e60-98b0-c78f868ccc26",
+    DRAFTS[1]: "aa8ca15d-f5c0-4c7d-8e3c-c3ca332c0a26",
+    LOOSE[11][0]: "07e8d430-2310-4c57-87a8-cf1e6db376f7",
+}
+
+
+def fill(sandbox: Sandbox) -> None:
+    """The library that is there from the start: two users' generations and playlists."""
+    hour, day = 3600.0, 86400.0
+
+    def add(prompt: str, age: float, **fields: Any) -> str:
+        return str(sandbox.add_generation(id=KNOWN_IDS.get(prompt), prompt=prompt, age=age, **fields)["id"])
+
+    album = [add(prompt, (90 - n) * day, duration=seconds) for n, (prompt, seconds) in enumerate(ALBUM)]
+    drafts = [add(prompt, (60 - 2 * n) * day, duration=30 + 7.5 * n) for n, prompt in enumerate(DRAFTS)]
+    shared = [add(prompt, 20 * day, duration=75, isPublic=True, playCount=1234, likeCount=56) for prompt in (
+        "open air festival opener, big room", "公園のピクニック、ウクレレ")]  # fmt: skip
+    focus = [add(prompt, 2 * hour + (13 - n) * 9 * hour, duration=180) for n, prompt in enumerate(FOCUS)]
+    for n, (prompt, seconds, status) in enumerate(LOOSE):
+        age = (len(LOOSE) - 1 - n) ** 2 * 31.0 + 20
+        add(prompt, age, duration=seconds, status=status)
+    add("string quartet warm-up, instrumental", 10.0, duration=45, type="instrumental", title=None)
+    theirs = [
+        add(prompt, 5 * day, owner="other", isPublic=True)
+        for prompt in ("midnight taxi, jazz noir", "雨のち晴れ ☔")
+    ]
+    secret = [add("somebody's secret demo", 4 * day, owner="other")]
+
+    sandbox.add_playlist("Focus Beats", focus, id="5ab3ec64-6225-4965-acac-49a053609225")
+    sandbox.add_playlist("Deep Work", focus[:2], age=2 * day, description="No words, no surprises")
+    sandbox.add_playlist("Drafts", drafts, age=5 * hour)
+    sandbox.add_playlist("Album", album, age=40 * day)
+    sandbox.add_playlist("Open Studio", shared, age=day, isPublic=True, description="Everybody may listen 🎧")
+    sandbox.add_playlist("chill", focus[3:5], age=3 * day)
+    sandbox.add_playlist("Chill", [], age=7 * day)
+    sandbox.add_playlist(
+        "Night Shift", theirs, owner="other", isPublic=True, id="b7c1f0de-8a52-4f0e-9d0b-2f5d0a9f6e11"
+    )
+    sandbox.add_playlist("Private Matters", secret, owner="other", id="c3d9a7b4-1e6f-4c2a-8f3e-7a6b5c4d3e2f")
+
+
+# --- the command line ---------------------------------------------------------------------------------------
+
+
+def parse_fault(text: str) -> tuple[str, dict[str, Any]]:
+    """KIND,key=value,...: numbers, true, false and none are what they look like; a comma in a value is written \\,"""
+    name, *pairs = [part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]
+    params: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise argparse.ArgumentTypeError("{!r} is not key=value".format(pair))
+        params[key.replace("-", "_")] = plain(value)
+    return name, params
+
+
+def plain(value: str) -> Any:
+    if re.fullmatch(r"-?[0-9]+", value):
+        return int(value)
+    if re.fullmatch(r"-?[0-9]+\.[0-9]+", value):
+        return float(value)
+    return {"true": True, "false": False, "none": None}.get(value, value)
+
+
+def fault_list() -> str:
+    lines = [
+        "faults (path=, origin=api|media|none, method=, times=N|none, after=N, work=true|false go with each):"
+    ]
+    for name, (function, _) in sorted(KINDS.items()):
+        names = ["{}=".format(parameter) for parameter in list(inspect.signature(function).parameters)[1:]]
+        lines.append("  %-15s %s" % (name, " ".join(names)))
+        lines += textwrap.wrap(
+            function.__doc__ or "", 100, initial_indent=" " * 18, subsequent_indent=" " * 18
+        )
+    lines.append("  %-15s p= seed=" % "random")
+    lines.append(" " * 18 + "Each request goes wrong with this probability, in a random way.")
+    lines.append("  refuse, unreachable (seconds=) and hangup (data=): no connection to the origin.")
+    short = [
+        "{} = {}".format(name, ",".join([long_name, *params]))
+        for name, (long_name, params) in sorted(SHORT.items())
+    ]
+    return "\n".join(lines + textwrap.wrap("short for some: " + "; ".join(short), 110, initial_indent="  ",
+                                           subsequent_indent="  "))  # fmt: skip
+
+
+def log_to(stream: Any) -> Callable[[Request], None]:
+    lock = threading.Lock()
+
+    def write(request: Request) -> None:
+        line = {
+            "time": stamp(time.time(), rfc=True),
+            "origin": request.origin,
+            "method": request.method,
+            "target": request.target,
+            "headers": dict(request.headers.items()),
+            "body": request.body.decode("utf-8", "replace"),
+            "status": request.status,
+        }
+        with lock:
+            stream.write(json.dumps(line) + "\n")
+            stream.flush()
+
+    return write
+
+
+def run(sandbox: Sandbox, command: list[str], home: str) -> int:
+    """Run ft in the sandbox; its exit code."""
+    environment = {**os.environ, "FINETUNING_API_KEY": sandbox.key, "FINETUNING_CONFIG_HOME": home}
+    for name in ("NO_PROXY", "no_proxy"):
+        environment[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost,::1"]))
+    child = subprocess.Popen([sys.executable, str(HERE.parent / "ft.py"), *command], env=environment)
+
+    def pass_on(signum: int, frame: Any) -> None:
+        child.send_signal(signum)
+
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the terminal sends it to the child as well, which answers it
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), pass_on)
+    code = child.wait()
+    return code if code >= 0 else 128 - code
+
+
+def serve(sandbox: Sandbox, home: str) -> int:
+    """Say how to use it, and wait for the end."""
+    print("export FINETUNING_API_KEY=" + shlex.quote(sandbox.key))
+    print("export FINETUNING_CONFIG_HOME=" + shlex.quote(home), flush=True)
+    print("The sandbox is at {}. Paste the two lines into another shell and try `python3 ft.py list`. Ctrl-C ends it.".format(sandbox.api_url), file=sys.stderr, flush=True)  # fmt: skip
+    over = threading.Event()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda signum, frame: over.set())
+    while not over.wait(0.5):  # Windows delivers no signal during an endless wait
+        pass
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        usage="sandbox.py [options] [ft command ...]",
+        description="A stand-in for Finetuning.ai on loopback. With an ft command it runs that command against itself; "
+        "without one it serves until Ctrl-C.",
+        epilog=fault_list(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--port", type=int, default=0, help="of the API (default: a free one)")
+    parser.add_argument("--media-port", type=int, default=0, help="of the media host (default: a free one)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="a generation takes (default: 4)")
+    parser.add_argument(
+        "--window", type=float, default=60.0, help="length of the rate limits' minute, in seconds"
+    )
+    parser.add_argument("--no-rate-limits", action="store_true", help="answer any number of requests")
+    parser.add_argument(
+        "--fault", action="append", default=[], type=parse_fault, metavar="KIND[,key=value...]"
+    )
+    parser.add_argument("--log", metavar="FILE", help="write each request as a line of JSON; - for stderr")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="ft command and its arguments")
+    options = parser.parse_args(arguments)
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    log = (
+        None
+        if not options.log
+        else sys.stderr
+        if options.log == "-"
+        else open(options.log, "a", encoding="utf-8")
+    )
+    sandbox = Sandbox(
+        seconds=options.seconds,
+        rate_limits=not options.no_rate_limits,
+        window=options.window,
+        api_port=options.port,
+        media_port=options.media_port,
+        seed=None,
+        on_done=log_to(log) if log else None,
+    )
+    with sandbox, tempfile.TemporaryDirectory(prefix="ft-sandbox-") as home:
+        for name, params in options.fault:
+            try:
+                sandbox.fault(name, **params)
+            except (TypeError, ValueError) as error:
+                parser.error(str(error))
+        pathlib.Path(home, "config.json").write_text(
+            json.dumps({"baseUrl": sandbox.api_url}) + "\n", encoding="utf-8"
+        )
+        return run(sandbox, command, home) if command else serve(sandbox, home)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
