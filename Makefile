@@ -25,7 +25,7 @@ check: $(VENV)/ready
 	$(BIN)/mypy ft.py tests/sandbox.py tests/build.py
 	shellcheck install.sh .ci/run
 
-bench: $(VENV)/ready ft.pyz
+bench: $(VENV)/ready
 	$(BIN)/python tests/bench/bench.py
 
 matrix: $(VENV)/ready
