@@ -1,8 +1,8 @@
-"""A stand-in for Finetuning.ai on loopback: the server of the tests, and a place to try ft without an account.
+"""A stand-in for Finetuning.ai on loopback: the tests' server, and a place to try ft without an account.
 
-    python3 tests/sandbox.py generate "lofi chill piano, mellow, late night"   # any ft command; the MP3 is kept
-    python3 tests/sandbox.py --seconds 1 --fault reset,path=/v1/me me          # options of the sandbox come first
-    python3 tests/sandbox.py                                                   # serves until Ctrl-C
+    python3 tests/sandbox.py generate "lofi chill piano, mellow, late night"  # any ft command; the MP3 is kept
+    python3 tests/sandbox.py --seconds 1 --fault reset,path=/v1/me me         # the sandbox's options come first
+    python3 tests/sandbox.py                                                  # serves until Ctrl-C
 
 From Python:
 
@@ -18,17 +18,18 @@ Prompts (`tags`, `prompt`) ask for what should become of them by containing a wo
     forever   it stays in processing until Sandbox.finish() is called
     reject    the submission is answered with 500 GENERATION_FAILED and costs nothing
 
-Faults: `Sandbox.fault(kind, path=, origin=, method=, times=, after=, work=, **parameters)`, on the command line
-`--fault KIND,key=value,...`. `path` is a regular expression for the whole path. The oldest fault that matches and is
-not used up takes the request. `work` says whether the request is carried out before it is answered wrongly: a
-submission that was dropped (`close`) or whose answer was lost (`close,work=true`, in short `lost`). The kinds are the
-functions marked @kind and the short names in SHORT; `python3 tests/sandbox.py --help` lists them.
+Faults: `Sandbox.fault(kind, path=, origin=, method=, times=, after=, work=, **parameters)`, on the command
+line `--fault KIND,key=value,...`. `path` is a regular expression for the whole path. The oldest fault that
+matches and is not used up takes the request. `work` says whether the request is carried out before it is
+answered wrongly: a submission that was dropped (`close`) or whose answer was lost (`close,work=true`, in short
+`lost`). The kinds are the functions marked @kind and the short names in SHORT; `--help` lists them.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import email.utils
 import gzip
 import hashlib
@@ -65,7 +66,6 @@ from typing import (
     TypeVar,
     cast,
 )
-import contextlib
 
 if TYPE_CHECKING:
     import ssl
@@ -94,7 +94,7 @@ ERRORS = {
     429: ("RATE_LIMITED", "Too many requests"),
 }
 ERROR = ("INTERNAL_ERROR", "Internal server error")
-HTML = b"<!DOCTYPE html>\n<html><head><title>Gateway</title></head><body><h1>Something went wrong</h1></body></html>\n"
+HTML = b"<!DOCTYPE html>\n<html><head><title>Gateway</title></head><body>Something went wrong</body></html>\n"
 
 
 # --- what goes over the wire --------------------------------------------------------------------------------
@@ -132,8 +132,8 @@ class Body:
 class Answer:
     """An HTTP answer, and how its sending goes wrong.
 
-    Places in it are pairs (where, at): `where` is "start", "headers" or "body", `at` the number of bytes into that
-    part, None for its middle.
+    Places in it are pairs (where, at): `where` is "start", "headers" or "body", `at` the number of bytes into
+    that part, None for its middle.
     """
 
     def __init__(self, status: int, headers: Headers, body: Body) -> None:
@@ -149,9 +149,8 @@ class Answer:
         self.end = "keep"  # and how: keep (the connection open), close or reset
         self.pause: tuple[str, int | None] | None = None  # where it waits,
         self.gate: Gate | None = None  # and for whom
-        self.slow: tuple[str, int, float] | None = (
-            None  # from where on, bytes at a time, seconds between them
-        )
+        # From where on it is slow, the bytes at a time, and the seconds after each.
+        self.slow: tuple[str, int, float] | None = None
         self.set_body(body)
 
     def get(self, name: str) -> str | None:
@@ -177,12 +176,8 @@ class Answer:
         status = self.status or 0
         reason = http.server.BaseHTTPRequestHandler.responses.get(status, ("Unknown", ""))[0]
         lines = "".join("{}: {}\r\n".format(*pair) for pair in self.headers)
-        return (
-            ("HTTP/1.1 %d %s\r\n" % (status, reason)).encode()
-            + self.extra_lines
-            + lines.encode("latin-1")
-            + b"\r\n"
-        )
+        start = f"HTTP/1.1 {status} {reason}\r\n"
+        return start.encode() + self.extra_lines + lines.encode("latin-1") + b"\r\n"
 
     def wire(self, head: bytes) -> Iterator[memoryview]:
         yield memoryview(head)
@@ -190,14 +185,20 @@ class Answer:
             return
         for piece in self.body.chunks():
             if self.chunked:
-                piece = memoryview(b"%x\r\n" % len(piece) + bytes(piece) + b"\r\n")
-            yield piece
+                yield memoryview(b"%x\r\n" % len(piece) + bytes(piece) + b"\r\n")
+            else:
+                yield piece
         yield memoryview(self.tail)
 
-    def send(self, connection: socket.socket, stopping: threading.Event) -> None:
+    def send(
+        self, connection: socket.socket, stopping: threading.Event, answered: Callable[[int | None], None]
+    ) -> None:
+        """Send it as far as it goes; `answered` is called with the status right before the headers are whole."""
         head = self.head()
 
-        def offset(place: tuple[str, int | None]) -> int:
+        def offset(place: tuple[str, int | None] | None) -> int | None:
+            if place is None:
+                return None
             where, at = place
             if where == "start":
                 return 0
@@ -205,27 +206,30 @@ class Answer:
                 return min(len(head) - 1, len(head) // 2 if at is None else at)
             return len(head) + (self.body.size // 2 if at is None else at)
 
+        cut, pause = offset(self.cut), offset(self.pause)
+        slow_from, size, interval = self.slow or ("body", 0, 0.0)
+        slow = offset((slow_from, 0)) if self.slow else None
         position = 0
-        cut = None if self.cut is None else offset(self.cut)
-        pause = None if self.pause is None else offset(self.pause)
-        slow = None if self.slow is None else (offset((self.slow[0], 0)), self.slow[1], self.slow[2])
         for piece in self.wire(head):
-            while piece:
+            start = 0
+            while start < len(piece):
                 if position == cut:
                     return
                 if position == pause and self.gate:
-                    pause = None
                     self.gate.stall(connection, stopping)
-                room = min(
-                    [len(piece)]
-                    + [mark - position for mark in (cut, pause) if mark is not None and mark > position]
-                )
-                if slow:
-                    room = min(room, slow[1] if position >= slow[0] else slow[0] - position)
-                connection.sendall(piece[:room])
-                piece = piece[room:]
-                position += room
-                if slow and position > slow[0] and stopping.wait(slow[2]):
+                    pause = None
+                stop = len(piece)
+                for mark in (cut, pause, slow):
+                    if mark is not None and mark > position:
+                        stop = min(stop, start + mark - position)
+                if slow is not None and position >= slow:
+                    stop = min(stop, start + size)
+                if position < len(head) <= position + stop - start:
+                    answered(self.status)
+                connection.sendall(piece[start:stop])
+                position += stop - start
+                start = stop
+                if slow is not None and position > slow and stopping.wait(interval):
                     return
         if pause is not None and self.gate:
             self.gate.stall(connection, stopping)
@@ -238,7 +242,11 @@ def json_answer(status: int, document: Any, headers: Iterable[tuple[str, str]] =
 
 
 class Request:
-    """One request as it came in. `status` is what it was answered with; None: not yet, or nothing that HTTP knows."""
+    """One request as it came in.
+
+    `status` is what it was answered with, None as long as the headers of the answer are not out, whole and valid.
+    `sent` says that the sending is over, well or not. `time` is monotonic.
+    """
 
     def __init__(self, origin: str, method: str, target: str, headers: Message, body: bytes) -> None:
         self.origin, self.method, self.target, self.headers, self.body = origin, method, target, headers, body
@@ -247,7 +255,7 @@ class Request:
         self.query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
         self.status: int | None = None
         self.time = time.monotonic()
-        self.sent = False  # the sending of the answer is over, well or not
+        self.sent = False
 
     @property
     def json(self) -> Any:
@@ -258,7 +266,7 @@ class Request:
             return None
 
     def __repr__(self) -> str:
-        return "<{} {} {}: {}>".format(self.origin, self.method, self.target, self.status)
+        return f"<{self.origin} {self.method} {self.target}: {self.status}>"
 
 
 class Matcher:
@@ -342,6 +350,13 @@ MEDIA_KINDS = ("etag", "no-range", "wrong-range", "ignore-if-range", "changed") 
 ORIGIN_KINDS = ("refuse", "hangup", "unreachable")  # about connections, not requests: see Sandbox.fault
 
 
+def as_bytes(data: Any) -> bytes:
+    """Bytes as they are; text, from the command line, with its escapes such as \\r\\n resolved."""
+    if isinstance(data, bytes):
+        return data
+    return str(data).encode("utf-8").decode("unicode_escape").encode("latin-1")
+
+
 def kind(name: str, work: bool) -> Callable[[F], F]:
     def register(function: F) -> F:
         KINDS[name] = function, work
@@ -365,7 +380,7 @@ def effect(name: str, params: dict[str, Any]) -> tuple[Callable[..., None], dict
     try:
         inspect.signature(function).bind(None, **params)
     except TypeError as error:
-        raise ValueError("fault {}: {}".format(name, error)) from None
+        raise ValueError(f"fault {name}: {error}") from None
     return function, params, work
 
 
@@ -402,9 +417,7 @@ def drip(x: Exchange, where: str = "body", interval: float = 1.0, size: int = 1)
 @kind("raw", work=False)
 def raw(x: Exchange, data: Any = b"") -> None:
     """Send exactly these bytes and close; text may hold escapes such as \\r\\n."""
-    if isinstance(data, str):
-        data = data.encode("latin-1", "backslashreplace").decode("unicode_escape").encode("latin-1")
-    x.answer.status, x.answer.raw_head, x.answer.body, x.answer.end = None, data, Body(b""), "close"
+    x.answer.status, x.answer.raw_head, x.answer.body, x.answer.end = None, as_bytes(data), Body(b""), "close"
 
 
 @kind("garbage", work=False)
@@ -565,7 +578,7 @@ def status(
     elif body in ("truncated", "reset", "stalled"):
         {"truncated": close, "reset": reset, "stalled": stall}[body](x, "body")
     elif body != "json":
-        raise ValueError("fault status: no body is called {}".format(body))
+        raise ValueError(f"fault status: no body is called {body}")
 
 
 @kind("redirect", work=False)
@@ -582,7 +595,7 @@ def etag(x: Exchange, value: str | None = "new") -> None:
     own = x.answer.get("ETag") or '"none"'
     x.answer.set(
         "ETag",
-        {"new": '"{}"'.format(uuid.uuid4().hex), "weak": "W/" + own}.get(value, value) if value else None,
+        {"new": f'"{uuid.uuid4().hex}"', "weak": "W/" + own}.get(value, value) if value else None,
     )
 
 
@@ -605,7 +618,7 @@ def wrong_range(x: Exchange, value: str | None = None, shift: int = 96) -> None:
         start, last, total = map(int, re.findall("[0-9]+", x.answer.get("Content-Range") or ""))
         if value is None:
             x.answer.set_body(x.answer.body.part(shift, x.answer.body.size))
-        x.answer.set("Content-Range", value or "bytes %d-%d/%d" % (start + shift, last, total))
+        x.answer.set("Content-Range", value or f"bytes {start + shift}-{last}/{total}")
 
 
 @kind("changed", work=True)
@@ -708,7 +721,7 @@ class ApiError(Exception):
 
 
 def invalid(field: str, message: str, **details: Any) -> ApiError:
-    return ApiError(400, "VALIDATION_ERROR", "{} {}".format(field, message), {"field": field, **details})
+    return ApiError(400, "VALIDATION_ERROR", f"{field} {message}", {"field": field, **details})
 
 
 def not_found(what: str) -> ApiError:
@@ -750,7 +763,7 @@ class State:
 def stamp(when: float, rfc: bool) -> str:
     """A time of the epoch in one of the service's two shapes."""
     if rfc:
-        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when)) + ".%03dZ" % (when % 1 * 1000)
+        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when)) + f".{int(when % 1 * 1000):03}Z"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(when))
 
 
@@ -770,7 +783,7 @@ def text_of(document: Record, field: str, longest: int, required: bool = False) 
     if not isinstance(value, str) or (required and not value.strip()):
         raise invalid(field, "is required" if required else "must be a string")
     if len(value) > longest:
-        raise invalid(field, "must be at most %d characters" % longest, max=longest)
+        raise invalid(field, f"must be at most {longest} characters", max=longest)
     return value
 
 
@@ -796,7 +809,7 @@ def page(request: Request) -> tuple[int, int, str]:
     for field, default, low, high in (("limit", 20, 1, 99), ("offset", 0, 0, 10**9)):
         value = request.query.get(field, str(default))
         if not re.fullmatch("[0-9]{1,9}", value) or not low <= int(value) <= high:
-            raise invalid(field, "must be a number from %d to %d" % (low, high), max=high)
+            raise invalid(field, f"must be a number from {low} to {high}", max=high)
         values.append(int(value))
     wanted = request.query.get("status", "")
     if wanted and wanted not in STATUSES:
@@ -897,11 +910,9 @@ class Sandbox:
             for gate in [*self._gates, *self._faults]:
                 gate.release()
         for origin in self._origins.values():
-            origin.down()
-        for origin in self._origins.values():
-            origin.hang_up()
+            origin.close()
 
-    def __enter__(self) -> Sandbox:
+    def __enter__(self) -> Sandbox:  # noqa: PYI034
         return self.start()
 
     def __exit__(
@@ -927,7 +938,7 @@ class Sandbox:
                     if predicate(request):
                         return request
                 if time.monotonic() > deadline:
-                    raise TimeoutError("no such request within {} s, only {}".format(timeout, self.requests))
+                    raise TimeoutError(f"no such request within {timeout} s, only {self.requests}")
                 self._changed.wait(deadline - time.monotonic())
 
     def hold(
@@ -979,7 +990,6 @@ class Sandbox:
             self._faults.clear()
         for origin in self._origins.values():
             origin.hangups = 0
-            origin.down()
             origin.up()
 
     def down(self, origin: str = "api") -> None:
@@ -1117,11 +1127,12 @@ class Sandbox:
                 gate.reached.set()
                 gate.released.wait()
         answer.head_only = request.method == "HEAD"
-        with self._changed:
-            if answer.cut is None or answer.cut[0] == "body":
-                request.status = answer.status
-                self._changed.notify_all()
         return answer
+
+    def answered(self, request: Request, status: int | None) -> None:
+        with self._changed:
+            request.status = status
+            self._changed.notify_all()
 
     def done(self, request: Request) -> None:
         """Its answer is out, as far as it goes."""
@@ -1168,9 +1179,8 @@ class Sandbox:
                 return Answer(404, [("Content-Type", "text/html")], Body(HTML))
             track = self._track(generation_id)
             version = self._states[generation_id].version
-        tag = '"{}"'.format(
-            hashlib.sha256(("%s %d %d" % (generation_id, version, track.size)).encode()).hexdigest()[:32]
-        )
+        name = f"{generation_id} {version} {track.size}"
+        tag = '"' + hashlib.sha256(name.encode()).hexdigest()[:32] + '"'
         headers = [("Content-Type", "audio/mpeg"), ("ETag", tag)]
         if ranges:
             headers.append(("Accept-Ranges", "bytes"))
@@ -1183,13 +1193,13 @@ class Sandbox:
         start = int(first) if first else max(0, track.size - int(last))
         stop = min(track.size, int(last) + 1) if first and last else track.size
         if start >= stop:
-            return Answer(416, [*headers, ("Content-Range", "bytes */%d" % track.size)], Body(b""))
-        headers.append(("Content-Range", "bytes %d-%d/%d" % (start, stop - 1, track.size)))
+            return Answer(416, [*headers, ("Content-Range", f"bytes */{track.size}")], Body(b""))
+        headers.append(("Content-Range", f"bytes {start}-{stop - 1}/{track.size}"))
         return Answer(206, headers, track.part(start, stop))
 
     def _track(self, generation_id: str) -> Body:
         state = self._states[generation_id]
-        name = ("%s/%d" % (generation_id, state.version)).encode()
+        name = f"{generation_id}/{state.version:04}".encode()
         tag = id3(TIT2=b"\1" + state.prompt.encode("utf-16", "replace"), UFID=b"finetuning.ai\0" + name)
         loop = loop_mp3()
         turn = (
@@ -1202,7 +1212,7 @@ class Sandbox:
         return Body(tag, loop[turn:] + loop[:turn], size)
 
     def _audio_url(self, generation_id: str) -> str:
-        return "{}/audio/{}.mp3".format(self.media_url, generation_id)
+        return f"{self.media_url}/audio/{generation_id}.mp3"
 
     # -- the API
 
@@ -1632,11 +1642,12 @@ class Origin:
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, socket.socket] = {}
         self._acceptor: threading.Thread | None = None
-        self._plug: list[socket.socket] = []
-        self._listener: socket.socket | None = self._bind(port)
+        self._plugs: list[socket.socket] = []
+        self._listener = self._bind(port)
         self.port: int = self._listener.getsockname()[1]
-        shown = "[{}]".format(host) if ":" in host else host
-        self.url = "%s://%s:%d" % ("https" if tls else "http", shown, self.port)
+        self.url = (
+            ("https" if tls else "http") + (f"://[{host}]" if ":" in host else f"://{host}") + f":{self.port}"
+        )
 
     def _bind(self, port: int) -> socket.socket:
         listener = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
@@ -1648,29 +1659,20 @@ class Origin:
     def up(self) -> None:
         if self._acceptor:
             return
-        for plug in self._plug:
-            plug.close()
-        self._plug.clear()
-        listener = self._listener or self._bind(self.port)
-        self._listener = listener
-        listener.listen(128)
-        self._acceptor = threading.Thread(target=self._accept, args=(listener,), daemon=True)
+        self._unplug()
+        self._listener.listen(128)
+        self._acceptor = threading.Thread(target=self._accept, args=(self._listener,), daemon=True)
         self._acceptor.start()
 
     def down(self) -> None:
-        """Stop listening; open connections go on."""
-        listener, acceptor, self._listener, self._acceptor = self._listener, self._acceptor, None, None
-        if listener and acceptor:
-            try:  # closing a socket wakes nobody who is in accept(): a connection does
-                socket.create_connection((self.host, self.port), 1).close()
-            except OSError:
-                pass
-            acceptor.join(5)
-        if listener:
-            listener.close()
+        """Refuse new connections. A socket that is bound and does not listen keeps the port."""
+        self._close_listener()
+        self._listener = self._bind(self.port)
 
-    def hang_up(self) -> None:
-        """End the open connections."""
+    def close(self) -> None:
+        """The end: of listening, and of the open connections."""
+        self._close_listener()
+        self._unplug()
         with self._lock:
             connections = list(self._open.items())
         for _, connection in connections:
@@ -1678,25 +1680,32 @@ class Origin:
                 connection.shutdown(socket.SHUT_RDWR)
         for thread, _ in connections:
             thread.join(2)
-        for plug in self._plug:
-            plug.close()
 
-    def misbehave(
-        self, kind: str, times: int | None, seconds: float | None = None, data: bytes = b""
-    ) -> None:
+    def _close_listener(self) -> None:
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor:  # closing a socket wakes nobody who is in accept(): a connection does
+            with contextlib.suppress(OSError):
+                socket.create_connection((self.host, self.port), 1).close()
+            acceptor.join(5)
+        self._listener.close()
+
+    def _unplug(self) -> None:
+        for plug in self._plugs:
+            plug.close()
+        self._plugs.clear()
+
+    def misbehave(self, kind: str, times: int | None, seconds: float | None = None, data: Any = b"") -> None:
         if kind == "hangup":
-            self.hangups, self.hangup_data = (1 << 60 if times is None else times), data
+            self.hangups, self.hangup_data = (sys.maxsize if times is None else times), as_bytes(data)
             return
         self.down()
-        if kind == "unreachable":  # a full backlog: the system ignores further SYNs
-            listener = self._bind(self.port)
-            listener.listen(0)
-            self._plug.append(listener)
+        if kind == "unreachable":  # a full backlog: the system ignores further attempts
+            self._listener.listen(0)
             for _ in range(4):
-                plug = socket.socket(listener.family)
+                plug = socket.socket(self._listener.family)
                 plug.setblocking(False)
                 plug.connect_ex((self.host, self.port))
-                self._plug.append(plug)
+                self._plugs.append(plug)
         if seconds is not None:
             timer = threading.Timer(seconds, self._return)
             timer.daemon = True
@@ -1708,17 +1717,14 @@ class Origin:
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
-            try:
-                connection, address = listener.accept()
-            except OSError:
-                return
-            if self._listener is not listener:
+            connection, address = listener.accept()
+            if not self._acceptor:
                 connection.close()
                 return
             self.accepted += 1
             if self.hangups > 0:
                 self.hangups -= 1
-                if self.hangup_data:
+                with contextlib.suppress(OSError):
                     connection.sendall(self.hangup_data)
                 connection.close()
                 continue
@@ -1731,15 +1737,16 @@ class Origin:
         thread = threading.current_thread()
         try:
             if self.tls:
-                connection.settimeout(20)  # a client that does not shake hands
-                connection = self.tls.wrap_socket(connection, server_side=True)
-                connection.settimeout(None)
+                connection = self.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
                 with self._lock:
                     self._open[thread] = connection
+                connection.do_handshake()
+            Handler(connection, address, cast(Any, self))
+        except OSError:
+            pass  # the client went away
+        except ValueError:  # so says TLS when stop() has closed the connection
             if not self.sandbox.stopping.is_set():
-                Handler(connection, address, cast(Any, self))
-        except (OSError, ValueError):
-            pass  # the client went away, or stop() closed the connection
+                raise
         finally:
             connection.close()
             with self._lock:
@@ -1753,21 +1760,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         origin: Origin = self.server
+        sandbox = origin.sandbox
         request = Request(origin.name, self.command, self.path, self.headers, self._body())
-        answer = origin.sandbox.handle(request)
         try:
+            answer = sandbox.handle(request)
             answer.headers.insert(0, ("Date", email.utils.formatdate(usegmt=True)))
             if answer.end != "keep":
                 self.close_connection = True
             elif self.close_connection:
                 answer.headers.append(("Connection", "close"))
-            answer.send(self.connection, origin.sandbox.stopping)
+            answer.send(self.connection, sandbox.stopping, lambda status: sandbox.answered(request, status))
             if answer.end == "reset":
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         finally:
-            origin.sandbox.done(request)
+            sandbox.done(request)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_CONNECT = answer
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_CONNECT = answer  # noqa: N815
 
     def _body(self) -> bytes:
         """What came of it, if the client goes away."""
@@ -1894,7 +1903,7 @@ def parse_fault(text: str) -> tuple[str, dict[str, Any]]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise argparse.ArgumentTypeError("{!r} is not key=value".format(pair))
+            raise argparse.ArgumentTypeError(f"{pair!r} is not key=value")
         params[key.replace("-", "_")] = plain(value)
     return name, params
 
@@ -1912,12 +1921,12 @@ def fault_list() -> str:
         "faults (path=, origin=api|media|none, method=, times=N|none, after=N, work=true|false go with each):"
     ]
     for name, (function, _) in sorted(KINDS.items()):
-        names = ["{}=".format(parameter) for parameter in list(inspect.signature(function).parameters)[1:]]
-        lines.append("  %-15s %s" % (name, " ".join(names)))
+        names = [f"{parameter}=" for parameter in list(inspect.signature(function).parameters)[1:]]
+        lines.append(f"  {name:15} {' '.join(names)}")
         lines += textwrap.wrap(
             function.__doc__ or "", 100, initial_indent=" " * 18, subsequent_indent=" " * 18
         )
-    lines.append("  %-15s p= seed=" % "random")
+    lines.append("  random          p= seed=")
     lines.append(" " * 18 + "Each request goes wrong with this probability, in a random way.")
     lines.append("  refuse, unreachable (seconds=) and hangup (data=): no connection to the origin.")
     short = [
@@ -1972,7 +1981,7 @@ def serve(sandbox: Sandbox, home: str) -> int:
     """Say how to use it, and wait for the end."""
     print("export FINETUNING_API_KEY=" + shlex.quote(sandbox.key))
     print("export FINETUNING_CONFIG_HOME=" + shlex.quote(home), flush=True)
-    print("The sandbox is at {}. Paste the two lines into another shell and try `python3 ft.py list`. Ctrl-C ends it.".format(sandbox.api_url), file=sys.stderr, flush=True)  # fmt: skip
+    print(f"The sandbox is at {sandbox.api_url}. Paste the two lines into another shell and try `python3 ft.py list`. Ctrl-C ends it.", file=sys.stderr, flush=True)  # fmt: skip
     over = threading.Event()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):

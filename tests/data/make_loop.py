@@ -1,10 +1,11 @@
 """Make loop.mp3, the music of the sandbox: a soft 6/8 arpeggio over four chords, 7.2 s.
 
-    python3 tests/data/make_loop.py        # needs lame (apt-get install lame); written to loop.mp3 beside this file
+python3 tests/data/make_loop.py needs lame (apt-get install lame) and writes loop.mp3 beside this file.
 
-24 kHz mono at a constant 32 kbit/s makes every frame 96 bytes and 24 ms, so the loop is exactly 300 frames. Without a bit
-reservoir (--nores) no frame needs the one before it: the frames can be repeated, and begun with any of them. The
-loop is encoded three times in a row and the middle one kept, so that its end runs into its beginning without a click.
+24 kHz mono at a constant 32 kbit/s makes every frame 96 bytes and 24 ms, so the loop is exactly 300 frames.
+Without a bit reservoir (--nores) no frame needs the one before it: the frames can be repeated, and begun with
+any of them. The loop is encoded three times in a row and the middle one kept, so that its end runs into its
+beginning without a click.
 """
 
 from __future__ import annotations
@@ -64,7 +65,19 @@ def main() -> None:
             wav.setsampwidth(2)
             wav.setframerate(RATE)
             wav.writeframes(pcm.tobytes() * 3)
-        options = "--quiet --cbr -b 32 -m m --resample 24 --lowpass 9 --nores -t -q 0".split()
+        options = (
+            "--cbr",
+            "-b32",
+            "-mm",
+            "--resample",
+            "24",
+            "--lowpass",
+            "9",
+            "--nores",
+            "-t",
+            "-q0",
+            "--quiet",
+        )
         subprocess.run(["lame", *options, source, encoded], check=True)
         frames = encoded.read_bytes()
     middle = frames[FRAMES * FRAME_BYTES : 2 * FRAMES * FRAME_BYTES]
