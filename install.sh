@@ -173,7 +173,7 @@ is_ft() {
 
 copy() {
     origin=$from expected=${FT_SHA256:-}
-    cat <"$from" >"$tmp/ft.pyz" || die "cannot read $from"
+    { [ -r "$from" ] && cat <"$from" >"$tmp/ft.pyz"; } || die "cannot read $from"
     case $from in
         */*) sums=${from%/*}/SHA256SUMS ;;
         *) sums=SHA256SUMS ;;

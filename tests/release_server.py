@@ -1,9 +1,7 @@
 """A release site on loopback for the tests of the installers and of `ft update`, with faults on demand.
 
-    release(site, "0.2.0")                  # a directory with a small stand-in for ft.pyz
-    with ReleaseServer(site) as server:
-        install("--base-url", server.url)
-        assert server.paths == ["/VERSION", …]
+`release(site, "0.2.0")` fills a directory with a small stand-in for ft.pyz, and
+`with ReleaseServer(site) as server:` serves it at `server.url`.
 """
 
 from __future__ import annotations
@@ -12,12 +10,14 @@ import hashlib
 import http.server
 import io
 import shutil
+import socket
 import socketserver
 import ssl
 import threading
 import zipfile
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 FT = """\
 import sys
@@ -31,8 +31,10 @@ def archive(version: str, source: str = FT) -> bytes:
     buffer = io.BytesIO(b"#!/usr/bin/env python3\n")
     buffer.seek(0, io.SEEK_END)
     with zipfile.ZipFile(buffer, "a") as zipped:
-        zipped.writestr("__main__.py", "import ft\nft.main()\n")
-        zipped.writestr("ft.py", source.replace("{version}", version))
+        zipped.writestr(
+            zipfile.ZipInfo("__main__.py"), "import ft\nft.main()\n"
+        )  # dated 1980: always the same
+        zipped.writestr(zipfile.ZipInfo("ft.py"), source.replace("{version}", version))
     return buffer.getvalue()
 
 
@@ -66,6 +68,7 @@ class ReleaseServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     block_on_close = False
 
     def __init__(self, site: Path, context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, 0), Handler)
         self.site, self.context = site, context
         self.requests: list[tuple[str, str]] = []
@@ -85,10 +88,16 @@ class ReleaseServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         """The names of the programs that asked: curl, Wget, Python-urllib."""
         return {agent.partition("/")[0] for _, agent in self.requests}
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        if self.context:  # the handshake comes with the first read, in the connection's own thread
+            connection = self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that refuses the certificate or goes away is what some tests want."""
 
-    def __enter__(self) -> ReleaseServer:
+    def __enter__(self) -> ReleaseServer:  # noqa: PYI034
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
 
@@ -102,11 +111,6 @@ class ReleaseServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     server: ReleaseServer
-
-    def setup(self) -> None:
-        if self.server.context:  # here, in the connection's own thread
-            self.request = self.server.context.wrap_socket(self.request, server_side=True)
-        super().setup()
 
     def do_GET(self) -> None:
         self.server.requests.append((self.path, self.headers.get("User-Agent", "")))
