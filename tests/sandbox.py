@@ -1,8 +1,8 @@
 """A stand-in for Finetuning.ai on loopback: the tests' server, and a place to try ft without an account.
 
-    python3 tests/sandbox.py generate "lofi chill piano, mellow, late night"  # any ft command; the MP3 is kept
-    python3 tests/sandbox.py --seconds 1 --fault reset,path=/v1/me me         # the sandbox's options come first
-    python3 tests/sandbox.py                                                  # serves until Ctrl-C
+    python3 tests/sandbox.py generate "lofi chill piano, mellow, late night"   # any ft command
+    python3 tests/sandbox.py --seconds 1 --fault reset,path=/v1/me me          # its own options come first
+    python3 tests/sandbox.py                                                   # serves until Ctrl-C
 
 From Python:
 
@@ -21,8 +21,8 @@ Prompts (`tags`, `prompt`) ask for what should become of them by containing a wo
 Faults: `Sandbox.fault(kind, path=, origin=, method=, times=, after=, work=, **parameters)`, on the command
 line `--fault KIND,key=value,...`. `path` is a regular expression for the whole path. The oldest fault that
 matches and is not used up takes the request. `work` says whether the request is carried out before it is
-answered wrongly: a submission that was dropped (`close`) or whose answer was lost (`close,work=true`, in short
-`lost`). The kinds are the functions marked @kind and the short names in SHORT; `--help` lists them.
+answered wrongly: a submission that was dropped (`close`) or whose answer was lost (`close,work=true`, in
+short `lost`). The kinds are the functions marked @kind and the short names in SHORT; `--help` lists them.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Answer:
     def send(
         self, connection: socket.socket, stopping: threading.Event, answered: Callable[[int | None], None]
     ) -> None:
-        """Send it as far as it goes; `answered` is called with the status right before the headers are whole."""
+        """Send it as far as it goes; `answered` is called with the status just before the headers are out."""
         head = self.head()
 
         def offset(place: tuple[str, int | None] | None) -> int | None:
@@ -244,7 +244,7 @@ def json_answer(status: int, document: Any, headers: Iterable[tuple[str, str]] =
 class Request:
     """One request as it came in.
 
-    `status` is what it was answered with, None as long as the headers of the answer are not out, whole and valid.
+    `status` is what it was answered with, None as long as the headers of the answer are not out.
     `sent` says that the sending is over, well or not. `time` is monotonic.
     """
 
@@ -386,7 +386,7 @@ def effect(name: str, params: dict[str, Any]) -> tuple[Callable[..., None], dict
 
 @kind("close", work=False)
 def close(x: Exchange, where: str = "start", at: int | None = None) -> None:
-    """End the connection before the answer, in its headers or its body (where=start|headers|body, at=bytes)."""
+    """End the connection before the answer, in its headers or its body: where=start|headers|body, at=N."""
     x.answer.cut, x.answer.end = (where, at), "close"
 
 
@@ -453,7 +453,7 @@ def header(x: Exchange, name: str, value: Any = None, status: int | None = None)
 
 @kind("chunked", work=True)
 def chunked(x: Exchange, at: int | None = None, boundary: bool = True) -> None:
-    """Send it chunked; with at=N cut after N bytes of the body, at the end of a chunk or (boundary=false) within one."""
+    """Send it chunked; at=N cuts it after N bytes of the body, between chunks or (boundary=false) in one."""
     x.answer.set("Content-Length", None)
     x.answer.set("Transfer-Encoding", "chunked")
     x.answer.chunked, x.answer.tail = True, b"0\r\n\r\n"
@@ -561,7 +561,8 @@ def status(
     retry_after: Any = None,
     body: str = "json",
 ) -> None:
-    """An error answer; retry_after is a number or any text, body is json, html, empty, huge, truncated, stalled or reset."""
+    """An error answer; retry_after is a number or any text, body json, html, empty, huge, truncated, stalled
+    or reset."""
     standard = ERRORS.get(status, ERROR)
     error = ApiError(status, code or standard[0], message or standard[1], details)
     if isinstance(retry_after, int):
@@ -613,7 +614,7 @@ def ignore_if_range(x: Exchange) -> None:
 
 @kind("wrong-range", work=True)
 def wrong_range(x: Exchange, value: str | None = None, shift: int = 96) -> None:
-    """A 206 whose Content-Range is `value`, or begins `shift` bytes later than asked (and so does the body)."""
+    """A 206 whose Content-Range is `value`, or begins `shift` bytes later than asked, as does the body."""
     if x.answer.status == 206:
         start, last, total = map(int, re.findall("[0-9]+", x.answer.get("Content-Range") or ""))
         if value is None:
@@ -829,9 +830,10 @@ def id3(**frames: bytes) -> bytes:
 class Sandbox:
     """The service. A context manager; start() and stop() do the same.
 
-    `seconds`: from submission to completion, the first third of it pending. `window`: the length of the rate limits'
-    minute. `track_bytes`: every track has exactly this size. `seed`: of the ids of new generations, None for others each
-    time. The attributes may be changed while it runs.
+    `seconds`: from submission to completion, the first third of it pending. `window`: the length of the rate
+    limits' minute. `queue_limit`: submissions that a user may have in flight. `track_bytes`: every track has
+    exactly this size. `seed`: of the ids of new generations, None for others each time. `on_done` is called
+    with each request once its answer is out. The attributes may be changed while it runs.
     """
 
     def __init__(
@@ -858,7 +860,7 @@ class Sandbox:
         )
         self.track_bytes = track_bytes
         self.prefix = ""  # of the API's paths, as behind a gateway: "/proxy"
-        self.on_done = on_done  # called with each request once its answer is out
+        self.on_done = on_done
         self.stopping = threading.Event()
         self.requests: list[Request] = []
         self.book: list[str] = []  # the ids of the generations that cost a credit
@@ -929,8 +931,10 @@ class Sandbox:
             return [r for r in self.requests if r.method == "POST" and r.path[len(self.prefix) :] in CREATES]
 
     def wait_for(self, predicate: Callable[[Request], Any], timeout: float = 20.0) -> Request:
-        """The first request, come or still to come, for which `predicate` holds. It is asked again when a request is
-        answered, and when its answer is out. Raises TimeoutError."""
+        """The first request, come or still to come, for which `predicate` holds; else TimeoutError.
+
+        It is asked again when a request's `status` or `sent` change.
+        """
         deadline = time.monotonic() + timeout
         with self._changed:
             while True:
@@ -944,7 +948,7 @@ class Sandbox:
     def hold(
         self, path: str, *, origin: str | None = "api", method: str | None = None, work: bool = False
     ) -> Gate:
-        """Requests that match are logged, then wait for the gate's release(); with `work` they are carried out before."""
+        """Requests that match are logged, then wait for the gate's release(); with `work`, once done."""
         gate = Gate(path, origin, method, work)
         with self._lock:
             self._gates.append(gate)
@@ -963,23 +967,20 @@ class Sandbox:
     ) -> Fault:
         """The next `times` requests that match (None: all), but for the first `after` of them, go wrong.
 
-        Three kinds are about connections and know only `origin`: `refuse` (nobody listens, from now on, or for
-        `seconds`), `unreachable` (the same, but connecting takes for ever; POSIX only), and `hangup` (the next `times`
-        connections are closed before a byte is read, after sending `data`).
+        Three kinds are about connections and know only `origin`: `refuse` (nobody listens, from now on or for
+        `seconds`), `unreachable` (the same, but connecting takes for ever; Linux only) and `hangup` (the next
+        `times` connections get `data` and are closed before a byte is read).
         """
-        target = SHORT.get(kind, (kind,))[0]
-        if target in MEDIA_KINDS:
+        if kind in ORIGIN_KINDS:
+            for name, listening in self._origins.items():
+                if origin in (None, name):
+                    listening.misbehave(kind, times, **params)
+            return Fault("close", path, origin, method, 0, 0, {})
+        if SHORT.get(kind, (kind,))[0] in MEDIA_KINDS:
             origin = "media"
-        fault = Fault(
-            "close" if kind in ORIGIN_KINDS else kind, path, origin, method, None if kind == "random" else times, after,
-            {} if kind in ORIGIN_KINDS else params,
-        )  # fmt: skip
-        for item in self._origins.values():
-            if kind in ORIGIN_KINDS and origin in (None, item.name):
-                item.misbehave(kind, times, **params)
-        if kind not in ORIGIN_KINDS:
-            with self._lock:
-                self._faults.append(fault)
+        fault = Fault(kind, path, origin, method, None if kind == "random" else times, after, params)
+        with self._lock:
+            self._faults.append(fault)
         return fault
 
     def heal(self) -> None:
@@ -1897,7 +1898,7 @@ def fill(sandbox: Sandbox) -> None:
 
 
 def parse_fault(text: str) -> tuple[str, dict[str, Any]]:
-    """KIND,key=value,...: numbers, true, false and none are what they look like; a comma in a value is written \\,"""
+    """KIND,key=value,...: numbers, true, false and none mean what they say; a comma in a value is \\,"""
     name, *pairs = [part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]
     params: dict[str, Any] = {}
     for pair in pairs:
@@ -1962,14 +1963,12 @@ def run(sandbox: Sandbox, command: list[str], home: str) -> int:
     environment = {**os.environ, "FINETUNING_API_KEY": sandbox.key, "FINETUNING_CONFIG_HOME": home}
     for name in ("NO_PROXY", "no_proxy"):
         environment[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost,::1"]))
+    signal.signal(signal.SIGINT, lambda signum, frame: None)  # the child gets it from the terminal too
     child = subprocess.Popen([sys.executable, str(HERE.parent / "ft.py"), *command], env=environment)
 
     def pass_on(signum: int, frame: Any) -> None:
         child.send_signal(signum)
 
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # the terminal sends it to the child as well, which answers it
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), pass_on)
@@ -1981,7 +1980,12 @@ def serve(sandbox: Sandbox, home: str) -> int:
     """Say how to use it, and wait for the end."""
     print("export FINETUNING_API_KEY=" + shlex.quote(sandbox.key))
     print("export FINETUNING_CONFIG_HOME=" + shlex.quote(home), flush=True)
-    print(f"The sandbox is at {sandbox.api_url}. Paste the two lines into another shell and try `python3 ft.py list`. Ctrl-C ends it.", file=sys.stderr, flush=True)  # fmt: skip
+    print(
+        f"The sandbox is at {sandbox.api_url}. Paste these two lines into another shell, then try "
+        "`python3 ft.py list`. Ctrl-C ends it.",
+        file=sys.stderr,
+        flush=True,
+    )
     over = threading.Event()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
@@ -1994,8 +1998,8 @@ def serve(sandbox: Sandbox, home: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         usage="sandbox.py [options] [ft command ...]",
-        description="A stand-in for Finetuning.ai on loopback. With an ft command it runs that command against itself; "
-        "without one it serves until Ctrl-C.",
+        description="A stand-in for Finetuning.ai on loopback. With an ft command it runs that command against "
+        "itself; without one it serves until Ctrl-C.",
         epilog=fault_list(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -2014,31 +2018,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER, help="ft command and its arguments")
     options = parser.parse_args(arguments)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
-    log = (
-        None
-        if not options.log
-        else sys.stderr
-        if options.log == "-"
-        else open(options.log, "a", encoding="utf-8")
-    )
-    sandbox = Sandbox(
-        seconds=options.seconds,
-        rate_limits=not options.no_rate_limits,
-        window=options.window,
-        api_port=options.port,
-        media_port=options.media_port,
-        seed=None,
-        on_done=log_to(log) if log else None,
-    )
-    with sandbox, tempfile.TemporaryDirectory(prefix="ft-sandbox-") as home:
+    with contextlib.ExitStack() as stack:
+        log = sys.stderr
+        if options.log not in (None, "-"):
+            log = stack.enter_context(open(options.log, "a", encoding="utf-8"))
+        sandbox = Sandbox(
+            seconds=options.seconds,
+            rate_limits=not options.no_rate_limits,
+            window=options.window,
+            api_port=options.port,
+            media_port=options.media_port,
+            seed=None,
+            on_done=log_to(log) if options.log else None,
+        )
+        home = stack.enter_context(tempfile.TemporaryDirectory(prefix="ft-sandbox-"))
+        config = json.dumps({"baseUrl": sandbox.api_url}) + "\n"
+        pathlib.Path(home, "config.json").write_text(config, encoding="utf-8")
+        stack.enter_context(sandbox)
         for name, params in options.fault:
             try:
                 sandbox.fault(name, **params)
             except (TypeError, ValueError) as error:
                 parser.error(str(error))
-        pathlib.Path(home, "config.json").write_text(
-            json.dumps({"baseUrl": sandbox.api_url}) + "\n", encoding="utf-8"
-        )
         return run(sandbox, command, home) if command else serve(sandbox, home)
 
 
