@@ -1,0 +1,2970 @@
+#!/usr/bin/env python3
+"""ft: the command-line client of Finetuning.ai, which makes music from a prompt.
+
+One module, the standard library only, Python 3.8 or newer. It reads from top to bottom, each part using only
+what stands above it; `grep '^# ---'` lists the parts:
+
+    constants, errors, text, JSON, Console, configuration, keys, transport, Api, work, commands, parser, run
+
+The way of one command, `ft list`:
+
+    main -> run -> parse -> list_ -> Api.records -> Transport.call -> Transport.send -> Console.table
+
+- `main` makes the process fit to work (streams, signals); `run` is the one funnel from exceptions to exit codes.
+- A command is a function with its flags declared right above it (`@command`); the parser, the help, the man page
+  and the completion scripts are made from those declarations.
+- `Transport` is the only part that knows urllib, and the only one that retries.
+- Modules that cost time (urllib, ssl, subprocess, ctypes, json, ...) are imported where they are used.
+
+Exit codes: 0 success, 1 API error or a local failure, 2 bad flag or argument, 3 network error, 130 Ctrl-C,
+129 SIGHUP, 143 SIGTERM, 141 the reader of stdout went away.
+
+Environment: FINETUNING_API_KEY, FINETUNING_CONFIG_HOME, NO_COLOR; HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE as
+everywhere; FT_RELEASE_URL for `ft update`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import stat
+import sys
+import time
+from _thread import get_ident
+from functools import cached_property
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import http.client
+    import ssl
+    import threading
+    import urllib.request
+    from types import FrameType, TracebackType
+    from typing import (
+        Any, Callable, Collection, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence, TextIO, Tuple, Type,
+        Union,
+    )
+
+    Json = Dict[str, Any]
+    Parameter = Tuple[Tuple[str, ...], Dict[str, Any]]
+
+__version__ = "0.1.0"
+
+# --- constants -------------------------------------------------------------------------------------------------------
+
+BASE_URL = "https://pub.finetuning.ai"
+RELEASE_URL = "https://finetuning.ai/cli"
+KEY_URL = "https://finetuning.ai"
+ISSUES_URL = "https://finetuning.ai/support"
+
+# Exit codes (the reference's table).
+FAILED, USAGE, NETWORK, SIGPIPE = 1, 2, 3, 141
+
+SERVICE, ACCOUNT = "finetuning", "default"  # the keychain item, shared with the official client
+SECURITY = "/usr/bin/security"  # macOS's keychain tool
+
+# Seconds.
+CONNECT_TIMEOUT = 10.0
+READ_TIMEOUT = 30.0  # between two pieces of an answer
+CALL_DEADLINE = 60.0  # for one API call, however slowly its answer drips
+RETRY_BUDGET = 60.0  # waits between the attempts of one call, in all
+POLL_FIRST, POLL_FACTOR, POLL_LONGEST, POLL_DEADLINE = 3.0, 1.3, 15.0, 300.0
+KEYRING_PATIENCE, PROMPT_PATIENCE = 3.0, 30.0  # without, and with, a person who may have to answer a window
+
+ATTEMPTS = 4
+DOWNLOAD_PIECE = 256 << 10  # bytes
+CHUNK = 100  # ids a bulk request may hold
+REDIRECTS = 5
+PARALLEL_DOWNLOADS = 4
+MAX_JSON, MAX_ERROR = 16 << 20, 64 << 10  # bytes
+MAX_DEPTH = 100  # levels of a JSON document
+MAX_PROMPT, MAX_LYRICS, MAX_WEBHOOK = 700, 2000, 2048  # characters
+
+# The two kinds of records, by the last word of their address: the name of their list in an answer.
+GENERATIONS, SOUND_EFFECTS = "generations", "sound-effects"
+LIST_NAMES = {GENERATIONS: "generations", SOUND_EFFECTS: "soundEffects"}
+
+# The reference's table of common errors: what to do next.
+HINTS = {
+    "MISSING_API_KEY": "run `ft auth login`",
+    "INVALID_API_KEY": "run `ft auth login`: your stored key may have been revoked",
+    "ACCOUNT_DELETED": "contact support",
+    "MONTHLY_LIMIT_REACHED": "you are out of credits: see `ft me`, then upgrade or buy a pack at finetuning.ai",
+    "PRO_PLAN_REQUIRED": "the API needs a Pro or Lifetime plan: upgrade at finetuning.ai",
+    "RATE_LIMITED": "the service takes 60 requests a minute",
+    "GENERATION_RATE_LIMITED": "the service takes 10 generations a minute",
+    "QUEUE_FULL": "`ft list --status processing` shows what is in flight",
+    "GENERATION_FAILED": "usually transient: try once more",
+}
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+class FtError(Exception):
+    """What a user is told in one line. Raised anywhere, printed only by `run`."""
+
+    exit_code = FAILED
+
+    def __init__(self, message: str, hint: Optional[str] = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(FtError):
+    """A bad flag, argument, configuration or key, found before anything is sent."""
+
+    exit_code = USAGE
+
+
+class NetworkError(FtError):
+    """No usable answer. `sent`: the request may have been received; `final`: another try would not help."""
+
+    exit_code = NETWORK
+
+    def __init__(self, message: str, hint: Optional[str] = None, *, sent: bool = True, final: bool = False) -> None:
+        super().__init__(message, hint)
+        self.sent = sent
+        self.final = final
+        self.retry_after: Optional[float] = None
+
+
+class ApiError(FtError):
+    """An answer of 400 or above from the API; `code` and `details` as api.md's table of errors has them."""
+
+    def __init__(self, status: int, message: str, code: str, details: Any, retry_after: Optional[float]) -> None:
+        super().__init__(f"{message} ({code})" if code else message)
+        self.status = status
+        self.code = code
+        self.details = details
+        self.retry_after = retry_after
+        if code == "VALIDATION_ERROR":
+            self.exit_code = USAGE
+        hints = [HINTS.get(code, "")]
+        if status == 429 and retry_after is not None:
+            hints.append(f"retry after {retry_after:.0f} s")
+        self.hint = "; ".join(filter(None, hints)) or None
+
+
+class Unavailable(Exception):
+    """This system's keychain cannot be reached, and why."""
+
+
+class Locked(FtError):
+    """The keychain is there, but it must be unlocked first. Never a reason to fall back to plain text."""
+
+
+class Stopped(BaseException):
+    """A signal asked us to stop: SIGINT, SIGTERM or SIGHUP. Raised wherever the main thread is."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.exit_code = 128 + signum
+
+
+class HelpAsked(Exception):
+    """argparse met --help; its text is the argument."""
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+KEY = re.compile(r"ft_live_[0-9A-Za-z]{32}")
+KEY_LIKE = re.compile(r"(ft_live_[0-9A-Za-z]{4})[0-9A-Za-z]{16,}")
+UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+TIMESTAMP = re.compile(
+    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.\d+)? ?(?:Z|([+-]\d\d):?(\d\d))?", re.ASCII | re.IGNORECASE
+)
+STAND_INS = {ord("✓"): "OK", ord("✗"): "FAIL", ord("→"): "->", ord("…"): "...", ord("—"): "-"}
+
+
+def redact(text: str) -> str:
+    """`text` with every API key in it cut to its first 12 characters."""
+    return KEY_LIKE.sub(r"\1...****", text) if "ft_live_" in text else text
+
+
+def unsafe(character: str) -> bool:
+    """Whether a terminal may act on it: controls, bidi and other formats (but the joiners of emoji and scripts)."""
+    from unicodedata import category
+
+    return category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\u200c\u200d"
+
+
+def visible(text: str) -> str:
+    """`text` on one line and safe for a terminal: unsafe characters appear as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c.encode("unicode_escape").decode() if unsafe(c) else c for c in text)
+
+
+def cell_width(text: str) -> int:
+    """How many cells of a terminal `text` takes: wide characters two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import category, east_asian_width
+
+    def cells(c: str) -> int:
+        if category(c) in ("Mn", "Me", "Cf") or "\u1160" <= c <= "\u11ff":
+            return 0
+        return 2 if east_asian_width(c) in "WF" else 1
+
+    return sum(map(cells, text))
+
+
+def cut(text: str, cells: int) -> Tuple[str, str]:
+    """`text` in two: as much as fits into `cells`, and the rest. Combining characters stay with their base."""
+    used = 0
+    for i, c in enumerate(text):
+        used += cell_width(c)
+        if used > cells:
+            return text[:i], text[i:]
+    return text, ""
+
+
+def clip(text: str, cells: int) -> str:
+    """`text` cut to `cells`, with `...` in place of what is lost."""
+    if cell_width(text) <= cells:
+        return text
+    return cut(text, max(0, cells - 3))[0].rstrip() + "..."[:cells]
+
+
+def fold(text: str, cells: int) -> List[str]:
+    """`text` in lines of at most `cells`, broken at spaces where there are any."""
+    lines = []
+    while cell_width(text) > cells:
+        head, rest = cut(text, cells)
+        space = head.rfind(" ") if not rest.startswith(" ") else len(head)
+        if space > 0:
+            head, rest = text[:space], text[space:].lstrip()
+        if not head:  # a wide character in one cell: nothing fits
+            break
+        lines.append(head)
+        text = rest
+    return [*lines, text]
+
+
+def pad(text: str, cells: int, right: bool = False) -> str:
+    space = " " * (cells - cell_width(text))
+    return space + text if right else text + space
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def length(seconds: Any) -> str:
+    """A duration in seconds for people: `58s`, `3m`, `1m 30s`, `1h 5m`."""
+    if not is_number(seconds) or not 0 <= seconds < 1e9:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes}m" if minutes else f"{hours}h"
+    if minutes:
+        return f"{minutes}m {rest}s" if rest else f"{minutes}m"
+    return f"{rest}s"
+
+
+def parse_time(text: object) -> Optional[float]:
+    """Seconds since the epoch of either of the API's timestamps; None for anything else."""
+    import datetime
+
+    match = TIMESTAMP.fullmatch(text) if isinstance(text, str) else None
+    if not match:
+        return None
+    day, clock, hours, minutes = match.groups()
+    try:
+        return datetime.datetime.fromisoformat(f"{day}T{clock}{hours or '+00'}:{minutes or '00'}").timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def age(timestamp: object, now: Optional[float] = None) -> str:
+    """How long ago: `just now`, `3 min ago`, `2 hours ago`, `5 days ago`, and from 30 days on the date (UTC)."""
+    then = parse_time(timestamp)
+    if then is None:
+        return str(timestamp or "-")
+    seconds = (time.time() if now is None else now) - then
+    if -3600 < seconds < 60:  # clocks differ
+        return "just now"
+    for limit, unit, name in ((3600, 60, "min"), (86400, 3600, "hour"), (30 * 86400, 86400, "day")):
+        if 0 < seconds < limit:
+            count = int(seconds // unit)
+            return f"{count} {name}{'s' if count > 1 and name != 'min' else ''} ago"
+    return time.strftime("%Y-%m-%d", time.gmtime(then))
+
+
+def size(count: Any) -> str:
+    """A number of bytes for people."""
+    if not is_number(count):
+        return "-"
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 1000 or unit == "GB":
+            break
+    return f"{count:.1f} {unit}"
+
+
+def slug(text: str) -> str:
+    """`text` as part of a file name: letters (with their marks) and digits of any script, the rest hyphens."""
+    from unicodedata import category, normalize
+
+    kept = "".join(c if c.isalnum() or category(c)[0] == "M" else " " for c in normalize("NFC", text.lower()))
+    return "-".join(kept.split())[:40].strip("-")
+
+
+def file_name(record: Json) -> str:
+    """The default name of a track's file: `<slug>-<short-id>.mp3`, made of safe characters only."""
+    words = next((slug(w) for w in (record.get("title"), record.get("prompt")) if isinstance(w, str) and slug(w)), "track")
+    return f"{words}-{slug(str(record.get('id'))[:8]) or 'unnamed'}.mp3"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(word.lower(), list(known), 1, 0.6)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+def shell(*words: str) -> str:
+    """A command for a person to paste."""
+    import shlex
+
+    return " ".join(map(shlex.quote, words))
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------------
+
+
+class Real(float):
+    """A float that remembers how it was written, so that what passes through `ft` keeps its last digit."""
+
+    literal: str
+
+    @classmethod
+    def parse(cls, literal: str) -> Real:
+        number = cls(literal)
+        if number in (float("inf"), float("-inf")):
+            raise ValueError(f"the number {literal[:20]} is too large")
+        number.literal = literal
+        return number
+
+
+def no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def parse_integer(literal: str) -> Union[int, Real]:
+    if len(literal) > 4300:  # where newer Pythons stop by themselves
+        raise ValueError("a number of over 4300 digits")
+    return Real.parse(literal) if literal == "-0" else int(literal)
+
+
+def parse_json(text: Union[str, bytes]) -> Any:
+    """The document in `text`. ValueError for what is not JSON, NaN and Infinity, or more than 100 levels deep."""
+    import json
+
+    if isinstance(text, bytes):
+        text = text.decode("utf-8-sig")
+    try:
+        document = json.loads(text, parse_float=Real.parse, parse_int=parse_integer, parse_constant=no_number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level, depth = [document], 0
+    while level:
+        level = [
+            child
+            for node in level
+            if isinstance(node, (dict, list))
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError("nested too deeply")
+    return document
+
+
+def format_json(value: Any, indent: str = "\n") -> str:
+    """JSON text of `value`: two spaces a level, the order of its keys and the digits of its numbers kept."""
+    import json
+
+    inner = indent + "  "
+    if isinstance(value, dict) and value:
+        members = (f"{json.dumps(key, ensure_ascii=False)}: {format_json(v, inner)}" for key, v in value.items())
+        return "{" + inner + ("," + inner).join(members) + indent + "}"
+    if isinstance(value, list) and value:
+        return "[" + inner + ("," + inner).join(format_json(v, inner) for v in value) + indent + "]"
+    if isinstance(value, Real):
+        return value.literal
+    return json.dumps(value, ensure_ascii=False)
+
+
+def escape_json(text: str, ascii_only: bool) -> str:
+    """The same JSON with what a terminal may act on, or what its encoding may lack, as \\u escapes."""
+    import json
+
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join(json.dumps(c)[1:-1] if c > "~" and (ascii_only or unsafe(c)) else c for c in text)
+
+
+# --- Console ---------------------------------------------------------------------------------------------------------
+
+STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34"}
+STATUS_STYLES = {"completed": "green", "failed": "red", "processing": "yellow", "pending": "blue"}
+SPINNER = "|/-\\"
+
+
+class Console:
+    """Results to stdout, talk to stderr. All text passes through here and is made safe: keys are redacted, what a
+    terminal may act on is escaped, what the stream's encoding lacks is replaced."""
+
+    def __init__(self) -> None:
+        self.environ = os.environ
+        self.verbose = False
+        self.no_color = bool(self.environ.get("NO_COLOR"))
+        self.capable = self.environ.get("TERM") != "dumb"
+        self.live = sys.stderr.isatty() and self.capable  # a spinner or a bar may move on stderr
+        self._thread = get_ident()  # only this thread draws
+        self._drawn = False  # something is on the live line
+        self._frame = 0
+        self._spoken = time.monotonic()  # when stderr last got a line
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+    # Writing
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        """One write and a flush. Nothing written to stderr can fail; stdout raises BrokenPipeError or FtError."""
+        text = redact(text)
+        try:
+            text.encode(stream.encoding or "ascii")
+        except UnicodeEncodeError:
+            text = text.translate(STAND_INS)
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError as error:
+            if stream is sys.stdout:
+                self._output_failed(error)
+
+    def _output_failed(self, error: OSError) -> NoReturn:
+        null = os.open(os.devnull, os.O_WRONLY)  # so that the flush at the interpreter's end cannot fail again
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        if isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == 22):
+            raise BrokenPipeError from None
+        raise FtError(f"cannot write output: {error.strerror}") from None
+
+    def print(self, text: str) -> None:
+        """A line of the result."""
+        self.clear()
+        self._write(sys.stdout, visible(text) + "\n")
+
+    def write(self, text: str) -> None:
+        """Text of our own for stdout, as it stands."""
+        self.clear()
+        self._write(sys.stdout, text)
+
+    def json(self, document: Any) -> None:
+        self.clear()
+        ascii_only = not (sys.stdout.encoding or "ascii").lower().startswith("utf")
+        self._write(sys.stdout, escape_json(format_json(document), ascii_only) + "\n")
+
+    def write_bytes(self, data: bytes) -> None:
+        """A piece of a track for stdout."""
+        self.clear()
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            self._output_failed(error)
+
+    def say(self, label: str, text: str, style: str) -> None:
+        self.clear()
+        self._spoken = time.monotonic()
+        self._write(sys.stderr, f"{self.paint(label + ':', style, sys.stderr)} {visible(text)}\n")
+
+    def note(self, text: str) -> None:
+        self.say("note", text, "blue")
+
+    def warning(self, text: str) -> None:
+        self.say("warning", text, "yellow")
+
+    def error(self, text: str) -> None:
+        self.say("error", text, "red")
+
+    def hint(self, text: str) -> None:
+        self.say("hint", text, "green")
+
+    def log(self, text: str) -> None:
+        """A line of the -v log."""
+        if self.verbose:
+            self.clear()
+            self._write(sys.stderr, self.paint(visible(text), "dim", sys.stderr) + "\n")
+
+    # The terminal
+
+    def paint(self, text: str, style: str, stream: Optional[TextIO] = None) -> str:
+        """`text` in one of STYLES (or none) where colours are welcome; the stream is stdout by default."""
+        if not style or self.no_color or not self.capable or not (stream or sys.stdout).isatty():
+            return text
+        return f"\x1b[{STYLES[style]}m{text}\x1b[0m"
+
+    def columns(self, stream: TextIO) -> Optional[int]:
+        """The width of the terminal that `stream` is; None when it is none."""
+        if not stream.isatty():
+            return None
+        columns = self.environ.get("COLUMNS", "")
+        if re.fullmatch("[1-9][0-9]{0,3}", columns):
+            return int(columns)
+        try:
+            return os.get_terminal_size(stream.fileno()).columns or 80
+        except OSError:
+            return 80
+
+    def draw(self, text: str) -> None:
+        """Put `text` on the live line, which the next real line replaces."""
+        if self.live and get_ident() == self._thread:
+            text = clip(visible(text), (self.columns(sys.stderr) or 80) - 1)
+            self._write(sys.stderr, f"\r\x1b[K{text}")
+            self._drawn = True
+
+    def clear(self) -> None:
+        if self._drawn:
+            self._drawn = False
+            self._write(sys.stderr, "\r\x1b[K")
+
+    def wait(self, seconds: float, text: Callable[[], str]) -> None:
+        """Sleep, saying `text()`: beside a spinner on a terminal, in a line a minute off it."""
+        end = time.monotonic() + seconds
+        while True:
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            self._frame += 1
+            self.draw(f"{SPINNER[self._frame % len(SPINNER)]} {text()}")
+            time.sleep(min(left, 0.1 if self.live else self.heartbeat(text)))
+
+    def heartbeat(self, text: Callable[[], str]) -> float:
+        """Off a terminal, say `text()` when a minute has passed in silence; the seconds until the next time."""
+        silent = time.monotonic() - self._spoken
+        if silent < 60:
+            return 60 - silent
+        self.note(text())
+        return 60.0
+
+    def confirm(self, consequence: str, question: str) -> bool:
+        """Ask on stderr, read stdin. UsageError where nobody can answer."""
+        if not sys.stdin.isatty():
+            raise UsageError("cannot ask for confirmation: stdin is not a terminal", "pass --yes to go ahead without")
+        self._write(sys.stderr, f"{consequence}\n{question} [y/N] ")
+        answer = sys.stdin.readline()
+        if not answer.endswith("\n"):
+            self._write(sys.stderr, "\n")
+        return answer.strip().lower() in ("y", "yes")
+
+    # Tables
+
+    def table(self, names: Sequence[str], rows: Sequence[Sequence[str]], long: str, drop: Sequence[str] = ()) -> None:
+        """Rows under their column names. On a terminal the column `long` is cut to fit, and where that is not
+        enough the columns in `drop` go, first one first; in a pipe nothing is cut."""
+        cells = [list(names), *([visible(cell) for cell in row] for row in rows)]
+        shown = list(range(len(names)))
+        widths = [max(cell_width(row[i]) for row in cells) for i in shown]
+        room = self.columns(sys.stdout)
+        if room is not None:
+            stretch, dropped = names.index(long), [names.index(name) for name in drop]
+            while True:
+                free = room - sum(widths[i] + 2 for i in shown if i != stretch)
+                if free >= len(long) or not dropped:
+                    break
+                shown.remove(dropped.pop(0))
+            widths[stretch] = min(widths[stretch], max(free, len(long)))
+            for row in cells:
+                row[stretch] = clip(row[stretch], widths[stretch])
+        lines = []
+        for row in cells:
+            line = []
+            for i in shown:
+                style = STATUS_STYLES.get(row[i], "") if names[i] == "STATUS" else ""
+                text = row[i] if i == shown[-1] else pad(row[i], widths[i], right=names[i] == "TRACKS")
+                line.append(self.paint(text, "bold" if row is cells[0] else style))
+            lines.append("  ".join(line))
+        self.write("\n".join(lines) + "\n")
+
+    def details(self, pairs: Sequence[Tuple[str, str]]) -> None:
+        """A block of labels and values; on a terminal long values are folded under themselves."""
+        indent = max(len(label) for label, _ in pairs) + 2
+        room = self.columns(sys.stdout)
+        lines = []
+        for label, value in pairs:
+            value = visible(value)
+            folded = [value] if room is None else fold(value, max(10, room - indent))
+            first = self.paint(pad(label, indent), "bold") + self.paint(folded[0], STATUS_STYLES.get(value, "") if label == "Status" else "")
+            lines += [first, *(" " * indent + line for line in folded[1:])]
+        self.write("\n".join(lines) + "\n")
+
+
+class Progress:
+    """One display for all the downloads of a command: a bar on a terminal, a line a minute off it. Downloads in
+    threads count, the main thread draws."""
+
+    def __init__(self, console: Console, files: int = 1) -> None:
+        self.console = console
+        self.files = files
+        self.finished = 0
+        self.received = 0  # bytes
+        self.expected: Optional[int] = 0  # bytes, of the downloads begun; None when one did not announce its size
+        self.start = time.monotonic()
+        self._last = 0.0
+
+    def restart(self, received: int, expected: Optional[int], announced: Optional[int]) -> None:
+        """A download begins, or begins again: forget its `received` and `expected` bytes; `announced` are to come."""
+        self.received -= received
+        if announced is None or self.expected is None:
+            self.expected = None
+        else:
+            self.expected += announced - (expected or 0)
+
+    def add(self, count: int) -> None:
+        self.received += count
+        if self.files == 1:
+            self.draw()
+
+    def draw(self) -> None:
+        """At most ten times a second."""
+        now = time.monotonic()
+        if now - self._last >= 0.1:
+            self._last = now
+            if self.console.live:
+                self.console.draw(self._text())
+            else:
+                self.console.heartbeat(self._text)
+
+    def _text(self) -> str:
+        speed = self.received / max(time.monotonic() - self.start, 0.001)
+        parts = [f"{self.finished} of {self.files} files"] if self.files > 1 else []
+        if self.expected:
+            share = min(1.0, self.received / self.expected)
+            parts += [f"[{'#' * int(share * 20):20}] {share:4.0%}", f"{size(self.received)} of {size(self.expected)}"]
+        else:
+            parts.append(size(self.received))
+        parts.append(f"{size(speed)}/s")
+        if self.expected and self.received and self.files == 1:
+            parts.append(f"{length((self.expected - self.received) / speed)} left")
+        return "  ".join(parts)
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+
+def config_directory() -> str:
+    """Where config.json and, on a headless Linux, the key's fallback file lie."""
+    environ = os.environ
+    if environ.get("FINETUNING_CONFIG_HOME"):
+        return os.path.abspath(environ["FINETUNING_CONFIG_HOME"])
+    home = os.path.expanduser("~")
+    if sys.platform == "win32":
+        base = environ.get("APPDATA") or os.path.join(home, "AppData", "Roaming")
+    elif sys.platform == "darwin":
+        base = os.path.join(home, "Library", "Application Support")
+    else:
+        base = environ.get("XDG_CONFIG_HOME", "")
+        if not os.path.isabs(base):  # the XDG specification: relative paths are ignored
+            base = os.path.join(home, ".config")
+    if not os.path.isabs(base):
+        raise UsageError("cannot find your home directory", "set FINETUNING_CONFIG_HOME")
+    return os.path.join(base, "finetuning")
+
+
+ADDRESS = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\])(:(?P<port>[0-9]{1,5}))?"
+    r"(?P<path>/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?(?P<query>\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?",
+    re.ASCII | re.IGNORECASE,
+)
+LOOPBACK = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|\[::1\]", re.IGNORECASE)
+
+
+def check_address(url: str, what: str) -> re.Match[str]:
+    """The parts of an address we are willing to open: https, or http on loopback. ValueError says what is wrong."""
+    match = ADDRESS.fullmatch(url)
+    if not match:
+        raise ValueError(f"{what} is not a plain https address")
+    if match["port"] and not 0 < int(match["port"]) < 65536:
+        raise ValueError(f"{what} has a port that does not exist: {match['port']}")
+    if match["scheme"].lower() == "http" and not LOOPBACK.fullmatch(match["host"]):
+        raise ValueError(f"{what} must be https; http is for this machine only")
+    return match
+
+
+def check_base_url(url: str, source: str) -> str:
+    """`url` without a trailing slash. UsageError for one that a key must not be sent to."""
+    what = f"the base URL from {source}"
+    try:
+        match = check_address(url, what)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if match["query"]:
+        raise UsageError(f"{what} must not have a query")
+    return url.rstrip("/")
+
+
+def check_webhook(url: str) -> str:
+    if not ADDRESS.fullmatch(url) or not url.lower().startswith("https:") or len(url) > MAX_WEBHOOK:
+        raise argparse.ArgumentTypeError(f"a webhook is an https address of at most {MAX_WEBHOOK} characters")
+    return url
+
+
+class Config:
+    """config.json: `base_url`, `duration` (seconds), `bpm`, each None where the file has none."""
+
+    KEYS = {"baseUrl": "a string", "defaultDuration": "a number", "defaultBpm": "a number"}
+
+    def __init__(self, path: Optional[str]) -> None:
+        """`path`: that of --config, which must exist. UsageError (file, line, key) for a broken file."""
+        self.path = path or os.path.join(config_directory(), "config.json")
+        self.exists = True
+        self._text = ""
+        data: Json = {}
+        try:
+            with open(self.path, "rb") as file:
+                content = file.read(MAX_JSON)
+        except FileNotFoundError:
+            if path:
+                raise UsageError(f"{path}: no such configuration file") from None
+            self.exists = False
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{self.path}: cannot be read: {getattr(error, 'strerror', error)}") from None
+        else:
+            data = self._parse(content)
+        self.unknown = sorted(data.keys() - self.KEYS.keys())
+        for key, kind in self.KEYS.items():
+            value = data.get(key)
+            if value is not None and not (is_number(value) if kind == "a number" else isinstance(value, str)):
+                raise UsageError(f"{self.path}:{self._line(key)}: `{key}` must be {kind}")
+        self.base_url: Optional[str] = data.get("baseUrl")
+        self.duration: Any = data.get("defaultDuration")
+        self.bpm: Any = data.get("defaultBpm")
+        if self.base_url is not None:
+            check_base_url(self.base_url, f"{self.path}:{self._line('baseUrl')}, `baseUrl`,")
+
+    def _parse(self, content: bytes) -> Json:
+        import json
+
+        try:
+            self._text = content.decode("utf-8-sig")
+            data = parse_json(self._text)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{self.path}:{error.lineno}: not JSON: {error.msg}") from None
+        except ValueError as error:
+            raise UsageError(f"{self.path}:1: not JSON: {error}") from None
+        if not isinstance(data, dict):
+            raise UsageError(f"{self.path}:1: must hold a JSON object")
+        return data
+
+    def _line(self, key: str) -> int:
+        return self._text[: self._text.find(f'"{key}"')].count("\n") + 1
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def check_key(text: str, source: str) -> str:
+    """The key in `text`. UsageError, naming its source and length but never its content, for a malformed one."""
+    key = text.strip()
+    if not KEY.fullmatch(key):
+        raise UsageError(
+            f"the API key from {source} is malformed: {len(key)} characters",
+            "a key is `ft_live_` and 32 letters or digits, 40 characters in all",
+        )
+    return key
+
+
+def run_tool(argv: List[str], stdin: str = "", patience: float = KEYRING_PATIENCE) -> Tuple[int, str, str]:
+    """Exit code, stdout and stderr of a keychain's tool; secrets go to it by stdin. Unavailable when it is absent or
+    gives no answer in time."""
+    import subprocess
+
+    environ = {name: value for name, value in os.environ.items() if name != "FINETUNING_API_KEY"}
+    environ["LC_ALL"] = "C"  # its messages are read below
+    try:
+        tool = subprocess.Popen(
+            argv, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    except OSError as error:
+        raise Unavailable(f"{argv[0]}: {error.strerror}") from None
+    try:
+        out, err = tool.communicate(stdin.encode(), timeout=patience)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"{os.path.basename(argv[0])} did not answer within {patience:.0f} s") from None
+    finally:
+        if tool.poll() is None:
+            tool.kill()
+            tool.wait()
+    return tool.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace").strip()
+
+
+class SecretService:
+    """Linux: GNOME Keyring, KWallet or KeePassXC through libsecret's `secret-tool` (keychains.md)."""
+
+    name = "the Secret Service keyring"
+    attributes = ["service", SERVICE, "username", ACCOUNT]
+
+    def read(self) -> Optional[str]:
+        # `search` never prompts, unlike `lookup`, and tells absent from locked.
+        code, out, err = run_tool(["secret-tool", "search", *self.attributes])
+        if "locked object" in err:
+            raise Locked(
+                "the keyring is locked",
+                "unlock it (log in to your desktop, or `gnome-keyring-daemon --unlock`), or set FINETUNING_API_KEY",
+            )
+        if code:
+            raise Unavailable(err.splitlines()[0] if err else f"secret-tool: exit {code}")
+        lines = [line[len("secret = ") :] for line in out.splitlines() if line.startswith("secret = ")]
+        return lines[0] if lines else None
+
+    def write(self, key: str) -> None:
+        label = f"--label=Password for '{ACCOUNT}' on '{SERVICE}'"
+        try:
+            code, _, err = run_tool(["secret-tool", "store", label, *self.attributes], key, PROMPT_PATIENCE)
+        except Unavailable as error:  # it answered `read` a moment ago, so it waits for a person
+            raise FtError(f"the keyring did not store the key: {error}", "unlock the keyring and try again") from None
+        if "does not exist at path" in err:
+            raise Unavailable("it has no default collection")
+        if code:
+            raise FtError(f"the keyring did not store the key: {err or code}", "unlock the keyring and try again")
+
+    def clear(self) -> bool:
+        found = self.read() is not None
+        if found:
+            code, _, err = run_tool(["secret-tool", "clear", *self.attributes], patience=PROMPT_PATIENCE)
+            if code:
+                raise FtError(f"the keyring did not remove the key: {err or code}")
+        return found
+
+
+class MacKeychain:
+    """macOS: the login keychain through `security`; the key is written by its stdin, never as an argument."""
+
+    name = "macOS Keychain"
+    item = ["-s", SERVICE, "-a", ACCOUNT]
+    ABSENT = 44
+    # Exit codes are OSStatus modulo 256 (keychains.md).
+    FAILURES = {
+        36: "it cannot be used from here (an SSH session, or it is locked)",
+        37: "there is no default keychain",
+        45: "the item exists already",
+        50: "there is no such keychain",
+        51: "access was not authorised",
+        53: "no keychain is available",
+        128: "the request was cancelled",
+    }
+
+    def _run(self, argv: List[str], stdin: str = "") -> Tuple[int, str]:
+        try:
+            code, out, _ = run_tool([SECURITY, *argv], stdin, PROMPT_PATIENCE)
+        except Unavailable as error:
+            raise FtError(f"macOS Keychain: {error}", "answer its window, or set FINETUNING_API_KEY") from None
+        if code not in (0, self.ABSENT):
+            hint = "run `security unlock-keychain`, or set FINETUNING_API_KEY" if code == 36 else "set FINETUNING_API_KEY"
+            reason = self.FAILURES.get(code, "`security` failed")
+            raise FtError(f"macOS Keychain: {reason} (exit {code})", hint)
+        return code, out
+
+    def read(self) -> Optional[str]:
+        import binascii
+
+        code, out = self._run(["find-generic-password", *self.item, "-w"])
+        if code == self.ABSENT:
+            return None
+        value = out.strip()
+        try:  # the official client's two encodings
+            if value.startswith("go-keyring-base64:"):
+                value = binascii.a2b_base64(value.split(":", 1)[1]).decode()
+            elif value.startswith("go-keyring-encoded:"):
+                value = binascii.unhexlify(value.split(":", 1)[1]).decode()
+        except ValueError:
+            pass  # the format check says that it is malformed
+        return value
+
+    def write(self, key: str) -> None:
+        self._run(["-i"], f"add-generic-password -U -s {SERVICE} -a {ACCOUNT} -w {key}\n")
+
+    def clear(self) -> bool:
+        code, _ = self._run(["delete-generic-password", *self.item])
+        return code == 0
+
+
+class WindowsCredentials:
+    """Windows: the Credential Manager through advapi32, in go-keyring's form; reads Python keyring's two as well."""
+
+    name = "Windows Credential Manager"
+    GENERIC, LOCAL_MACHINE, NOT_FOUND, NO_SESSION = 1, 2, 1168, 1312
+    FORMS = ((f"{SERVICE}:{ACCOUNT}", "utf-8"), (SERVICE, "utf-16-le"), (f"{ACCOUNT}@{SERVICE}", "utf-16-le"))
+
+    def __init__(self) -> None:
+        import ctypes
+        from ctypes import wintypes
+
+        class Credential(ctypes.Structure):
+            _fields_ = [
+                ("Flags", wintypes.DWORD), ("Type", wintypes.DWORD), ("TargetName", wintypes.LPWSTR),
+                ("Comment", wintypes.LPWSTR), ("LastWritten", wintypes.FILETIME),
+                ("CredentialBlobSize", wintypes.DWORD), ("CredentialBlob", ctypes.c_char_p),
+                ("Persist", wintypes.DWORD), ("AttributeCount", wintypes.DWORD), ("Attributes", ctypes.c_void_p),
+                ("TargetAlias", wintypes.LPWSTR), ("UserName", wintypes.LPWSTR),
+            ]  # fmt: skip
+
+        self._ctypes: Any = ctypes
+        self._credential: Any = Credential
+        self._api = self._ctypes.WinDLL("advapi32", use_last_error=True)
+        self._api.CredFree.argtypes = [ctypes.c_void_p]
+
+    def _failed(self) -> bool:
+        """After a call that returned 0: True for `not found`; anything else is raised."""
+        code = self._ctypes.get_last_error()
+        if code == self.NOT_FOUND:
+            return True
+        reason = "there is no logon session (SSH, WinRM)" if code == self.NO_SESSION else f"error {code}"
+        raise FtError(f"Windows Credential Manager: {reason}", "set FINETUNING_API_KEY")
+
+    def _find(self) -> Iterator[Tuple[str, str]]:
+        """Target and secret of each form that is there."""
+        for target, encoding in self.FORMS:
+            found = self._ctypes.POINTER(self._credential)()
+            if not self._api.CredReadW(target, self.GENERIC, 0, self._ctypes.byref(found)):
+                self._failed()
+                continue
+            try:
+                item = found.contents
+                if item.UserName == ACCOUNT:
+                    secret = self._ctypes.string_at(item.CredentialBlob, item.CredentialBlobSize)
+                    yield target, secret.decode(encoding, "replace")
+            finally:
+                self._api.CredFree(found)
+
+    def read(self) -> Optional[str]:
+        return next((secret for _, secret in self._find()), None)
+
+    def write(self, key: str) -> None:
+        item = self._credential(
+            Type=self.GENERIC, TargetName=self.FORMS[0][0], CredentialBlobSize=len(key), CredentialBlob=key.encode(),
+            Persist=self.LOCAL_MACHINE, UserName=ACCOUNT,
+        )  # fmt: skip
+        if not self._api.CredWriteW(self._ctypes.byref(item), 0):
+            self._failed()
+
+    def clear(self) -> bool:
+        targets = [target for target, _ in self._find()]
+        for target in targets:
+            if not self._api.CredDeleteW(target, self.GENERIC, 0):
+                self._failed()
+        return bool(targets)
+
+
+class KeyFile:
+    """The plaintext fallback of a Linux without a Secret Service: 0600 in a 0700 directory."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.path = os.path.join(config_directory(), "credentials")
+        self.name = self.path
+
+    def read(self) -> Optional[str]:
+        """FtError for what is not a regular file of our own; a warning when others can read it."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            reason = "it is a symbolic link" if os.path.islink(self.path) else error.strerror
+            raise FtError(f"will not read the key in {self.path}: {reason}") from None
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise FtError(f"will not read the key in {self.path}: it is not a regular file")
+            if status.st_uid != os.geteuid():
+                raise FtError(f"will not read the key in {self.path}: it belongs to another user")
+            if status.st_mode & 0o077:
+                self.console.warning(f"others can read your API key: chmod 600 {shell(self.path)}")
+            return file.read(4096).decode("ascii", "replace")
+
+    def write(self, key: str) -> None:
+        """Atomic, whatever the umask, and never through a link."""
+        directory = os.path.dirname(self.path)
+        temporary = f"{self.path}.{os.urandom(6).hex()}"
+        try:
+            if not os.path.isdir(directory) or os.path.basename(directory) == SERVICE:
+                os.makedirs(directory, mode=0o700, exist_ok=True)
+                os.chmod(directory, 0o700)  # whatever the umask; somebody's own directory is left as it is
+            try:
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+                with open(descriptor, "w") as file:
+                    os.fchmod(descriptor, 0o600)
+                    file.write(key + "\n")
+                    file.flush()
+                    os.fsync(descriptor)
+                os.replace(temporary, self.path)
+            finally:
+                remove_file(temporary)
+        except OSError as error:
+            raise FtError(f"cannot store the key in {self.path}: {error.strerror}") from None
+
+    def clear(self) -> bool:
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise FtError(f"cannot remove {self.path}: {error.strerror}") from None
+        return True
+
+
+def remove_file(path: str) -> bool:
+    """Whether `path` is gone, as far as can be told."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    return True
+
+
+def keychain() -> Union[MacKeychain, WindowsCredentials, SecretService]:
+    """This system's keychain."""
+    if sys.platform == "darwin":
+        return MacKeychain()
+    if sys.platform == "win32":
+        return WindowsCredentials()
+    return SecretService()
+
+
+class Keys:
+    """The sources of an API key, in the reference's order: flag, variable, keychain, file."""
+
+    def __init__(self, console: Console, flag: Optional[str]) -> None:
+        self.console = console
+        self.flag = flag
+        self.trouble = ""  # why the keychain could not be used, once it was tried
+
+    @cached_property
+    def keychain(self) -> Union[MacKeychain, WindowsCredentials, SecretService]:
+        return keychain()
+
+    @cached_property
+    def file(self) -> Optional[KeyFile]:
+        return None if sys.platform in ("darwin", "win32") else KeyFile(self.console)
+
+    @cached_property
+    def found(self) -> Optional[Tuple[str, str]]:
+        """The key and the name of its source, from the first source that has one; later ones are not touched."""
+        for text, source in (
+            (self.flag, "--api-key"),
+            (os.environ.get("FINETUNING_API_KEY"), "FINETUNING_API_KEY"),
+        ):
+            if text and text.strip():
+                return check_key(text, source), source
+        text = self.stored()
+        if text and text.strip():
+            return check_key(text, self.keychain.name), self.keychain.name
+        text = self.file.read() if self.file else None
+        if self.file and text and text.strip():
+            return check_key(text, self.file.path), self.file.path
+        return None
+
+    def stored(self) -> Optional[str]:
+        """What the keychain holds; None, with `trouble` set, when it cannot be reached."""
+        try:
+            return self.keychain.read()
+        except Unavailable as error:
+            self.trouble = str(error)
+            if "did not answer" in self.trouble:
+                self.console.warning(f"{self.keychain.name}: {error}; going on without it")
+            return None
+
+    def require(self) -> str:
+        """The key; FtError with the three ways to give one when there is none."""
+        if self.found is None:
+            raise FtError(
+                "no API key",
+                f"get one at {KEY_URL}, then run `ft auth login`, set FINETUNING_API_KEY or pass --api-key",
+            )
+        return self.found[0]
+
+    def store(self, key: str) -> str:
+        """Keep `key` in the keychain or, on a Linux that has none, in the file; the name of the place."""
+        try:
+            self.stored()  # is the keychain there at all? Reading answers fast, where writing would wait
+        except Locked:
+            self.console.note(f"{self.keychain.name} is locked: answer its prompt if there is one")
+        if not self.trouble:
+            try:
+                self.keychain.write(key)
+            except Unavailable as error:
+                self.trouble = str(error)
+            else:
+                if self.file:
+                    self.file.clear()
+                return self.keychain.name
+        if not self.file:
+            raise FtError(f"{self.keychain.name}: {self.trouble}", "set FINETUNING_API_KEY instead")
+        self.file.write(key)
+        return self.file.path
+
+    def forget(self) -> List[str]:
+        """Remove the key from the keychain and the file; the names of the places that had one."""
+        removed = [self.file.path] if self.file and self.file.clear() else []
+        try:
+            if self.keychain.clear():
+                removed.insert(0, self.keychain.name)
+        except Unavailable as error:
+            self.trouble = str(error)
+        return removed
+
+
+# --- transport -------------------------------------------------------------------------------------------------------
+
+
+def parse_retry_after(value: Optional[str]) -> Optional[float]:
+    """Seconds from a Retry-After header: a whole number or an HTTP date (0 for a past one); None for anything else."""
+    if value is None:
+        return None
+    if re.fullmatch("[0-9]{1,9}", value.strip(), re.ASCII):
+        return float(value)
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError, IndexError):
+        return None
+
+
+def reason(error: BaseException) -> str:
+    """Why a connection failed, in a few words."""
+    import socket
+
+    if isinstance(error, socket.timeout):
+        return "it did not answer in time"
+    if isinstance(error, socket.gaierror):
+        return "its name cannot be found"
+    certificate = getattr(error, "verify_message", None)
+    if certificate:
+        return f"its certificate is not trusted: {certificate}"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text)
+
+
+def certificate_hint(error: BaseException) -> Optional[str]:
+    bundle = os.environ.get("SSL_CERT_FILE")
+    if bundle and not os.path.exists(bundle):
+        return f"SSL_CERT_FILE names {bundle}, which does not exist"
+    if sys.version_info >= (3, 13) and re.search("Authority Key|Basic Constraints|key usage", str(error), re.IGNORECASE):
+        return "Python 3.13 checks private CAs more strictly: reissue the CA with the extension named above"
+    if bundle:
+        return f"SSL_CERT_FILE names {bundle}: does it hold the CA that signed this certificate?"
+    return "behind a company's proxy or CA, set SSL_CERT_FILE to its bundle"
+
+
+class Response:
+    """An open answer; close it. `url` is the one that answered, `host` its name for messages."""
+
+    def __init__(self, raw: http.client.HTTPResponse, url: str, host: str) -> None:
+        self.raw = raw
+        self.url = url
+        self.host = host
+        self.status: int = raw.status
+        self.headers = raw.headers
+        self.type: str = raw.headers.get_content_type() if "Content-Type" in raw.headers else ""
+
+    def __enter__(self) -> Response:
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Any, trace: Optional[TracebackType]) -> None:
+        self.raw.close()
+
+    def length(self) -> Optional[int]:
+        """The announced length in bytes; None for a chunked body. NetworkError where it cannot be known."""
+        lengths = self.headers.get_all("Content-Length") or []
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            return None
+        if len(lengths) != 1 or not re.fullmatch("[0-9]{1,15}", lengths[0].strip(), re.ASCII):
+            raise NetworkError(f"{self.host} does not say how long its answer is")
+        return int(lengths[0])
+
+    def read(self, count: int) -> bytes:
+        """The next bytes, at most `count`; empty at the end. NetworkError when the connection breaks."""
+        import http.client
+
+        try:
+            return self.raw.read1(count)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise NetworkError(f"the answer from {self.host} broke off: {reason(error)}") from None
+
+    def read_all(self, limit: int) -> bytes:
+        """The whole body. NetworkError when it is cut off or longer than `limit` bytes."""
+        lengths = self.headers.get_all("Content-Length")
+        expected = self.length() if lengths else None
+        if expected is not None and expected > limit:
+            raise NetworkError(f"the answer from {self.host} is too long: {size(expected)}", final=True)
+        body = b""
+        while expected is None or len(body) < expected:
+            piece = self.read(limit + 1 - len(body) if expected is None else expected - len(body))
+            body += piece
+            if len(body) > limit:
+                raise NetworkError(f"the answer from {self.host} is too long: over {size(limit)}", final=True)
+            if not piece:
+                break
+        if expected is not None and len(body) < expected:
+            raise NetworkError(f"the answer from {self.host} broke off: {len(body)} of {expected} bytes")
+        return body
+
+
+class Transport:
+    """The only part that talks to the network: `call` for the API, `open_public` for everything without a key."""
+
+    def __init__(self, console: Console, base_url: str) -> None:
+        self.console = console
+        self.base_url = base_url
+        self.key: Optional[str] = None  # goes to the base URL's own origin and nowhere else
+        self._tls: Optional[ssl.SSLContext] = None
+
+    # One request
+
+    def _proxy(self, scheme: str, host: str) -> Optional[str]:
+        """The proxy for https to `host`. Plain http stays on this machine (check_address), so no proxy sees it."""
+        import urllib.request
+
+        if scheme == "http" or urllib.request.proxy_bypass(host):
+            return None
+        proxy = urllib.request.getproxies().get("https")
+        if proxy and proxy.lower().startswith("socks"):
+            raise UsageError("SOCKS proxies are not supported: HTTPS_PROXY must name an HTTP proxy")
+        return proxy
+
+    def _opener(self, scheme: str, proxy: Optional[str], deadline: Optional[float]) -> urllib.request.OpenerDirector:
+        """urllib with the few handlers we need: no redirects, statuses are answers and not exceptions, errors before
+        the request was sent are told apart, and each receive is bounded by `deadline` (time.monotonic)."""
+        import http.client
+        import io
+        import socket
+        import urllib.request
+
+        class Socket(io.RawIOBase):
+            """The receiving half of a connection, which gives up at the deadline however slowly bytes drip in."""
+
+            def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
+                self.sock = sock
+                self.raw = raw
+
+            def readable(self) -> bool:
+                return True
+
+            def readinto(self, buffer: Any) -> Optional[int]:
+                if deadline is not None:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise socket.timeout("timed out")
+                    self.sock.settimeout(min(left, READ_TIMEOUT))
+                return self.raw.readinto(buffer)
+
+            def close(self) -> None:
+                self.raw.close()
+                super().close()
+
+        class Answer(http.client.HTTPResponse):
+            def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+                super().__init__(sock, *args, **options)
+                self.fp = io.BufferedReader(Socket(sock, self.fp.detach()), 65536)  # type: ignore[attr-defined]
+
+        def connect(connection: http.client.HTTPConnection) -> None:
+            """What fails in here was not sent: names, TCP, TLS, the proxy's CONNECT."""
+            connection.response_class = Answer
+            try:
+                type(connection).connect(connection)
+                connection.sock.settimeout(READ_TIMEOUT)
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                raise Unsent(error) from None
+
+        def open_http(host: str, **options: Any) -> http.client.HTTPConnection:
+            connection: http.client.HTTPConnection
+            if scheme == "https":
+                connection = http.client.HTTPSConnection(host, context=self._context(), **options)
+            else:
+                connection = http.client.HTTPConnection(host, **options)
+            connection.connect = lambda: connect(connection)  # type: ignore[method-assign]
+            return connection
+
+        class Handler(urllib.request.AbstractHTTPHandler):
+            def open(self, request: urllib.request.Request) -> Any:
+                return self.do_open(open_http, request)
+
+            http_open = https_open = open
+            http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+        opener = urllib.request.OpenerDirector()
+        opener.addheaders = []
+        if proxy:
+            opener.add_handler(urllib.request.ProxyHandler({scheme: proxy}))
+        opener.add_handler(Handler())
+        return opener
+
+    def _context(self) -> ssl.SSLContext:
+        import ssl
+
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+    def send(
+        self, method: str, url: str, headers: Dict[str, str], body: Optional[bytes] = None,
+        deadline: Optional[float] = None,
+    ) -> Response:  # fmt: skip
+        """One request to an address that `check_address` took, and its answer, whatever its status. NetworkError."""
+        import http.client
+        import urllib.error
+        import urllib.request
+
+        match = check_address(url, "the address")
+        scheme, name = match["scheme"].lower(), match["host"].strip("[]")
+        host = match["host"] + (f":{match['port']}" if match["port"] else "")
+        proxy = self._proxy(scheme, name)
+        through = f" through the proxy {proxy.rpartition('@')[2]}" if proxy else ""
+        headers = {"User-Agent": f"ft/{__version__}", **headers}
+        request = urllib.request.Request(url, body, headers, method=method)
+        self.console.log(f"> {method} {url}{through}")
+        for header, value in headers.items():
+            self.console.log(f"> {header}: {value}")
+        start = time.monotonic()
+        try:
+            raw = self._opener(scheme, proxy, deadline).open(request, timeout=CONNECT_TIMEOUT)
+        except Unsent as error:
+            cause = error.args[0]
+            untrusted = hasattr(cause, "verify_message")
+            self.console.log(f"< not sent: {reason(cause)}")
+            raise NetworkError(
+                f"cannot connect to {host}{through}: {reason(cause)}",
+                certificate_hint(cause) if untrusted else None,
+                sent=False,
+                final=untrusted,
+            ) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            cause = error.reason if isinstance(error, urllib.error.URLError) else error
+            if not isinstance(cause, BaseException):
+                cause = error
+            self.console.log(f"< no answer: {reason(cause)}")
+            raise NetworkError(f"no answer from {host}{through}: {reason(cause)}") from None
+        self.console.log(f"< {raw.status} {raw.reason} ({time.monotonic() - start:.2f} s)")
+        for header, value in raw.headers.items():
+            self.console.log(f"< {header}: {value}")
+        return Response(raw, url, host)
+
+    # Calls of the API
+
+    def call(self, method: str, path: str, body: Any = None, *, retry: str = "all") -> Json:
+        """The JSON object that answers, after as many attempts as http.md's table allows: `retry` is "all" (a GET),
+        "chunk" (a bulk request), "create" (costs a credit) or "none" (the caller asks again itself).
+        ApiError for a 4xx or 5xx, NetworkError for no usable answer."""
+        spent = 0.0
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._call_once(method, path, body)
+            except NetworkError as error:
+                failure: Union[NetworkError, ApiError] = error
+                again = retry != "none" and not error.final and (retry == "all" or not error.sent)
+                if retry == "create" and attempt > 1:
+                    again = False
+            except ApiError as error:
+                failure = error
+                again = (retry in ("all", "chunk") and error.status == 429) or (
+                    retry == "all" and error.status in (500, 502, 503, 504)
+                )
+            if not again or attempt == ATTEMPTS:
+                raise failure
+            spent += self.pause(failure, attempt, RETRY_BUDGET - spent)
+        raise AssertionError("unreachable")
+
+    def pause(self, failure: Union[NetworkError, ApiError], attempt: int, budget: float) -> float:
+        """Wait before the next attempt, as long as `failure` asks or with full jitter; the seconds waited.
+        Raises `failure` when that is longer than `budget`."""
+        import random
+
+        seconds = failure.retry_after
+        if seconds is None:
+            seconds = random.random() * min(8.0, 0.5 * 2**attempt)
+        if seconds > budget:
+            raise failure
+        if seconds > 1:
+            self.console.note(f"{failure.message}; trying again in {seconds:.0f} s")
+        self.console.wait(seconds, lambda: "waiting to try again")
+        return seconds
+
+    def _call_once(self, method: str, path: str, body: Any) -> Json:
+        headers = {"Accept": "application/json"}
+        data = None
+        if self.key is not None:
+            headers["X-API-Key"] = self.key
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            data = format_json(body).encode("utf-8")
+        with self.send(method, self.base_url + path, headers, data, time.monotonic() + CALL_DEADLINE) as response:
+            if 300 <= response.status < 400:
+                where = response.headers.get("Location", "nowhere")
+                raise NetworkError(f"refusing to follow {response.host} to {where} (HTTP {response.status})", final=True)
+            if response.status >= 400:
+                raise self._api_error(response)
+            content = response.read_all(MAX_JSON)
+            try:
+                document = parse_json(content)
+            except ValueError:
+                document = None
+            if response.status < 200 or not isinstance(document, dict):
+                raise NetworkError(
+                    f"unexpected reply from {response.host} (HTTP {response.status}, {response.type or 'no type'})",
+                    f"is {self.base_url} the right base URL?" if response.type == "text/html" else None,
+                )
+            return document
+
+    def _api_error(self, response: Response) -> ApiError:
+        """Whatever can be learnt from a 4xx or 5xx, whose body may be anything or break off."""
+        error: Any = None
+        try:
+            error = parse_json(response.read_all(MAX_ERROR)).get("error")
+        except (NetworkError, ValueError, AttributeError):
+            pass
+        if not isinstance(error, dict):
+            error = {}
+        message, code = error.get("message"), error.get("code")
+        wait = parse_retry_after(response.headers.get("Retry-After"))
+        if wait is None and is_number(error.get("retryAfter")) and 0 <= error["retryAfter"] < 1e9:
+            wait = float(error["retryAfter"])
+        if not isinstance(message, str) or not message:
+            message = f"HTTP {response.status} {response.raw.reason or ''}".rstrip()
+        return ApiError(response.status, message, code if isinstance(code, str) else "", error.get("details"), wait)
+
+    # Public files: tracks on the media host, releases
+
+    def open_public(self, url: str, headers: Dict[str, str]) -> Response:
+        """A GET without the key, along at most 5 redirects, never from https to http; 200 or 206. NetworkError."""
+        from urllib.parse import quote, urljoin
+
+        for _ in range(REDIRECTS + 1):
+            self._check_public(url)
+            response = self.send("GET", url, {"Accept": "*/*", "Accept-Encoding": "identity", **headers})
+            if response.status in (200, 206):
+                return response
+            with response:
+                target = response.headers.get("Location")
+                if response.status not in (301, 302, 303, 307, 308) or not target:
+                    failure = NetworkError(
+                        f"HTTP {response.status} from {response.host}",
+                        final=response.status not in (416, 429, 500, 502, 503, 504),
+                    )
+                    failure.retry_after = parse_retry_after(response.headers.get("Retry-After"))
+                    raise failure
+                following = urljoin(url, quote(target, safe="!#$%&'()*+,/:;=?@[]~")).partition("#")[0]
+                if url.lower().startswith("https:") and not following.lower().startswith("https:"):
+                    raise NetworkError(f"refusing to follow {response.host} from https to {following}", final=True)
+                url = following
+        raise NetworkError(f"more than {REDIRECTS} redirects from {response.host}", final=True)
+
+    def _check_public(self, url: str) -> None:
+        """https anywhere; http on loopback, and only for a service that is there itself."""
+        try:
+            match = check_address(url, f"the address {url}")
+        except ValueError as error:
+            raise NetworkError(str(error), final=True) from None
+        if match["scheme"].lower() == "http" and self.base_url.lower().startswith("https:"):
+            raise NetworkError(f"the address {url} must be https", final=True)
+
+
+class Unsent(Exception):
+    """Holds what failed before a request was sent. No OSError, so that urllib lets it through as it is."""
+
+
+# --- Api -------------------------------------------------------------------------------------------------------------
+
+
+def member(container: Any, name: str, kind: type) -> Any:
+    """`container[name]`, which the contract says is a `kind`. NetworkError where the answer breaks it."""
+    value = container.get(name) if isinstance(container, dict) else None
+    if not isinstance(value, kind):
+        raise NetworkError(f"unexpected reply from the service: no `{name}`", final=True)
+    return value
+
+
+def records(container: Any, name: str) -> List[Json]:
+    """The list of objects in `container[name]`."""
+    found: List[Any] = member(container, name, list)
+    if not all(isinstance(item, dict) for item in found):
+        raise NetworkError(f"unexpected reply from the service: odd `{name}`", final=True)
+    return found
+
+
+def text_of(record: Json, name: str, absent: str = "-") -> str:
+    """A member of a record for people."""
+    value = record.get(name)
+    if value is None or value == "":
+        return absent
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else format_json(value)
+
+
+class Api:
+    """One method for each endpoint, in api.md's order. Each returns the document as the service sent it, or raises
+    ApiError or NetworkError."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+
+    @staticmethod
+    def _path(*parts: str, **query: Any) -> str:
+        from urllib.parse import quote, urlencode
+
+        given = {name: value for name, value in query.items() if value is not None}
+        return "/".join(["/v1", *(quote(part, safe="") for part in parts)]) + (f"?{urlencode(given)}" if given else "")
+
+    def health(self) -> Json:
+        return self.transport.call("GET", "/health")
+
+    def me(self) -> Json:
+        return self.transport.call("GET", self._path("me"))
+
+    def create(self, endpoint: str, body: Json) -> Json:
+        """POST /v1/generations, /v1/instrumental or /v1/sound-effects: costs a credit, so it is never repeated once
+        it may have been received. The record under `data` has an `id`."""
+        try:
+            document = self.transport.call("POST", self._path(endpoint), body, retry="create")
+            identifier = member(member(document, "data", dict), "id", str)
+            if not identifier.strip():
+                raise NetworkError("unexpected reply from the service: an empty `id`")
+            return document
+        except NetworkError as error:
+            if error.sent:
+                raise NetworkError(
+                    f"{error.message}; the submission may have been accepted",
+                    "do not submit again before `ft list` has told you",
+                ) from None
+            raise
+
+    def record(self, collection: str, identifier: str, retry: str = "all") -> Json:
+        """GET /v1/generations/:id or /v1/sound-effects/:id; the record is under `data`."""
+        document = self.transport.call("GET", self._path(collection, identifier), retry=retry)
+        member(document, "data", dict)
+        return document
+
+    def records(self, collection: str, **query: Any) -> Json:
+        """GET /v1/generations or /v1/sound-effects: limit, offset, status, type."""
+        document = self.transport.call("GET", self._path(collection, **query))
+        records(member(document, "data", dict), LIST_NAMES[collection])
+        return document
+
+    def delete(self, ids: List[str]) -> Json:
+        return self.transport.call("POST", self._path(GENERATIONS, "bulk-delete"), {"ids": ids}, retry="chunk")
+
+    def playlists(self) -> Json:
+        document = self.transport.call("GET", self._path("playlists"))
+        records(member(document, "data", dict), "playlists")
+        return document
+
+    def playlist(self, playlist: str) -> Json:
+        document = self.transport.call("GET", self._path("playlists", playlist))
+        records(member(document, "data", dict), "tracks")
+        return document
+
+    def add_tracks(self, playlist: str, ids: List[str]) -> Json:
+        return self.transport.call("POST", self._path("playlists", playlist, "tracks"), {"trackIds": ids}, retry="chunk")
+
+    def remove_tracks(self, playlist: str, ids: List[str]) -> Json:
+        path = self._path("playlists", playlist, "tracks", "bulk-remove")
+        return self.transport.call("POST", path, {"trackIds": ids}, retry="chunk")
+
+    def move_tracks(self, source: str, target: str, ids: List[str]) -> Json:
+        path = self._path("playlists", source, "tracks", "move")
+        return self.transport.call("POST", path, {"trackIds": ids, "targetPlaylistId": target}, retry="chunk")
+
+
+# --- work ------------------------------------------------------------------------------------------------------------
+
+
+def check_id(identifier: str, what: str = "id") -> str:
+    """An id as given, if it can be one. UsageError."""
+    if not identifier or re.search(r"[\s/\x00-\x1f\x7f]", identifier) or identifier in (".", ".."):
+        raise UsageError(f"not an {what}: {identifier!r}")
+    if KEY_LIKE.search(identifier):
+        raise UsageError(f"that is an API key, not an {what}")
+    return identifier
+
+
+def check_ids(ids: Sequence[str]) -> List[str]:
+    """The ids of a bulk command in order, each once; `-` stands for those on stdin, one a line."""
+    if "-" in ids:
+        lines = [line.strip() for line in sys.stdin.buffer.read().decode("utf-8", "surrogateescape").splitlines()]
+        i = ids.index("-")
+        ids = [*ids[:i], *filter(None, lines), *ids[i + 1 :]]
+        if not ids:
+            raise UsageError("no ids on stdin")
+    return list(dict.fromkeys(check_id(i) for i in ids))
+
+
+def explain_not_found(error: ApiError, identifier: str) -> ApiError:
+    """`error`, with a hint when a 404 may come from an id that is not whole."""
+    if error.status == 404 and not UUID.fullmatch(identifier):
+        error.hint = "an id has 36 characters: `ft list` shows them"
+    return error
+
+
+def get_record(api: Api, collection: str, identifier: str) -> Json:
+    try:
+        return api.record(collection, identifier)
+    except ApiError as error:
+        raise explain_not_found(error, identifier) from None
+
+
+def wait_for(console: Console, api: Api, collection: str, identifier: str) -> Json:
+    """The document of a record once it is completed or failed, asked for every 3 to 15 seconds for 5 minutes. What
+    happens on the network meanwhile is noted and asked again; only a refusal (4xx but 429) is raised. FtError at the
+    time-out."""
+    start = time.monotonic()
+    interval = pause = POLL_FIRST
+    status = "processing"
+    while True:
+        left = start + POLL_DEADLINE - time.monotonic()
+        if left <= 0:
+            raise FtError(f"still processing, run `{command_for('get', collection, identifier)}` later")
+        console.wait(min(pause, left), lambda: f"{status}, {length(int(time.monotonic() - start))}")
+        pause = interval = min(interval * POLL_FACTOR, POLL_LONGEST)
+        try:
+            document = api.record(collection, identifier, retry="none")
+        except NetworkError as error:
+            console.note(f"{error.message}; asking again")
+        except ApiError as error:
+            if error.status != 429 and error.status < 500:
+                raise
+            console.note(f"{error.message}; asking again")
+            pause = max(pause, error.retry_after or 0.0)
+        else:
+            status = text_of(document["data"], "status")
+            if status in ("completed", "failed"):
+                return document
+
+
+def command_for(verb: str, collection: str, identifier: str, output: Optional[str] = None) -> str:
+    """The command that goes on with a record, for a person to paste."""
+    words = ["ft", *(["sfx"] if collection == SOUND_EFFECTS else []), verb, identifier]
+    if verb == "download":
+        words.append("--wait")
+    if output is not None:
+        words += ["-o", output]
+    return shell(*words)
+
+
+def output_path(output: Optional[str], record: Json) -> str:
+    """Where a track goes: -o when it names a file, else the default name in -o's or the current directory."""
+    if output is None:
+        return file_name(record)
+    if output.endswith(os.sep) or os.path.isdir(output):
+        return os.path.join(output, file_name(record))
+    return output
+
+
+def check_output(output: Optional[str]) -> None:
+    """Make sure that a track can be saved there, making its directory where it is missing. FtError."""
+    if output == "-":
+        if sys.stdout.isatty():
+            raise UsageError("will not write an MP3 to a terminal", "redirect stdout, or give -o a file")
+        return
+    if output == "":
+        raise UsageError("-o needs a file or a directory")
+    with Target(output_path(output, {"id": "00000000"})) as target:
+        target.open()
+
+
+class Target:
+    """A file that a track is downloaded to. Bytes go to a hidden file beside it, which replaces it when all are there;
+    what was there before survives any failure. FtError for what the file system refuses."""
+
+    unfinished: List[str] = []  # the hidden files of this process, removed by `run` whatever happens
+    stopped = False
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+        self.path = os.path.realpath(path)
+        self._part = os.path.join(os.path.dirname(self.path), f".ft-{os.urandom(6).hex()}.part")
+        self._file: Any = None
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Any, trace: Optional[TracebackType]) -> None:
+        if self._file:
+            try:
+                self._file.close()
+            except OSError:  # what it could not write is removed with it
+                pass
+        if remove_file(self._part) and self._part in self.unfinished:
+            self.unfinished.remove(self._part)
+
+    def _refused(self, error: OSError) -> FtError:
+        return FtError(f"cannot write {self.name}: {error.strerror or error}")
+
+    def open(self) -> None:
+        """Begin, or begin again from nothing."""
+        try:
+            if self._file:
+                self._file.seek(0)
+                self._file.truncate()
+                return
+            if os.path.exists(self.path) and not os.path.isfile(self.path):
+                kind = "a directory" if os.path.isdir(self.path) else "not a regular file"
+                raise FtError(f"cannot write {self.name}: it is {kind}")
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            self.unfinished.append(self._part)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            self._file = open(os.open(self._part, flags, 0o666), "wb", buffering=0)
+        except OSError as error:
+            raise self._refused(error) from None
+        if self.stopped:  # between the signal and the end of the process
+            raise FtError("stopped")
+
+    def write(self, data: bytes) -> None:
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def commit(self) -> None:
+        """All bytes are there: put them in place."""
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._part, self.path)
+        except OSError as error:
+            raise self._refused(error) from None
+
+    @classmethod
+    def remove_unfinished(cls) -> None:
+        cls.stopped = True
+        for path in list(cls.unfinished):
+            remove_file(path)
+
+
+class StdoutTarget:
+    """`-o -`: what has been written cannot be taken back."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.written = 0
+
+    def __enter__(self) -> StdoutTarget:
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Any, trace: Optional[TracebackType]) -> None:
+        pass
+
+    def open(self) -> None:
+        if self.written:
+            raise NetworkError("the download broke off and cannot be resumed", final=True)
+
+    def write(self, data: bytes) -> None:
+        self.console.write_bytes(data)
+        self.written += len(data)
+
+    def commit(self) -> None:
+        pass
+
+
+def fetch(transport: Transport, url: str, target: Union[Target, StdoutTarget], progress: Progress) -> None:
+    """The bytes of `url` into `target`, resumed within this run when the connection breaks and the server can prove
+    that it is still the same file (http.md, Downloads). NetworkError, FtError."""
+    position, total, etag = 0, None, ""
+    spent = 0.0
+    for attempt in range(1, ATTEMPTS + 1):
+        resuming = position > 0 and total is not None and etag.startswith('"')  # not a weak one
+        headers = {"Range": f"bytes={position}-", "If-Range": etag} if resuming else {}
+        expected = f"bytes {position}-{total - 1}/{total}" if total is not None and resuming else ""
+        try:
+            with transport.open_public(url, headers) as response:
+                if response.status == 200:
+                    check_track(response)
+                    progress.restart(position, total, response.length())
+                    position, total, etag = 0, response.length(), response.headers.get("ETag", "")
+                    target.open()
+                elif response.status != 206 or response.headers.get("Content-Range") != expected:
+                    etag = ""  # start over
+                    raise NetworkError(f"{response.host} did not go on where the track broke off")
+                while total is None or position < total:
+                    data = response.read(DOWNLOAD_PIECE if total is None else min(DOWNLOAD_PIECE, total - position))
+                    if not data:
+                        break
+                    target.write(data)
+                    position += len(data)
+                    progress.add(len(data))
+                if total is not None and position < total:
+                    raise NetworkError(f"the answer from {response.host} broke off: {position} of {total} bytes")
+                if not position:
+                    raise NetworkError(f"an empty track from {response.host}", final=True)
+            target.commit()
+            return
+        except NetworkError as failure:
+            if failure.final or attempt == ATTEMPTS:
+                raise
+            spent += transport.pause(failure, attempt, RETRY_BUDGET - spent)
+
+
+def check_track(response: Response) -> None:
+    """An answer with status 200 that can be a track: its length known, no encoding, no page or document."""
+    response.length()
+    if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
+        raise NetworkError(f"{response.host} sent an encoded track", final=True)
+    if response.type.startswith("text/") or re.search(r"\b(json|xml|html)$", response.type):
+        raise NetworkError(f"unexpected reply from {response.host} (HTTP {response.status}, {response.type})", final=True)
+
+
+def save_track(ft: Ft, record: Json, output: Optional[str], progress: Progress, taken: Dict[str, str]) -> str:
+    """Download the completed `record`; the path it went to. `taken`: the paths of this run and their ids."""
+    url = record.get("audioUrl")
+    if not isinstance(url, str) or not url:
+        raise NetworkError("unexpected reply from the service: a completed track without `audioUrl`", final=True)
+    path = "-" if output == "-" else output_path(output, record)
+    if taken.setdefault(path, str(record.get("id"))) != str(record.get("id")):
+        raise FtError(f"{path} has just been written by {taken[path]}")
+    target: Union[Target, StdoutTarget] = StdoutTarget(ft.console) if path == "-" else Target(path)
+    with target:
+        fetch(ft.transport, url, target, progress)
+    return path
+
+
+def completed(document: Json) -> Json:
+    """The record in `document`, if its track is there. FtError."""
+    record: Json = document["data"]
+    status = text_of(record, "status")
+    if status == "failed":
+        raise FtError(text_of(record, "errorMessage", "the generation failed"))
+    if status != "completed":
+        raise FtError(f"the track is not completed: {status}", "--wait waits for it")
+    return record
+
+
+class Outcome:
+    """What became of the ids of a bulk command; each is in `done` or in `errors`, once, in the order they were given."""
+
+    def __init__(self, done_name: str, id_name: str) -> None:
+        self.done_name = done_name  # "deleted", "added", ...: where the API lists what succeeded
+        self.id_name = id_name  # "id" or "trackId": what the API calls it in an error
+        self.done: List[str] = []
+        self.errors: List[Json] = []
+        self.extra: Json = {}  # whatever else the service sent
+        self.failure: Optional[FtError] = None
+
+    def fail(self, ids: Iterable[str], why: str) -> None:
+        self.errors += [{self.id_name: identifier, "error": why} for identifier in ids]
+
+    def merge(self, chunk: List[str], document: Json) -> None:
+        """Take in the answer for `chunk`; ids that it does not mention are errors."""
+        data = member(document, "data", dict)
+        done = {str(identifier).lower() for identifier in member(data, self.done_name, list)}
+        errors = {str(e.get(self.id_name)).lower(): e for e in data.get("errors") or [] if isinstance(e, dict)}
+        self.extra.update((k, v) for k, v in data.items() if k not in (self.done_name, "errors"))
+        for identifier in chunk:
+            if identifier.lower() in done:
+                self.done.append(identifier)
+            elif identifier.lower() in errors:
+                self.errors.append(errors[identifier.lower()])
+            else:
+                self.fail([identifier], "the service did not say what became of it")
+
+    def document(self) -> Json:
+        data = {self.done_name: self.done, **self.extra}
+        return {"data": {**data, "errors": self.errors} if self.errors else data}
+
+
+def run_batch(ids: List[str], send: Callable[[List[str]], Json], outcome: Outcome) -> None:
+    """Send `ids` in chunks of 100 and gather what became of each. A chunk that fails for good ends it: its failure is
+    kept, and the ids that were not attempted are told apart from those whose outcome is unknown."""
+    for start in range(0, len(ids), CHUNK):
+        chunk = ids[start : start + CHUNK]
+        try:
+            outcome.merge(chunk, send(chunk))
+        except ApiError as error:
+            if error.code in ("ADD_FAILED", "MOVE_FAILED"):
+                details = error.details if isinstance(error.details, list) else []
+                outcome.merge(chunk, {"data": {outcome.done_name: [], "errors": details}})
+                continue
+            unknown = error.status >= 500
+            outcome.fail(chunk, f"outcome unknown: {error.message}" if unknown else error.message)
+            outcome.failure = error
+        except NetworkError as error:
+            outcome.fail(chunk, f"outcome unknown: {error.message}" if error.sent else f"not attempted: {error.message}")
+            outcome.failure = error
+        if outcome.failure:
+            outcome.fail(ids[start + CHUNK :], "not attempted")
+            return
+
+
+def report(ft: Ft, args: argparse.Namespace, outcome: Outcome, past: str) -> int:
+    """Tell what became of a batch; its exit code."""
+    total = len(outcome.done) + len(outcome.errors)
+    for error in outcome.errors:
+        ft.console.warning(f"{text_of(error, outcome.id_name)}: {text_of(error, 'error', 'failed')}")
+    if any(error.get("error") == "Cannot add private track to public playlist" for error in outcome.errors):
+        ft.console.hint("make the track public at finetuning.ai first")
+    if args.json:
+        ft.console.json(outcome.document())
+    else:
+        ft.console.print(f"{past} {len(outcome.done)} of {total} track(s)")
+    if outcome.failure:
+        raise outcome.failure
+    return 0 if outcome.done else FAILED
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+class Ft:
+    """What a command works with; each part is made on first use, so that `ft help` needs no configuration or key."""
+
+    def __init__(self, console: Console, args: argparse.Namespace) -> None:
+        self.console = console
+        self.args = args
+
+    @cached_property
+    def config(self) -> Config:
+        return Config(self.args.config)
+
+    @cached_property
+    def base_url(self) -> str:
+        if self.args.base_url is not None:
+            return check_base_url(self.args.base_url, "--base-url")
+        return (self.config.base_url or BASE_URL).rstrip("/")
+
+    @cached_property
+    def keys(self) -> Keys:
+        return Keys(self.console, self.args.api_key)
+
+    @cached_property
+    def transport(self) -> Transport:
+        self.config  # a broken configuration is told even where flags make it needless
+        return Transport(self.console, self.base_url)
+
+    @cached_property
+    def api(self) -> Api:
+        """The API with the user's key."""
+        transport = self.transport
+        transport.key = self.keys.require()
+        return Api(transport)
+
+
+class Command:
+    """A declared command. `name` is one word or two; `summary` and `description` come from the docstring."""
+
+    def __init__(
+        self, name: str, run: Callable[[Ft, argparse.Namespace], Optional[int]], parameters: Sequence[Parameter],
+        example: str,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.run = run
+        self.parameters = parameters
+        self.example = example
+        self.description = " ".join((run.__doc__ or "").split())
+        self.summary = self.description.partition(". ")[0].rstrip(".")
+
+    @property
+    def usage(self) -> str:
+        """`ft download <id>... [flags]`"""
+        words = []
+        for names, options in self.parameters:
+            if not names[0].startswith("-"):
+                name = options["metavar"]
+                words.append({"+": f"{name}...", "*": f"[{name.strip('<>')}]"}.get(options.get("nargs"), name))
+        return " ".join(["ft", self.name, *words, "[flags]"])
+
+
+COMMANDS: Dict[str, Command] = {}  # in the order of `ft help`
+
+
+def command(name: str, *parameters: Parameter, example: str) -> Callable[[Any], Any]:
+    """Declare the decorated function as `ft <name>`. It gets the context and its arguments, and returns nothing or the
+    exit code of a batch; everything else is an exception."""
+
+    def declare(run: Any) -> Any:
+        COMMANDS[name] = Command(name, run, parameters, example)
+        return run
+
+    return declare
+
+
+def arg(name: str, **options: Any) -> Parameter:
+    """A positional argument, in argparse's own terms."""
+    return (name,), {"metavar": f"<{name}>", **options}
+
+
+def flag(*names: str, default: Any = None, shown: Optional[str] = None, **options: Any) -> Parameter:
+    """A flag, in argparse's own terms; its help ends with its default (`shown` where that is no value)."""
+    if options.get("action") == "store_true":
+        default, shown = False, "off"
+    options["help"] += f" (default: {default if shown is None else shown})"
+    return names, {"default": default, **options}
+
+
+def number(text: str) -> Union[int, float]:
+    if not re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return float(text) if "." in text else int(text)
+
+
+def integer(text: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def page_size(text: str) -> int:
+    count = integer(text)
+    if not 1 <= count <= 99:
+        raise argparse.ArgumentTypeError(f"{count} is not between 1 and 99")
+    return count
+
+
+def page_offset(text: str) -> int:
+    count = integer(text)
+    if count < 0:
+        raise argparse.ArgumentTypeError(f"{count} is negative")
+    return count
+
+
+MUSICAL_KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+FLATS = {"CB": "B", "DB": "C#", "EB": "D#", "FB": "E", "GB": "F#", "AB": "G#", "BB": "A#"}
+
+
+def musical_key(text: str) -> str:
+    """Any case; flats become the sharps that the service knows."""
+    return FLATS.get(text.upper().replace("♭", "B"), text.upper().replace("♯", "#"))
+
+
+GLOBALS = (
+    flag("--api-key", metavar="<key>", shown="the stored key", help="use this API key for this invocation"),
+    flag("--base-url", metavar="<url>", shown=BASE_URL, help="use this API base URL"),
+    flag("--config", metavar="<path>", shown="config.json in the configuration directory",
+         help="use this configuration file"),
+    flag("-v", "--verbose", action="store_true", help="log HTTP requests and answers to stderr, keys redacted"),
+    flag("--no-color", action="store_true", help="no colours, like NO_COLOR"),
+)  # fmt: skip
+
+ID = arg("id", help="an id as `ft list` shows it, 36 characters")
+IDS = arg("id", nargs="+", help="ids as `ft list` shows them; `-` reads them from stdin, one a line")
+PLAYLIST = arg("playlist", help="a playlist's id, or its name in any case")
+PROMPT = arg("prompt", nargs="+", help="what to make, in plain words; quotes are not needed")
+JSON = flag("--json", action="store_true", help="print the service's answer as JSON")
+DURATION = flag("--duration", type=number, metavar="<sec>", shown="60, or defaultDuration of config.json",
+                help="length in seconds, 5-210 on Pro and Lifetime; the service clamps it")  # fmt: skip
+SEED = flag("--seed", type=integer, metavar="<n>", shown="random", help="reproduce a previous run")
+OUTPUT = flag("-o", "--output", metavar="<path>", shown="<slug>-<short-id>.mp3 in the current directory",
+              help="where to save the MP3: a file, a directory, or `-` for stdout")  # fmt: skip
+NO_WAIT = flag("--no-wait", action="store_true", help="print the id once the service has it, and exit")
+RECORD_JSON = flag("--json", action="store_true", help="print the final record as JSON instead of downloading")
+WEBHOOK = flag("--webhook", type=check_webhook, metavar="<url>", shown="none",
+               help="https address that gets the finished record; implies --no-wait")  # fmt: skip
+ENHANCE = flag("--verbatim", action="store_true", help="take the prompt as it stands, unimproved")
+LIMIT = flag("--limit", type=page_size, default=20, metavar="<n>", help="how many to show, at most 99")
+OFFSET = flag("--offset", type=page_offset, default=0, metavar="<n>", help="how many to pass over")
+ALL = flag("--all", action="store_true", help="follow the pages to the end")
+STATUS = flag("--status", default="all", choices=("all", "pending", "processing", "completed", "failed"),
+              metavar="<s>", help="only these: pending, processing, completed, failed")  # fmt: skip
+WAIT = flag("--wait", action="store_true", help="wait for a track that is not completed yet")
+YES = flag("-y", "--yes", action="store_true", help="do not ask; required where nobody can answer")
+
+
+# auth
+
+
+@command("auth login", flag("--stdin", action="store_true", help="read the key from stdin instead of asking for it"),
+         example='echo "$FT_API_KEY" | ft auth login --stdin')  # fmt: skip
+def auth_login(ft: Ft, args: argparse.Namespace) -> None:
+    """Prompt for an API key and store it in the OS keychain. The key is checked against the service first; a key that
+    fails leaves the stored one as it was."""
+    if args.stdin or not sys.stdin.isatty():
+        text = sys.stdin.buffer.read(4096).decode("utf-8", "replace")
+        if not text.strip():
+            raise UsageError("no API key on stdin", f"get one at {KEY_URL}")
+    else:
+        import getpass
+
+        text = getpass.getpass("Paste your API key: ", sys.stderr)
+    ft.transport.key = key = check_key(text, "stdin" if args.stdin else "the prompt")
+    me = member(Api(ft.transport).me(), "data", dict)
+    place = ft.keys.store(key)
+    if ft.keys.file and place == ft.keys.file.path:
+        ft.console.warning(f"{ft.keys.keychain.name} cannot be reached ({ft.keys.trouble})")
+        ft.console.warning(f"the key is stored in plain text in {place}, readable by you alone (0600)")
+        ft.console.print(f"Stored in {place}. ✓")
+    else:
+        ft.console.print(f"Stored in {place}. ✓")
+    ft.console.print(f"Signed in as {text_of(me, 'email')} ({text_of(me, 'tier')} tier)")
+    if os.environ.get("FINETUNING_API_KEY", "").strip():
+        ft.console.warning("FINETUNING_API_KEY is set and wins over the stored key")
+
+
+@command("auth logout", example="ft auth logout")
+def auth_logout(ft: Ft, args: argparse.Namespace) -> None:
+    """Forget the stored key. Removes it from the keychain, and from the plaintext fallback if there is one."""
+    removed = ft.keys.forget()
+    ft.console.print(f"Logged out. {'Removed the key from ' + ' and '.join(removed) if removed else 'No key was stored'}.")
+    if os.environ.get("FINETUNING_API_KEY", "").strip():
+        ft.console.note("FINETUNING_API_KEY is still set")
+
+
+@command("auth whoami", JSON, example="ft auth whoami")
+def auth_whoami(ft: Ft, args: argparse.Namespace) -> None:
+    """Show the signed-in account. Prints its email, tier and credits."""
+    document = ft.api.me()
+    me = member(document, "data", dict)
+    if args.json:
+        return ft.console.json(document)
+    limits = me.get("limits") if isinstance(me.get("limits"), dict) else {}
+    ft.console.details([
+        ("Email", text_of(me, "email")),
+        ("Name", text_of(me, "name")),
+        ("Tier", text_of(me, "tier")),
+        ("Credits", f"{text_of(limits, 'totalRemaining')} left: {text_of(limits, 'monthlyRemaining')} of "
+                    f"{text_of(limits, 'monthlyGenerations')} this month, {text_of(limits, 'packCredits')} from packs"),
+        ("In queue", text_of(limits, "queueDepth")),
+    ])  # fmt: skip
+
+
+@command("me", JSON, example="ft me --json | jq '.data.limits'")
+def me(ft: Ft, args: argparse.Namespace) -> None:
+    """Alias of ft auth whoami. Prints the signed-in account's email, tier and credits."""
+    auth_whoami(ft, args)
+
+
+# generate
+
+
+@command(
+    "generate",
+    PROMPT,
+    DURATION,
+    flag("--bpm", type=number, metavar="<n>", shown="120, or defaultBpm of config.json",
+         help="beats a minute, 60-200; the service clamps it"),
+    flag("--key", type=musical_key, default="C", choices=MUSICAL_KEYS, metavar="<K>",
+         help="C, C#, D, D#, E, F, F#, G, G#, A, A#, B, or a flat such as Bb"),
+    flag("--scale", default="major", choices=("major", "minor"), metavar="<s>", help="major or minor"),
+    flag("--time-sig", default="4", choices=tuple("234567"), metavar="<s>", help="2, 3, 4, 5, 6 or 7"),
+    flag("--language", default="en", choices=("en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru"),
+         metavar="<l>", help="en, ja, de, fr, es, zh, ko, pt, it or ru"),
+    flag("--lyrics", default="", shown="empty", metavar="<text>", help=f"words to sing, at most {MAX_LYRICS} characters"),
+    SEED, OUTPUT, NO_WAIT, RECORD_JSON, WEBHOOK,
+    example='ft generate "upbeat ad jingle, brass and snare" --duration 30 --bpm 128 --key D --output ./jingle.mp3',
+)  # fmt: skip
+def generate(ft: Ft, args: argparse.Namespace) -> None:
+    """Submit, poll, and download in one shot. Costs one credit. The prompt is free prose; when you stop waiting, the
+    track is still made, and `ft download <id>` gets it."""
+    if len(args.lyrics) > MAX_LYRICS:
+        raise UsageError(f"the lyrics have {len(args.lyrics)} characters, more than {MAX_LYRICS}")
+    body = {
+        "tags": joined_prompt(args.prompt),
+        "duration": first_given(args.duration, ft.config.duration, 60),
+        "bpm": first_given(args.bpm, ft.config.bpm, 120),
+        "key": args.key,
+        "scale": args.scale,
+        "timesignature": args.time_sig,
+        "language": args.language,
+    }
+    if args.lyrics:
+        body["lyrics"] = args.lyrics
+    create(ft, args, GENERATIONS, "generations", body)
+
+
+def joined_prompt(words: Sequence[str]) -> str:
+    prompt = " ".join(words).strip()
+    if not prompt:
+        raise UsageError("the prompt is empty")
+    if len(prompt) > MAX_PROMPT:
+        raise UsageError(f"the prompt has {len(prompt)} characters, more than {MAX_PROMPT}")
+    return prompt
+
+
+def first_given(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
+
+
+def create(ft: Ft, args: argparse.Namespace, collection: str, endpoint: str, body: Json) -> None:
+    """Submit `body` once, then wait for the record and download its track, as far as the flags ask for it."""
+    console = ft.console
+    if getattr(args, "seed", None) is not None:
+        body["seed"] = args.seed
+    if args.webhook:
+        body["webhook"] = args.webhook
+    stay = not (args.no_wait or args.webhook)
+    if stay and not args.json:
+        check_output(args.output)  # before the credit is spent
+    elif args.output is not None:
+        console.note("-o has no effect here: nothing is downloaded")
+    api = ft.api
+    try:
+        document = api.create(endpoint, body)
+    except Stopped:
+        console.clear()
+        console.note("the submission may have been accepted, and then costs its credit: `ft list` tells")
+        raise
+    record = document["data"]
+    identifier = record["id"]
+    parameters = record.get("parameters")
+    for name in ("duration", "bpm"):
+        got = parameters.get(name) if isinstance(parameters, dict) else None
+        if is_number(got) and name in body and got != body[name]:
+            console.note(f"{name} clamped from {format_json(body[name])} → {format_json(got)}")
+    if not stay:
+        if args.json:
+            return console.json(document)
+        return console.print(f"Queued. id={identifier} status={text_of(record, 'status')}")
+    console.note(f"queued as {identifier}, {text_of(record, 'creditsRemaining', 'unknown')} credits left")
+    resume = command_for("download", collection, identifier, args.output)
+    try:
+        document = wait_for(console, api, collection, identifier)
+        if args.json:
+            console.json(document)
+        if not args.json and document["data"]["status"] == "completed":
+            path = save_track(ft, document["data"], args.output, Progress(console), {})
+    except Stopped:
+        console.note("the track is still being made and still costs its credit")
+        console.hint(resume)
+        raise
+    except FtError as error:
+        error.hint = "; ".join(filter(None, [error.hint, f"the track is not lost: {resume}"]))
+        raise
+    completed(document)  # or its errorMessage
+    if not args.json:
+        saved(console, path)
+
+
+def saved(console: Console, path: str) -> None:
+    """The outcome of a download; on stderr when the track itself went to stdout."""
+    if path == "-":
+        console.note("Saved to stdout")
+    else:
+        console.print(f"Saved to {path}")
+
+
+@command(
+    "instrumental",
+    PROMPT,
+    flag("--duration", type=number, default=120, metavar="<sec>", help="length in seconds, 30-210 in steps of 15"),
+    ENHANCE, SEED, OUTPUT, NO_WAIT, RECORD_JSON, WEBHOOK,
+    example='ft instrumental "slow piano over rain" --duration 90',
+)  # fmt: skip
+def instrumental(ft: Ft, args: argparse.Namespace) -> None:
+    """Make a track without vocals: submit, poll, and download in one shot. Costs one credit. The record is listed,
+    shown, downloaded and deleted like any other."""
+    body = {"prompt": joined_prompt(args.prompt), "duration": args.duration, "enhance": not args.verbatim}
+    create(ft, args, GENERATIONS, "instrumental", body)
+
+
+# the library
+
+
+@command("list", LIMIT, OFFSET, STATUS,
+         flag("--type", choices=("music", "instrumental"), metavar="<t>", shown="both", help="only music or instrumental"),
+         ALL, JSON, example="ft list --status completed --limit 50")  # fmt: skip
+def list_(ft: Ft, args: argparse.Namespace) -> None:
+    """Show recent generations. Newest first, as a table or as JSON."""
+    list_records(ft, args, GENERATIONS, type=args.type)
+
+
+def list_records(ft: Ft, args: argparse.Namespace, collection: str, **query: Any) -> None:
+    name = LIST_NAMES[collection]
+    status = None if args.status == "all" else args.status
+    offset, limit = args.offset, 99 if args.all else args.limit
+    document = ft.api.records(collection, limit=limit, offset=offset or None, status=status, **query)
+    data = document["data"]
+    while args.all and data.get("hasMore") is True and isinstance(data.get("nextOffset"), int) and data["nextOffset"] > offset:
+        offset = data["nextOffset"]
+        page = ft.api.records(collection, limit=limit, offset=offset, status=status, **query)["data"]
+        document["data"] = data = {**page, name: data[name] + page[name]}
+    if args.json:
+        return ft.console.json(document)
+    if not data[name]:
+        return ft.console.note("nothing here" + (f" with status {status}" if status else "") + "; `ft generate` makes a track")
+    show_tracks(ft.console, data[name])
+    if data.get("hasMore") is True:
+        ft.console.note(f"there are more: --offset {text_of(data, 'nextOffset')}")
+
+
+def show_tracks(console: Console, tracks: List[Json]) -> None:
+    console.table(
+        ("ID", "STATUS", "DURATION", "PROMPT", "CREATED"),
+        [
+            (text_of(t, "id"), text_of(t, "status"), length(t.get("duration")), text_of(t, "prompt"), age(t.get("createdAt")))
+            for t in tracks
+        ],
+        long="PROMPT",
+        drop=("CREATED", "DURATION"),
+    )
+
+
+@command("get", ID, JSON, example="ft get 07e8d430-2310-4c57-87a8-cf1e6db376f7")
+def get(ft: Ft, args: argparse.Namespace) -> None:
+    """Show one generation's detail. For a finished track also the command that makes it again."""
+    show_record(ft, args, GENERATIONS)
+
+
+def show_record(ft: Ft, args: argparse.Namespace, collection: str) -> None:
+    document = get_record(ft.api, collection, check_id(args.id))
+    if args.json:
+        return ft.console.json(document)
+    record = document["data"]
+    parameters = record.get("parameters") if isinstance(record.get("parameters"), dict) else {}
+    pairs = [
+        ("ID", text_of(record, "id")),
+        ("Title", text_of(record, "title", "")),
+        ("Prompt", text_of(record, "prompt", "")),
+        ("Type", text_of(record, "type", "")),
+        ("Status", text_of(record, "status")),
+        ("Error", text_of(record, "errorMessage", "")),
+        ("Audio URL", text_of(record, "audioUrl", "")),
+        ("Duration", length(record.get("duration")) if record.get("duration") is not None else ""),
+        ("File size", size(record["fileSize"]) if record.get("fileSize") is not None else ""),
+        ("Tempo", f"{text_of(parameters, 'bpm')} bpm" if "bpm" in parameters else ""),
+        ("Key", text_of(parameters, "keyscale", "")),
+        ("Time signature", text_of(parameters, "timesignature", "")),
+        ("Language", text_of(parameters, "language", "")),
+        ("Seed", text_of(parameters, "seed", "")),
+        ("Visibility", {True: "public", False: "private"}.get(record.get("isPublic"), "")),
+        ("Plays", text_of(record, "playCount", "")),
+        ("Downloads", text_of(record, "downloadCount", "")),
+        ("Likes", text_of(record, "likeCount", "")),
+        ("Webhook", text_of(record, "webhook", "")),
+        ("Created", moment(record.get("createdAt"))),
+        ("Completed", moment(record.get("completedAt"))),
+        ("Generation time", length(record.get("generationTime")) if record.get("generationTime") is not None else ""),
+        ("Make it again", again(record, parameters) if collection == GENERATIONS else ""),
+    ]
+    ft.console.details([(label, value) for label, value in pairs if value])
+
+
+def moment(timestamp: Any) -> str:
+    """`2025-01-15 10:30:00 UTC (3 hours ago)`."""
+    then = parse_time(timestamp)
+    if then is None:
+        return str(timestamp or "")
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(then))} UTC ({age(timestamp)})"
+
+
+def again(record: Json, parameters: Json) -> str:
+    """The command that makes a completed track again."""
+    prompt = record.get("prompt")
+    if record.get("status") != "completed" or not isinstance(prompt, str):
+        return ""
+    kind = "instrumental" if record.get("type") == "instrumental" else "generate"
+    key, _, scale = text_of(parameters, "keyscale", "").partition(" ")
+    values = {"duration": parameters.get("duration"), "seed": parameters.get("seed")}
+    if kind == "generate":
+        values.update(bpm=parameters.get("bpm"), key=key, scale=scale, language=parameters.get("language"))
+        values["time-sig"] = parameters.get("timesignature")
+    words = ["ft", kind, *(["--", prompt] if prompt.startswith("-") else [prompt])]
+    flags = [w for name, v in values.items() if v not in (None, "") for w in (f"--{name}", text_of({"v": v}, "v"))]
+    return shell(*words[:2], *flags, *words[2:])
+
+
+@command("download", IDS, OUTPUT, WAIT, example="ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3")
+def download(ft: Ft, args: argparse.Namespace) -> Optional[int]:
+    """Download an already-completed track. Several ids are downloaded four at a time, into -o's directory."""
+    return download_records(ft, args, GENERATIONS)
+
+
+def download_records(ft: Ft, args: argparse.Namespace, collection: str) -> Optional[int]:
+    ids = check_ids(args.id)
+    if len(ids) > 1 and args.output is not None and not args.output.endswith(os.sep) and not os.path.isdir(args.output):
+        raise UsageError("with several ids, -o must be a directory", "end its name with a slash to have it made")
+    check_output(args.output)
+    api = ft.api
+    progress = Progress(ft.console, len(ids))
+    taken: Dict[str, str] = {}
+
+    def save(identifier: str) -> str:
+        document = get_record(api, collection, identifier)
+        if args.wait and text_of(document["data"], "status") not in ("completed", "failed"):
+            if len(ids) == 1:
+                ft.console.note(f"waiting for {identifier}")
+            document = wait_for(ft.console, api, collection, identifier)
+        return save_track(ft, completed(document), args.output, progress, taken)
+
+    if len(ids) == 1:
+        saved(ft.console, save(ids[0]))
+        return None
+    return download_many(ft.console, ids, save, progress)
+
+
+def download_many(console: Console, ids: List[str], save: Callable[[str], str], progress: Progress) -> int:
+    """Call `save` for each id in four threads; report as the bulk commands do. Its exit code."""
+    import threading
+
+    waiting, finished = list(reversed(ids)), []  # list.pop and list.append are atomic
+
+    def work() -> None:
+        while True:
+            try:
+                identifier = waiting.pop()
+            except IndexError:
+                return
+            try:
+                finished.append((identifier, save(identifier), None))
+            except Exception as error:
+                finished.append((identifier, "", error))
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(PARALLEL_DOWNLOADS, len(ids)))]
+    for thread in threads:
+        thread.start()
+    done = 0
+    while progress.finished < len(ids):
+        progress.draw()
+        if not finished:
+            time.sleep(0.02)
+            continue
+        identifier, path, error = finished.pop(0)
+        progress.finished += 1
+        if error is None:
+            done += 1
+            saved(console, path)
+        elif isinstance(error, FtError):
+            console.warning(f"{identifier}: {error.message}")
+        else:
+            raise error
+    console.print(f"Downloaded {done} of {len(ids)} track(s)")
+    return 0 if done else FAILED
+
+
+@command("delete", IDS, YES, JSON, example="ft delete --yes 07e8d430-2310-4c57-87a8-cf1e6db376f7")
+def delete(ft: Ft, args: argparse.Namespace) -> Optional[int]:
+    """Permanently delete tracks. They disappear from your library, all playlists and public pages, and cannot be
+    restored."""
+    if "-" in args.id and not args.yes:
+        raise UsageError("cannot ask for confirmation: stdin holds the ids", "pass --yes to go ahead without")
+    ids = check_ids(args.id)
+    if not args.yes:
+        consequence = "This permanently deletes the track from your library — everywhere, not just playlists."
+        if not ft.console.confirm(consequence, f"Delete {len(ids)} track(s)?"):
+            (ft.console.note if args.json else ft.console.print)("Aborted.")
+            return None
+    outcome = Outcome("deleted", "id")
+    run_batch(ids, ft.api.delete, outcome)
+    return report(ft, args, outcome, "Deleted")
+
+
+# playlists
+
+
+@command("playlists", JSON, example="ft playlists")
+def playlists(ft: Ft, args: argparse.Namespace) -> None:
+    """List your playlists. Playlists are created in the web app."""
+    document = ft.api.playlists()
+    found = document["data"]["playlists"]
+    if args.json:
+        return ft.console.json(document)
+    if not found:
+        return ft.console.note("no playlists yet: create one at finetuning.ai")
+    ft.console.table(
+        ("ID", "NAME", "TRACKS", "DURATION", "VISIBILITY", "UPDATED"),
+        [
+            (text_of(p, "id"), text_of(p, "name"), text_of(p, "trackCount"), length(p.get("totalDuration")),
+             visibility(p), age(p.get("updatedAt")))
+            for p in found
+        ],
+        long="NAME",
+        drop=("UPDATED", "VISIBILITY", "DURATION"),
+    )  # fmt: skip
+
+
+def visibility(record: Json) -> str:
+    return "public" if record.get("isPublic") is True else "private"
+
+
+def playlist_id(api: Api, wanted: str) -> str:
+    """The id of the playlist that `wanted` names: a UUID is an id, anything else a name in any case. UsageError."""
+    if UUID.fullmatch(wanted):
+        return wanted
+    known = api.playlists()["data"]["playlists"]
+    names = [text_of(p, "name", "") for p in known]
+    ids = [text_of(p, "id") for p, name in zip(known, names) if name.casefold() == wanted.strip().casefold()]
+    if len(ids) == 1:
+        return check_id(ids[0], "playlist id")
+    if ids:
+        raise UsageError(f"{len(ids)} playlists are called {wanted!r}: {', '.join(ids)}", "use the id")
+    if wanted.startswith("pl_"):
+        return check_id(wanted, "playlist id")
+    raise UsageError(f"no playlist is called {wanted!r}{nearest(wanted, names)}", "`ft playlists` lists yours")
+
+
+@command("playlist show", PLAYLIST, JSON, example='ft playlist show "Focus Beats"')
+def playlist_show(ft: Ft, args: argparse.Namespace) -> None:
+    """Show a playlist and the tracks in it. Your own, or anybody's public one by its id."""
+    document = ft.api.playlist(playlist_id(ft.api, args.playlist))
+    if args.json:
+        return ft.console.json(document)
+    playlist = document["data"]
+    tracks = playlist["tracks"]
+    ft.console.details([
+        ("ID", text_of(playlist, "id")),
+        ("Name", text_of(playlist, "name")),
+        *([("Description", text_of(playlist, "description"))] if playlist.get("description") else []),
+        ("Visibility", visibility(playlist)),
+        ("Tracks", text_of(playlist, "trackCount", str(len(tracks)))),
+        ("Duration", length(playlist.get("totalDuration"))),
+        ("Updated", age(playlist.get("updatedAt"))),
+    ])  # fmt: skip
+    if tracks:
+        ft.console.write("\n")
+        show_tracks(ft.console, tracks)
+
+
+@command("playlist add", PLAYLIST, IDS, JSON, example='ft playlist add "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7')
+def playlist_add(ft: Ft, args: argparse.Namespace) -> int:
+    """Add tracks to a playlist. Public playlists take public tracks only, private ones only your own."""
+    ids = check_ids(args.id)
+    playlist = playlist_id(ft.api, args.playlist)
+    outcome = Outcome("added", "trackId")
+    run_batch(ids, lambda chunk: ft.api.add_tracks(playlist, chunk), outcome)
+    return report(ft, args, outcome, "Added")
+
+
+@command("playlist remove", PLAYLIST, IDS, JSON,
+         example='ft playlist remove "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7')  # fmt: skip
+def playlist_remove(ft: Ft, args: argparse.Namespace) -> int:
+    """Remove tracks from a playlist. They stay in your library."""
+    ids = check_ids(args.id)
+    playlist = playlist_id(ft.api, args.playlist)
+    outcome = Outcome("removed", "trackId")
+    run_batch(ids, lambda chunk: ft.api.remove_tracks(playlist, chunk), outcome)
+    return report(ft, args, outcome, "Removed")
+
+
+@command("playlist move", arg("source", help="the playlist to take them from, id or name"),
+         arg("target", help="the playlist to put them in, id or name"), IDS, JSON,
+         example='ft playlist move "Drafts" "Album" 07e8d430-2310-4c57-87a8-cf1e6db376f7')  # fmt: skip
+def playlist_move(ft: Ft, args: argparse.Namespace) -> int:
+    """Move tracks between playlists. A track that cannot be added to the target stays in the source."""
+    ids = check_ids(args.id)
+    source, target = playlist_id(ft.api, args.source), playlist_id(ft.api, args.target)
+    if source.lower() == target.lower():
+        raise UsageError("the source and the target are the same playlist")
+    outcome = Outcome("moved", "trackId")
+    run_batch(ids, lambda chunk: ft.api.move_tracks(source, target, chunk), outcome)
+    return report(ft, args, outcome, "Moved")
+
+
+# sound effects
+
+
+@command("sfx generate", PROMPT,
+         flag("--duration", type=number, metavar="<sec>", shown="the service's choice", help="length in seconds"),
+         ENHANCE, OUTPUT, NO_WAIT, RECORD_JSON, WEBHOOK,
+         example='ft sfx generate "a heavy door closes" --duration 3')  # fmt: skip
+def sfx_generate(ft: Ft, args: argparse.Namespace) -> None:
+    """Make a sound effect: submit, poll, and download in one shot."""
+    body = {"prompt": joined_prompt(args.prompt), "enhance": not args.verbatim}
+    if args.duration is not None:
+        body["duration"] = args.duration
+    create(ft, args, SOUND_EFFECTS, "sound-effects", body)
+
+
+@command("sfx list", LIMIT, OFFSET, STATUS, ALL, JSON, example="ft sfx list --limit 10")
+def sfx_list(ft: Ft, args: argparse.Namespace) -> None:
+    """Show recent sound effects. Newest first, as a table or as JSON."""
+    list_records(ft, args, SOUND_EFFECTS)
+
+
+@command("sfx get", ID, JSON, example="ft sfx get 07e8d430-2310-4c57-87a8-cf1e6db376f7")
+def sfx_get(ft: Ft, args: argparse.Namespace) -> None:
+    """Show one sound effect's detail."""
+    show_record(ft, args, SOUND_EFFECTS)
+
+
+@command("sfx download", IDS, OUTPUT, WAIT, example="ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7")
+def sfx_download(ft: Ft, args: argparse.Namespace) -> Optional[int]:
+    """Download already-completed sound effects. As `ft download` does."""
+    return download_records(ft, args, SOUND_EFFECTS)
+
+
+# the tool itself
+
+
+@command("doctor", JSON, example="ft doctor")
+def doctor(ft: Ft, args: argparse.Namespace) -> int:
+    """Health check + resolved config dump. The first thing to try when something feels off."""
+    facts: List[Tuple[str, bool, str]] = []  # name, fine, text
+    document: Json = {"version": __version__, "python": sys.version.split()[0], "platform": sys.platform}
+    exit_code = 0
+
+    def check(name: str, work: Callable[[], str]) -> bool:
+        """Add what `work` finds, or the error it raises."""
+        nonlocal exit_code
+        try:
+            facts.append((name, True, work()))
+        except FtError as error:
+            facts.append((name, False, f"{name}: {error.message}" + (f" ({error.hint})" if error.hint else "")))
+            exit_code = exit_code or error.exit_code
+        return facts[-1][1]
+
+    def config() -> str:
+        config = ft.config
+        document.update(config=config.path, configExists=config.exists, unknownKeys=config.unknown)
+        ignored = f" (unknown keys, ignored: {', '.join(config.unknown)})" if config.unknown else ""
+        return f"config: {config.path}{'' if config.exists else ' (not there: defaults)'}{ignored}"
+
+    def base_url() -> str:
+        document["baseUrl"] = ft.base_url
+        return f"base URL: {ft.base_url}"
+
+    def health() -> str:
+        try:
+            document["health"] = text_of(Api(ft.transport).health(), "status", "ok")
+        except ApiError as error:  # whatever it answers, it is not healthy
+            raise NetworkError(error.message) from None
+        return f"/health → {document['health']}"
+
+    def key() -> str:
+        key = ft.keys.require()
+        assert ft.keys.found is not None
+        document.update(key=redact(key), keySource=ft.keys.found[1])
+        return f"key from: {ft.keys.found[1]}"
+
+    def account() -> str:
+        me = member(ft.api.me(), "data", dict)
+        document.update(email=me.get("email"), tier=me.get("tier"))
+        return f"key: {redact(ft.keys.require())}  ({text_of(me, 'email')}, {text_of(me, 'tier')} tier)"
+
+    def store() -> str:
+        try:
+            ft.keys.keychain.read()
+        except Unavailable as error:
+            if not ft.keys.file:
+                raise FtError(f"{ft.keys.keychain.name}: {error}") from None
+            document.update(keyStore=ft.keys.file.path, keyStoreReason=str(error))
+            return f"key store: {ft.keys.file.path}, plain text ({ft.keys.keychain.name} cannot be reached: {error})"
+        document["keyStore"] = ft.keys.keychain.name
+        return f"key store: {ft.keys.keychain.name}"
+
+    facts.append(("version", True, f"ft v{__version__} (Python {document['python']}, {sys.platform})"))
+    if check("config", config) and check("base URL", base_url):
+        healthy = check("/health", health)
+        if check("key", key) and healthy:
+            check("key", account)
+    check("key store", store)
+    document["ok"] = exit_code == 0
+    document["problems"] = [text for _, fine, text in facts if not fine]
+    if args.json:
+        ft.console.json(document)
+    else:
+        for _, fine, text in facts:
+            ft.console.write(f"{ft.console.paint('✓' if fine else '✗', 'green' if fine else 'red')} {visible(text)}\n")
+    return exit_code
+
+
+def installed() -> str:
+    """The zipapp that is running. FtError with the right command where `ft update` cannot help."""
+    archive = getattr(globals()["__spec__"] and __spec__.loader, "archive", None)  # type: ignore[name-defined]
+    place = os.path.realpath(archive or __file__)
+    if archive is None:
+        if "site-packages" in place or "dist-packages" in place:
+            upgrade = "pipx upgrade finetuning-ft" if "pipx" in place else "python3 -m pip install --upgrade finetuning-ft"
+            raise FtError(f"this ft came from pip: {place}", upgrade)
+        raise FtError(f"this ft is a checkout: {place}", "git pull")
+    directory, name = os.path.split(place)
+    if re.match(r"/(usr/)?s?bin$|/(nix|snap|gnu)/|/opt/homebrew/|.*/Cellar/", directory + ("/" if directory == "/" else "")):
+        raise FtError(f"this ft came from a package manager: {place}", "update it with that package manager")
+    if name != ("ft.pyz" if os.name == "nt" else "ft"):
+        raise FtError(
+            f"this ft did not come from the install script: {place}",
+            f"put {os.environ.get('FT_RELEASE_URL', RELEASE_URL)}/ft.pyz in its place",
+        )
+    return place
+
+
+@command("update", example="ft update")
+def update(ft: Ft, args: argparse.Namespace) -> None:
+    """Re-run the install script to upgrade. It puts the newest release into the directory that this ft lies in."""
+    import hashlib
+    import subprocess
+
+    release = check_base_url(os.environ.get("FT_RELEASE_URL", RELEASE_URL), "FT_RELEASE_URL")
+    place = installed()
+    transport = Transport(ft.console, release)
+
+    def get(name: str) -> bytes:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with transport.open_public(f"{release}/{name}", {}) as response:
+                    return response.read_all(1 << 20)
+            except NetworkError as error:
+                if error.final or attempt == ATTEMPTS:
+                    raise
+                transport.pause(error, attempt, RETRY_BUDGET)
+        raise AssertionError("unreachable")
+
+    newest = get("VERSION").decode("ascii", "replace").strip()
+    if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}", newest, re.ASCII):
+        raise NetworkError(f"unexpected reply from {release}: no version")
+    if [*map(int, newest.split("."))] <= [*map(int, __version__.split("."))]:
+        return ft.console.print(f"ft {__version__} is the newest release.")
+    script_name = "install.ps1" if os.name == "nt" else "install.sh"
+    script = get(script_name)
+    sums = get("SHA256SUMS").decode("ascii", "replace").split()
+    if (hashlib.sha256(script).hexdigest(), script_name) not in zip(sums[::2], (n.lstrip("*") for n in sums[1::2])):
+        raise NetworkError(f"{script_name} from {release} does not match its published checksum")
+    ft.console.note(f"updating ft {__version__} → {newest}")
+    environ = {name: value for name, value in os.environ.items() if name != "FINETUNING_API_KEY"}
+    directory = os.path.dirname(place)
+    if os.name == "nt":
+        path = os.path.join(directory, f".ft-{os.urandom(6).hex()}.ps1")
+        Target.unfinished.append(path)
+        with open(path, "wb") as file:
+            file.write(script)
+        argv = ["powershell", "-NoProfile", "-ExecutionPolicy", "Bypass", "-File", path,
+                "-Prefix", directory, "-Version", newest, "-BaseUrl", release]  # fmt: skip
+        done = subprocess.run(argv, env=environ)
+    else:
+        argv = ["sh", "-s", "--", "--prefix", directory, "--version", newest, "--base-url", release]
+        done = subprocess.run(argv, env=environ, input=script)
+    if done.returncode:
+        raise FtError(f"the install script failed (exit {done.returncode}); ft {__version__} stays")
+
+
+@command("help", arg("topic", metavar="<command>", nargs="*", help="the command to explain; none: an overview"), example="ft help generate")
+def help_(ft: Ft, args: argparse.Namespace) -> None:
+    """Print built-in help. Overall or for a single command."""
+    ft.console.write(help_text(args.topic))
+
+
+# --- parser ----------------------------------------------------------------------------------------------------------
+
+GROUPS = {"auth": "Sign in and out.", "playlist": "Inspect and manage the tracks in playlists.", "sfx": "Sound effects."}
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal. Given a width, argparse need not import shutil, half the cost of building a parser."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=help_width())
+
+
+def help_width() -> int:
+    try:
+        return max(40, min(os.get_terminal_size(sys.stdout.fileno()).columns, 110) - 1)
+    except (OSError, ValueError):
+        return 100
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our errors, no abbreviations, and flags allowed between a command's arguments."""
+
+    def __init__(self, *, words: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(add_help=False, allow_abbrev=False, formatter_class=Formatter, **options)
+        self.words = words
+        self.color = False  # Python 3.14 would paint the help
+        self._intermixing = False
+        group = self.add_argument_group("global flags (before or after the command)")
+        for names, parameters in GLOBALS:
+            group.add_argument(*names, **{**parameters, "default": argparse.SUPPRESS})
+        group.add_argument("-h", "--help", action="help", help="show this help")
+
+    def declare(self, chosen: Command) -> Parser:
+        """Take in the arguments and flags of a command; GLOBALS stay last in its help."""
+        flags = self.add_argument_group("flags")
+        self._action_groups.insert(-2, self._action_groups.pop())
+        for names, options in chosen.parameters:
+            (flags if names[0].startswith("-") else self).add_argument(*names, **options)
+        self.set_defaults(command=chosen)
+        return self
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if not self._defaults or self._intermixing:
+            return super().parse_known_args(args, namespace)
+        self._intermixing = True
+        namespace, extras = self.parse_known_intermixed_args(args, namespace)
+        if extras:
+            name = extras[0].partition("=")[0]
+            if not name.startswith("-"):
+                self.error(f"unexpected argument {name!r}")
+            self.error(f"unknown flag {name}{nearest(name, self._option_string_actions)}")
+        return namespace, extras
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        if isinstance(action.choices, dict):  # subcommands
+            name = " ".join([*self.words, str(value)])
+            raise UsageError(f"unknown command `{name}`{nearest(name, COMMANDS)}", "`ft help` lists the commands")
+        raise argparse.ArgumentError(action, f"{value!r} is none of {', '.join(map(str, action.choices))}")
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"usage: {self.usage}; `{' '.join(['ft help', *self.words])}` explains it")
+
+    def print_help(self, file: Any = None) -> None:
+        raise HelpAsked(help_text(self.words))
+
+
+def command_parser(chosen: Command) -> Parser:
+    epilog = f"example:\n  {chosen.example}"
+    parser = Parser(words=chosen.name.split(), prog="ft", usage=chosen.usage, epilog=epilog)
+    parser.description = "\n".join(fold(chosen.description, help_width()))
+    return parser.declare(chosen)
+
+
+def tree() -> Parser:
+    """The whole command line: a subparser for each command, nested for those of two words."""
+    root = Parser(prog="ft", usage="ft <command> [flags]")
+    root.add_argument("--version", action="store_true")
+    level = root.add_subparsers()
+    groups: Dict[str, Any] = {}
+    for chosen in COMMANDS.values():
+        first, _, second = chosen.name.partition(" ")
+        if second and first not in groups:
+            groups[first] = level.add_parser(first, words=[first], usage=f"ft {first} <command> [flags]").add_subparsers()
+        parser = (groups[first] if second else level).add_parser(second or first, words=chosen.name.split(), usage=chosen.usage)
+        parser.declare(chosen)
+    return root
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments, with `command` among them. UsageError, HelpAsked."""
+    for i, word in enumerate(argv, 1):
+        try:
+            word.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UsageError(f"argument {i} is not valid text") from None
+    args = argparse.Namespace(**{names[-1][2:].replace("-", "_"): options["default"] for names, options in GLOBALS})
+    if argv == ["--version"]:
+        return argparse.Namespace(**vars(args), command=None, version=True)
+    for count in (2, 1):  # building one parser takes half the time of the tree
+        chosen = COMMANDS.get(" ".join(argv[:count]))
+        if chosen and len(chosen.name.split()) == count <= len(argv):
+            return command_parser(chosen).parse_args(argv[count:], args)
+    args = tree().parse_args(argv, args)
+    if not hasattr(args, "command") and not args.version:
+        raise HelpAsked(help_text([word for word in argv if word in GROUPS][:1]))
+    return args
+
+
+def help_text(words: Sequence[str]) -> str:
+    """The help of a command, of a group of commands, or the overview. UsageError for an unknown command."""
+    name = " ".join(words)
+    if name in COMMANDS:
+        return command_parser(COMMANDS[name]).format_help()
+    if name and name not in GROUPS:
+        raise UsageError(f"unknown command `{name}`{nearest(name, COMMANDS)}", "`ft help` lists the commands")
+    shown = [c for c in COMMANDS.values() if not name or c.name.startswith(name + " ")]
+    usages = [c.usage[3:].replace(" [flags]", "") for c in shown]
+    indent = max(map(len, usages)) + 4
+    lines = [
+        f"usage: ft {name + ' ' if name else ''}<command> [flags]",
+        "",
+        GROUPS[name] if name else f"ft {__version__}, the command line of Finetuning.ai: music from a prompt.",
+        "",
+        "commands:",
+    ]
+    for chosen, usage in zip(shown, usages):
+        first, *rest = fold(chosen.summary, max(20, help_width() - indent))
+        lines += [f"  {usage:{indent - 2}}{first}", *(" " * indent + line for line in rest)]
+    flags = Parser(prog="ft").format_help().partition("global flags")[2]
+    lines += ["", "global flags" + flags.rstrip("\n")]
+    if not name:
+        lines.append("  --version         print the version")
+    lines += ["", "`ft help <command>` explains a command.", "", "example:"]
+    lines.append(f"  {shown[0].example}" if name else '  ft generate "lofi chill piano, mellow, late night"')
+    return "\n".join(lines) + "\n"
+
+
+# --- run -------------------------------------------------------------------------------------------------------------
+
+
+def execute(console: Console, argv: Sequence[str]) -> int:
+    """Parse and run a command; its exit code."""
+    try:
+        args = parse(argv)
+    except HelpAsked as asked:
+        console.write(asked.args[0])
+        return 0
+    console.verbose = args.verbose
+    console.no_color = console.no_color or args.no_color
+    if getattr(args, "version", False):
+        console.print(f"ft {__version__}")
+        return 0
+    return args.command.run(Ft(console, args), args) or 0
+
+
+def run(console: Console, argv: Sequence[str]) -> int:
+    """The one place that turns exceptions into lines on stderr and exit codes."""
+    try:
+        return execute(console, argv)
+    except FtError as error:
+        console.error(error.message)
+        if error.hint:
+            console.hint(error.hint)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of stdout went away: `ft list | head -1`
+        return SIGPIPE
+    except Stopped as stopped:
+        console.note("interrupted" if stopped.exit_code == 130 else "terminated")
+        return stopped.exit_code
+    except Exception as error:
+        console.error(f"internal error: {type(error).__name__}: {error}")
+        console.hint(f"this is a bug in ft {__version__}: run it again with -v and report it at {ISSUES_URL}")
+        if console.verbose:
+            import traceback
+
+            for line in traceback.format_exc().splitlines():
+                console.log(line)
+        return FAILED
+
+
+def open_missing_streams() -> None:
+    """Put the null device where a descriptor was closed (`2>&-`), before a file of ours lands there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8"))
+
+
+def stop_on_signals() -> None:
+    """Let SIGINT, SIGTERM and SIGHUP raise Stopped, unless whoever started us had them ignored (nohup)."""
+    last = float("-inf")
+
+    def stop(signum: int, frame: Optional[FrameType]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > 1:  # the second of two must not interrupt the cleaning up
+            last = now
+            raise Stopped(signum)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signum = getattr(signal, name, None)  # Windows has no SIGHUP
+        if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, stop)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """The process: streams, signals, `run`, and no hidden file left behind. The exit code."""
+    open_missing_streams()
+    console = Console()
+    try:
+        stop_on_signals()
+        return run(console, sys.argv[1:] if argv is None else argv)
+    except Stopped as stopped:
+        return stopped.exit_code
+    finally:
+        Target.remove_unfinished()
+        console.clear()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
