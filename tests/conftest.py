@@ -20,6 +20,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -351,7 +352,7 @@ class Runner:
                 PYTHONPATH=str(CLOCK),
                 COVERAGE_PROCESS_START=str(ROOT / "pyproject.toml"),
                 COVERAGE_FILE=os.path.join(os.environ["FT_COVERAGE"], "data"),
-                FT_TEST_PACKAGES=str(Path(trustme.__file__).parent.parent),
+                FT_TEST_PACKAGES=sysconfig.get_path("purelib"),
             )
         result.update(env or {})
         return {name: value for name, value in result.items() if value is not None}
