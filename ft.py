@@ -39,12 +39,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import http.client
     import ssl
-    import threading
     import urllib.request
     from types import FrameType, TracebackType
     from typing import (
-        Any, Callable, Collection, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence, TextIO, Tuple, Type,
-        Union,
+        Any,
+        Callable,
+        Dict,
+        Iterable,
+        Iterator,
+        NoReturn,
+        Sequence,
+        TextIO,
+        Tuple,
     )
 
     Json = Dict[str, Any]
@@ -108,7 +114,7 @@ class FtError(Exception):
 
     exit_code = FAILED
 
-    def __init__(self, message: str, hint: Optional[str] = None) -> None:
+    def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -125,17 +131,17 @@ class NetworkError(FtError):
 
     exit_code = NETWORK
 
-    def __init__(self, message: str, hint: Optional[str] = None, *, sent: bool = True, final: bool = False) -> None:
+    def __init__(self, message: str, hint: str | None = None, *, sent: bool = True, final: bool = False) -> None:
         super().__init__(message, hint)
         self.sent = sent
         self.final = final
-        self.retry_after: Optional[float] = None
+        self.retry_after: float | None = None
 
 
 class ApiError(FtError):
     """An answer of 400 or above from the API; `code` and `details` as api.md's table of errors has them."""
 
-    def __init__(self, status: int, message: str, code: str, details: Any, retry_after: Optional[float]) -> None:
+    def __init__(self, status: int, message: str, code: str, details: Any, retry_after: float | None) -> None:
         super().__init__(f"{message} ({code})" if code else message)
         self.status = status
         self.code = code
@@ -213,7 +219,7 @@ def cell_width(text: str) -> int:
     return sum(map(cells, text))
 
 
-def cut(text: str, cells: int) -> Tuple[str, str]:
+def cut(text: str, cells: int) -> tuple[str, str]:
     """`text` in two: as much as fits into `cells`, and the rest. Combining characters stay with their base."""
     used = 0
     for i, c in enumerate(text):
@@ -230,7 +236,7 @@ def clip(text: str, cells: int) -> str:
     return cut(text, max(0, cells - 3))[0].rstrip() + "..."[:cells]
 
 
-def fold(text: str, cells: int) -> List[str]:
+def fold(text: str, cells: int) -> list[str]:
     """`text` in lines of at most `cells`, broken at spaces where there are any."""
     lines = []
     while cell_width(text) > cells:
@@ -267,7 +273,7 @@ def length(seconds: Any) -> str:
     return f"{rest}s"
 
 
-def parse_time(text: object) -> Optional[float]:
+def parse_time(text: object) -> float | None:
     """Seconds since the epoch of either of the API's timestamps; None for anything else."""
     import datetime
 
@@ -281,7 +287,7 @@ def parse_time(text: object) -> Optional[float]:
         return None
 
 
-def age(timestamp: object, now: Optional[float] = None) -> str:
+def age(timestamp: object, now: float | None = None) -> str:
     """How long ago: `just now`, `3 min ago`, `2 hours ago`, `5 days ago`, and from 30 days on the date (UTC)."""
     then = parse_time(timestamp)
     if then is None:
@@ -319,7 +325,10 @@ def slug(text: str) -> str:
 
 def file_name(record: Json) -> str:
     """The default name of a track's file: `<slug>-<short-id>.mp3`, made of safe characters only."""
-    words = next((slug(w) for w in (record.get("title"), record.get("prompt")) if isinstance(w, str) and slug(w)), "track")
+    words = next(
+        (slug(w) for w in (record.get("title"), record.get("prompt")) if isinstance(w, str) and slug(w)),
+        "track",
+    )
     return f"{words}-{slug(str(record.get('id'))[:8]) or 'unnamed'}.mp3"
 
 
@@ -359,13 +368,13 @@ def no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
 
 
-def parse_integer(literal: str) -> Union[int, Real]:
+def parse_integer(literal: str) -> int | Real:
     if len(literal) > 4300:  # where newer Pythons stop by themselves
         raise ValueError("a number of over 4300 digits")
     return Real.parse(literal) if literal == "-0" else int(literal)
 
 
-def parse_json(text: Union[str, bytes]) -> Any:
+def parse_json(text: str | bytes) -> Any:
     """The document in `text`. ValueError for what is not JSON, NaN and Infinity, or more than 100 levels deep."""
     import json
 
@@ -510,13 +519,13 @@ class Console:
 
     # The terminal
 
-    def paint(self, text: str, style: str, stream: Optional[TextIO] = None) -> str:
+    def paint(self, text: str, style: str, stream: TextIO | None = None) -> str:
         """`text` in one of STYLES (or none) where colours are welcome; the stream is stdout by default."""
         if not style or self.no_color or not self.capable or not (stream or sys.stdout).isatty():
             return text
         return f"\x1b[{STYLES[style]}m{text}\x1b[0m"
 
-    def columns(self, stream: TextIO) -> Optional[int]:
+    def columns(self, stream: TextIO) -> int | None:
         """The width of the terminal that `stream` is; None when it is none."""
         if not stream.isatty():
             return None
@@ -598,15 +607,16 @@ class Console:
             lines.append("  ".join(line))
         self.write("\n".join(lines) + "\n")
 
-    def details(self, pairs: Sequence[Tuple[str, str]]) -> None:
+    def details(self, pairs: Sequence[tuple[str, str]]) -> None:
         """A block of labels and values; on a terminal long values are folded under themselves."""
         indent = max(len(label) for label, _ in pairs) + 2
         room = self.columns(sys.stdout)
         lines = []
         for label, value in pairs:
-            value = visible(value)
-            folded = [value] if room is None else fold(value, max(10, room - indent))
-            first = self.paint(pad(label, indent), "bold") + self.paint(folded[0], STATUS_STYLES.get(value, "") if label == "Status" else "")
+            folded = [visible(value)] if room is None else fold(visible(value), max(10, room - indent))
+            first = self.paint(pad(label, indent), "bold") + self.paint(
+                folded[0], STATUS_STYLES.get(value, "") if label == "Status" else ""
+            )
             lines += [first, *(" " * indent + line for line in folded[1:])]
         self.write("\n".join(lines) + "\n")
 
@@ -620,11 +630,11 @@ class Progress:
         self.files = files
         self.finished = 0
         self.received = 0  # bytes
-        self.expected: Optional[int] = 0  # bytes, of the downloads begun; None when one did not announce its size
+        self.expected: int | None = 0  # bytes, of the downloads begun; None when one did not announce its size
         self.start = time.monotonic()
         self._last = 0.0
 
-    def restart(self, received: int, expected: Optional[int], announced: Optional[int]) -> None:
+    def restart(self, received: int, expected: int | None, announced: int | None) -> None:
         """A download begins, or begins again: forget its `received` and `expected` bytes; `announced` are to come."""
         self.received -= received
         if announced is None or self.expected is None:
@@ -652,7 +662,10 @@ class Progress:
         parts = [f"{self.finished} of {self.files} files"] if self.files > 1 else []
         if self.expected:
             share = min(1.0, self.received / self.expected)
-            parts += [f"[{'#' * int(share * 20):20}] {share:4.0%}", f"{size(self.received)} of {size(self.expected)}"]
+            parts += [
+                f"[{'#' * int(share * 20):20}] {share:4.0%}",
+                f"{size(self.received)} of {size(self.expected)}",
+            ]
         else:
             parts.append(size(self.received))
         parts.append(f"{size(speed)}/s")
@@ -726,7 +739,7 @@ class Config:
 
     KEYS = {"baseUrl": "a string", "defaultDuration": "a number", "defaultBpm": "a number"}
 
-    def __init__(self, path: Optional[str]) -> None:
+    def __init__(self, path: str | None) -> None:
         """`path`: that of --config, which must exist. UsageError (file, line, key) for a broken file."""
         self.path = path or os.path.join(config_directory(), "config.json")
         self.exists = True
@@ -748,7 +761,7 @@ class Config:
             value = data.get(key)
             if value is not None and not (is_number(value) if kind == "a number" else isinstance(value, str)):
                 raise UsageError(f"{self.path}:{self._line(key)}: `{key}` must be {kind}")
-        self.base_url: Optional[str] = data.get("baseUrl")
+        self.base_url: str | None = data.get("baseUrl")
         self.duration: Any = data.get("defaultDuration")
         self.bpm: Any = data.get("defaultBpm")
         if self.base_url is not None:
@@ -786,7 +799,7 @@ def check_key(text: str, source: str) -> str:
     return key
 
 
-def run_tool(argv: List[str], stdin: str = "", patience: float = KEYRING_PATIENCE) -> Tuple[int, str, str]:
+def run_tool(argv: list[str], stdin: str = "", patience: float = KEYRING_PATIENCE) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a keychain's tool; secrets go to it by stdin. Unavailable when it is absent or
     gives no answer in time."""
     import subprocess
@@ -816,7 +829,7 @@ class SecretService:
     name = "the Secret Service keyring"
     attributes = ["service", SERVICE, "username", ACCOUNT]
 
-    def read(self) -> Optional[str]:
+    def read(self) -> str | None:
         # `search` never prompts, unlike `lookup`, and tells absent from locked.
         code, out, err = run_tool(["secret-tool", "search", *self.attributes])
         if "locked object" in err:
@@ -866,18 +879,20 @@ class MacKeychain:
         128: "the request was cancelled",
     }
 
-    def _run(self, argv: List[str], stdin: str = "") -> Tuple[int, str]:
+    def _run(self, argv: list[str], stdin: str = "") -> tuple[int, str]:
         try:
             code, out, _ = run_tool([SECURITY, *argv], stdin, PROMPT_PATIENCE)
         except Unavailable as error:
             raise FtError(f"macOS Keychain: {error}", "answer its window, or set FINETUNING_API_KEY") from None
         if code not in (0, self.ABSENT):
-            hint = "run `security unlock-keychain`, or set FINETUNING_API_KEY" if code == 36 else "set FINETUNING_API_KEY"
+            hint = (
+                "run `security unlock-keychain`, or set FINETUNING_API_KEY" if code == 36 else "set FINETUNING_API_KEY"
+            )
             reason = self.FAILURES.get(code, "`security` failed")
             raise FtError(f"macOS Keychain: {reason} (exit {code})", hint)
         return code, out
 
-    def read(self) -> Optional[str]:
+    def read(self) -> str | None:
         import binascii
 
         code, out = self._run(["find-generic-password", *self.item, "-w"])
@@ -934,7 +949,7 @@ class WindowsCredentials:
         reason = "there is no logon session (SSH, WinRM)" if code == self.NO_SESSION else f"error {code}"
         raise FtError(f"Windows Credential Manager: {reason}", "set FINETUNING_API_KEY")
 
-    def _find(self) -> Iterator[Tuple[str, str]]:
+    def _find(self) -> Iterator[tuple[str, str]]:
         """Target and secret of each form that is there."""
         for target, encoding in self.FORMS:
             found = self._ctypes.POINTER(self._credential)()
@@ -949,7 +964,7 @@ class WindowsCredentials:
             finally:
                 self._api.CredFree(found)
 
-    def read(self) -> Optional[str]:
+    def read(self) -> str | None:
         return next((secret for _, secret in self._find()), None)
 
     def write(self, key: str) -> None:
@@ -976,7 +991,7 @@ class KeyFile:
         self.path = os.path.join(config_directory(), "credentials")
         self.name = self.path
 
-    def read(self) -> Optional[str]:
+    def read(self) -> str | None:
         """FtError for what is not a regular file of our own; a warning when others can read it."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -1037,7 +1052,7 @@ def remove_file(path: str) -> bool:
     return True
 
 
-def keychain() -> Union[MacKeychain, WindowsCredentials, SecretService]:
+def keychain() -> MacKeychain | WindowsCredentials | SecretService:
     """This system's keychain."""
     if sys.platform == "darwin":
         return MacKeychain()
@@ -1049,21 +1064,21 @@ def keychain() -> Union[MacKeychain, WindowsCredentials, SecretService]:
 class Keys:
     """The sources of an API key, in the reference's order: flag, variable, keychain, file."""
 
-    def __init__(self, console: Console, flag: Optional[str]) -> None:
+    def __init__(self, console: Console, flag: str | None) -> None:
         self.console = console
         self.flag = flag
         self.trouble = ""  # why the keychain could not be used, once it was tried
 
     @cached_property
-    def keychain(self) -> Union[MacKeychain, WindowsCredentials, SecretService]:
+    def keychain(self) -> MacKeychain | WindowsCredentials | SecretService:
         return keychain()
 
     @cached_property
-    def file(self) -> Optional[KeyFile]:
+    def file(self) -> KeyFile | None:
         return None if sys.platform in ("darwin", "win32") else KeyFile(self.console)
 
     @cached_property
-    def found(self) -> Optional[Tuple[str, str]]:
+    def found(self) -> tuple[str, str] | None:
         """The key and the name of its source, from the first source that has one; later ones are not touched."""
         for text, source in (
             (self.flag, "--api-key"),
@@ -1079,7 +1094,7 @@ class Keys:
             return check_key(text, self.file.path), self.file.path
         return None
 
-    def stored(self) -> Optional[str]:
+    def stored(self) -> str | None:
         """What the keychain holds; None, with `trouble` set, when it cannot be reached."""
         try:
             return self.keychain.read()
@@ -1118,7 +1133,7 @@ class Keys:
         self.file.write(key)
         return self.file.path
 
-    def forget(self) -> List[str]:
+    def forget(self) -> list[str]:
         """Remove the key from the keychain and the file; the names of the places that had one."""
         removed = [self.file.path] if self.file and self.file.clear() else []
         try:
@@ -1132,7 +1147,7 @@ class Keys:
 # --- transport -------------------------------------------------------------------------------------------------------
 
 
-def parse_retry_after(value: Optional[str]) -> Optional[float]:
+def parse_retry_after(value: str | None) -> float | None:
     """Seconds from a Retry-After header: a whole number or an HTTP date (0 for a past one); None for anything else."""
     if value is None:
         return None
@@ -1161,11 +1176,13 @@ def reason(error: BaseException) -> str:
     return str(text)
 
 
-def certificate_hint(error: BaseException) -> Optional[str]:
+def certificate_hint(error: BaseException) -> str | None:
     bundle = os.environ.get("SSL_CERT_FILE")
     if bundle and not os.path.exists(bundle):
         return f"SSL_CERT_FILE names {bundle}, which does not exist"
-    if sys.version_info >= (3, 13) and re.search("Authority Key|Basic Constraints|key usage", str(error), re.IGNORECASE):
+    if sys.version_info >= (3, 13) and re.search(
+        "Authority Key|Basic Constraints|key usage", str(error), re.IGNORECASE
+    ):
         return "Python 3.13 checks private CAs more strictly: reissue the CA with the extension named above"
     if bundle:
         return f"SSL_CERT_FILE names {bundle}: does it hold the CA that signed this certificate?"
@@ -1186,10 +1203,10 @@ class Response:
     def __enter__(self) -> Response:
         return self
 
-    def __exit__(self, kind: Optional[Type[BaseException]], error: Any, trace: Optional[TracebackType]) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
         self.raw.close()
 
-    def length(self) -> Optional[int]:
+    def length(self) -> int | None:
         """The announced length in bytes; None for a chunked body. NetworkError where it cannot be known."""
         lengths = self.headers.get_all("Content-Length") or []
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
@@ -1232,12 +1249,12 @@ class Transport:
     def __init__(self, console: Console, base_url: str) -> None:
         self.console = console
         self.base_url = base_url
-        self.key: Optional[str] = None  # goes to the base URL's own origin and nowhere else
-        self._tls: Optional[ssl.SSLContext] = None
+        self.key: str | None = None  # goes to the base URL's own origin and nowhere else
+        self._tls: ssl.SSLContext | None = None
 
     # One request
 
-    def _proxy(self, scheme: str, host: str) -> Optional[str]:
+    def _proxy(self, scheme: str, host: str) -> str | None:
         """The proxy for https to `host`. Plain http stays on this machine (check_address), so no proxy sees it."""
         import urllib.request
 
@@ -1248,7 +1265,7 @@ class Transport:
             raise UsageError("SOCKS proxies are not supported: HTTPS_PROXY must name an HTTP proxy")
         return proxy
 
-    def _opener(self, scheme: str, proxy: Optional[str], deadline: Optional[float]) -> urllib.request.OpenerDirector:
+    def _opener(self, scheme: str, proxy: str | None, deadline: float | None) -> urllib.request.OpenerDirector:
         """urllib with the few handlers we need: no redirects, statuses are answers and not exceptions, errors before
         the request was sent are told apart, and each receive is bounded by `deadline` (time.monotonic)."""
         import http.client
@@ -1266,7 +1283,7 @@ class Transport:
             def readable(self) -> bool:
                 return True
 
-            def readinto(self, buffer: Any) -> Optional[int]:
+            def readinto(self, buffer: Any) -> int | None:
                 if deadline is not None:
                     left = deadline - time.monotonic()
                     if left <= 0:
@@ -1281,7 +1298,7 @@ class Transport:
         class Answer(http.client.HTTPResponse):
             def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
                 super().__init__(sock, *args, **options)
-                self.fp = io.BufferedReader(Socket(sock, self.fp.detach()), 65536)  # type: ignore[attr-defined]
+                self.fp = io.BufferedReader(Socket(sock, self.fp.detach()), 65536)
 
         def connect(connection: http.client.HTTPConnection) -> None:
             """What fails in here was not sent: names, TCP, TLS, the proxy's CONNECT."""
@@ -1323,8 +1340,8 @@ class Transport:
         return self._tls
 
     def send(
-        self, method: str, url: str, headers: Dict[str, str], body: Optional[bytes] = None,
-        deadline: Optional[float] = None,
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None = None,
+        deadline: float | None = None,
     ) -> Response:  # fmt: skip
         """One request to an address that `check_address` took, and its answer, whatever its status. NetworkError."""
         import http.client
@@ -1376,7 +1393,7 @@ class Transport:
             try:
                 return self._call_once(method, path, body)
             except NetworkError as error:
-                failure: Union[NetworkError, ApiError] = error
+                failure: NetworkError | ApiError = error
                 again = retry != "none" and not error.final and (retry == "all" or not error.sent)
                 if retry == "create" and attempt > 1:
                     again = False
@@ -1390,7 +1407,7 @@ class Transport:
             spent += self.pause(failure, attempt, RETRY_BUDGET - spent)
         raise AssertionError("unreachable")
 
-    def pause(self, failure: Union[NetworkError, ApiError], attempt: int, budget: float) -> float:
+    def pause(self, failure: NetworkError | ApiError, attempt: int, budget: float) -> float:
         """Wait before the next attempt, as long as `failure` asks or with full jitter; the seconds waited.
         Raises `failure` when that is longer than `budget`."""
         import random
@@ -1416,7 +1433,9 @@ class Transport:
         with self.send(method, self.base_url + path, headers, data, time.monotonic() + CALL_DEADLINE) as response:
             if 300 <= response.status < 400:
                 where = response.headers.get("Location", "nowhere")
-                raise NetworkError(f"refusing to follow {response.host} to {where} (HTTP {response.status})", final=True)
+                raise NetworkError(
+                    f"refusing to follow {response.host} to {where} (HTTP {response.status})", final=True
+                )
             if response.status >= 400:
                 raise self._api_error(response)
             content = response.read_all(MAX_JSON)
@@ -1450,7 +1469,7 @@ class Transport:
 
     # Public files: tracks on the media host, releases
 
-    def open_public(self, url: str, headers: Dict[str, str]) -> Response:
+    def open_public(self, url: str, headers: dict[str, str]) -> Response:
         """A GET without the key, along at most 5 redirects, never from https to http; 200 or 206. NetworkError."""
         from urllib.parse import quote, urljoin
 
@@ -1499,9 +1518,9 @@ def member(container: Any, name: str, kind: type) -> Any:
     return value
 
 
-def records(container: Any, name: str) -> List[Json]:
+def records(container: Any, name: str) -> list[Json]:
     """The list of objects in `container[name]`."""
-    found: List[Any] = member(container, name, list)
+    found: list[Any] = member(container, name, list)
     if not all(isinstance(item, dict) for item in found):
         raise NetworkError(f"unexpected reply from the service: odd `{name}`", final=True)
     return found
@@ -1566,7 +1585,7 @@ class Api:
         records(member(document, "data", dict), LIST_NAMES[collection])
         return document
 
-    def delete(self, ids: List[str]) -> Json:
+    def delete(self, ids: list[str]) -> Json:
         return self.transport.call("POST", self._path(GENERATIONS, "bulk-delete"), {"ids": ids}, retry="chunk")
 
     def playlists(self) -> Json:
@@ -1579,14 +1598,16 @@ class Api:
         records(member(document, "data", dict), "tracks")
         return document
 
-    def add_tracks(self, playlist: str, ids: List[str]) -> Json:
-        return self.transport.call("POST", self._path("playlists", playlist, "tracks"), {"trackIds": ids}, retry="chunk")
+    def add_tracks(self, playlist: str, ids: list[str]) -> Json:
+        return self.transport.call(
+            "POST", self._path("playlists", playlist, "tracks"), {"trackIds": ids}, retry="chunk"
+        )
 
-    def remove_tracks(self, playlist: str, ids: List[str]) -> Json:
+    def remove_tracks(self, playlist: str, ids: list[str]) -> Json:
         path = self._path("playlists", playlist, "tracks", "bulk-remove")
         return self.transport.call("POST", path, {"trackIds": ids}, retry="chunk")
 
-    def move_tracks(self, source: str, target: str, ids: List[str]) -> Json:
+    def move_tracks(self, source: str, target: str, ids: list[str]) -> Json:
         path = self._path("playlists", source, "tracks", "move")
         return self.transport.call("POST", path, {"trackIds": ids, "targetPlaylistId": target}, retry="chunk")
 
@@ -1603,7 +1624,7 @@ def check_id(identifier: str, what: str = "id") -> str:
     return identifier
 
 
-def check_ids(ids: Sequence[str]) -> List[str]:
+def check_ids(ids: Sequence[str]) -> list[str]:
     """The ids of a bulk command in order, each once; `-` stands for those on stdin, one a line."""
     if "-" in ids:
         lines = [line.strip() for line in sys.stdin.buffer.read().decode("utf-8", "surrogateescape").splitlines()]
@@ -1635,11 +1656,15 @@ def wait_for(console: Console, api: Api, collection: str, identifier: str) -> Js
     start = time.monotonic()
     interval = pause = POLL_FIRST
     status = "processing"
+
+    def progress() -> str:
+        return f"{status}, {length(int(time.monotonic() - start))}"
+
     while True:
         left = start + POLL_DEADLINE - time.monotonic()
         if left <= 0:
             raise FtError(f"still processing, run `{command_for('get', collection, identifier)}` later")
-        console.wait(min(pause, left), lambda: f"{status}, {length(int(time.monotonic() - start))}")
+        console.wait(min(pause, left), progress)
         pause = interval = min(interval * POLL_FACTOR, POLL_LONGEST)
         try:
             document = api.record(collection, identifier, retry="none")
@@ -1656,7 +1681,7 @@ def wait_for(console: Console, api: Api, collection: str, identifier: str) -> Js
                 return document
 
 
-def command_for(verb: str, collection: str, identifier: str, output: Optional[str] = None) -> str:
+def command_for(verb: str, collection: str, identifier: str, output: str | None = None) -> str:
     """The command that goes on with a record, for a person to paste."""
     words = ["ft", *(["sfx"] if collection == SOUND_EFFECTS else []), verb, identifier]
     if verb == "download":
@@ -1666,7 +1691,7 @@ def command_for(verb: str, collection: str, identifier: str, output: Optional[st
     return shell(*words)
 
 
-def output_path(output: Optional[str], record: Json) -> str:
+def output_path(output: str | None, record: Json) -> str:
     """Where a track goes: -o when it names a file, else the default name in -o's or the current directory."""
     if output is None:
         return file_name(record)
@@ -1675,7 +1700,7 @@ def output_path(output: Optional[str], record: Json) -> str:
     return output
 
 
-def check_output(output: Optional[str]) -> None:
+def check_output(output: str | None) -> None:
     """Make sure that a track can be saved there, making its directory where it is missing. FtError."""
     if output == "-":
         if sys.stdout.isatty():
@@ -1691,7 +1716,7 @@ class Target:
     """A file that a track is downloaded to. Bytes go to a hidden file beside it, which replaces it when all are there;
     what was there before survives any failure. FtError for what the file system refuses."""
 
-    unfinished: List[str] = []  # the hidden files of this process, removed by `run` whatever happens
+    unfinished: list[str] = []  # the hidden files of this process, removed by `run` whatever happens
     stopped = False
 
     def __init__(self, path: str) -> None:
@@ -1703,7 +1728,7 @@ class Target:
     def __enter__(self) -> Target:
         return self
 
-    def __exit__(self, kind: Optional[Type[BaseException]], error: Any, trace: Optional[TracebackType]) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
         if self._file:
             try:
                 self._file.close()
@@ -1767,7 +1792,7 @@ class StdoutTarget:
     def __enter__(self) -> StdoutTarget:
         return self
 
-    def __exit__(self, kind: Optional[Type[BaseException]], error: Any, trace: Optional[TracebackType]) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
         pass
 
     def open(self) -> None:
@@ -1782,7 +1807,7 @@ class StdoutTarget:
         pass
 
 
-def fetch(transport: Transport, url: str, target: Union[Target, StdoutTarget], progress: Progress) -> None:
+def fetch(transport: Transport, url: str, target: Target | StdoutTarget, progress: Progress) -> None:
     """The bytes of `url` into `target`, resumed within this run when the connection breaks and the server can prove
     that it is still the same file (http.md, Downloads). NetworkError, FtError."""
     position, total, etag = 0, None, ""
@@ -1826,10 +1851,12 @@ def check_track(response: Response) -> None:
     if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
         raise NetworkError(f"{response.host} sent an encoded track", final=True)
     if response.type.startswith("text/") or re.search(r"\b(json|xml|html)$", response.type):
-        raise NetworkError(f"unexpected reply from {response.host} (HTTP {response.status}, {response.type})", final=True)
+        raise NetworkError(
+            f"unexpected reply from {response.host} (HTTP {response.status}, {response.type})", final=True
+        )
 
 
-def save_track(ft: Ft, record: Json, output: Optional[str], progress: Progress, taken: Dict[str, str]) -> str:
+def save_track(ft: Ft, record: Json, output: str | None, progress: Progress, taken: dict[str, str]) -> str:
     """Download the completed `record`; the path it went to. `taken`: the paths of this run and their ids."""
     url = record.get("audioUrl")
     if not isinstance(url, str) or not url:
@@ -1837,7 +1864,7 @@ def save_track(ft: Ft, record: Json, output: Optional[str], progress: Progress, 
     path = "-" if output == "-" else output_path(output, record)
     if taken.setdefault(path, str(record.get("id"))) != str(record.get("id")):
         raise FtError(f"{path} has just been written by {taken[path]}")
-    target: Union[Target, StdoutTarget] = StdoutTarget(ft.console) if path == "-" else Target(path)
+    target: Target | StdoutTarget = StdoutTarget(ft.console) if path == "-" else Target(path)
     with target:
         fetch(ft.transport, url, target, progress)
     return path
@@ -1855,20 +1882,20 @@ def completed(document: Json) -> Json:
 
 
 class Outcome:
-    """What became of the ids of a bulk command; each is in `done` or in `errors`, once, in the order they were given."""
+    """What became of the ids of a bulk command: each is in `done` or in `errors`, once, in the order given."""
 
     def __init__(self, done_name: str, id_name: str) -> None:
         self.done_name = done_name  # "deleted", "added", ...: where the API lists what succeeded
         self.id_name = id_name  # "id" or "trackId": what the API calls it in an error
-        self.done: List[str] = []
-        self.errors: List[Json] = []
+        self.done: list[str] = []
+        self.errors: list[Json] = []
         self.extra: Json = {}  # whatever else the service sent
-        self.failure: Optional[FtError] = None
+        self.failure: FtError | None = None
 
     def fail(self, ids: Iterable[str], why: str) -> None:
         self.errors += [{self.id_name: identifier, "error": why} for identifier in ids]
 
-    def merge(self, chunk: List[str], document: Json) -> None:
+    def merge(self, chunk: list[str], document: Json) -> None:
         """Take in the answer for `chunk`; ids that it does not mention are errors."""
         data = member(document, "data", dict)
         done = {str(identifier).lower() for identifier in member(data, self.done_name, list)}
@@ -1887,7 +1914,7 @@ class Outcome:
         return {"data": {**data, "errors": self.errors} if self.errors else data}
 
 
-def run_batch(ids: List[str], send: Callable[[List[str]], Json], outcome: Outcome) -> None:
+def run_batch(ids: list[str], send: Callable[[list[str]], Json], outcome: Outcome) -> None:
     """Send `ids` in chunks of 100 and gather what became of each. A chunk that fails for good ends it: its failure is
     kept, and the ids that were not attempted are told apart from those whose outcome is unknown."""
     for start in range(0, len(ids), CHUNK):
@@ -1903,7 +1930,10 @@ def run_batch(ids: List[str], send: Callable[[List[str]], Json], outcome: Outcom
             outcome.fail(chunk, f"outcome unknown: {error.message}" if unknown else error.message)
             outcome.failure = error
         except NetworkError as error:
-            outcome.fail(chunk, f"outcome unknown: {error.message}" if error.sent else f"not attempted: {error.message}")
+            outcome.fail(
+                chunk,
+                f"outcome unknown: {error.message}" if error.sent else f"not attempted: {error.message}",
+            )
             outcome.failure = error
         if outcome.failure:
             outcome.fail(ids[start + CHUNK :], "not attempted")
@@ -1952,7 +1982,6 @@ class Ft:
 
     @cached_property
     def transport(self) -> Transport:
-        self.config  # a broken configuration is told even where flags make it needless
         return Transport(self.console, self.base_url)
 
     @cached_property
@@ -1967,7 +1996,7 @@ class Command:
     """A declared command. `name` is one word or two; `summary` and `description` come from the docstring."""
 
     def __init__(
-        self, name: str, run: Callable[[Ft, argparse.Namespace], Optional[int]], parameters: Sequence[Parameter],
+        self, name: str, run: Callable[[Ft, argparse.Namespace], int | None], parameters: Sequence[Parameter],
         example: str,
     ) -> None:  # fmt: skip
         self.name = name
@@ -1983,12 +2012,12 @@ class Command:
         words = []
         for names, options in self.parameters:
             if not names[0].startswith("-"):
-                name = options["metavar"]
-                words.append({"+": f"{name}...", "*": f"[{name.strip('<>')}]"}.get(options.get("nargs"), name))
+                name: str = options["metavar"]
+                words.append({"+": f"{name}...", "*": f"[{name.strip('<>')}]"}.get(options.get("nargs", ""), name))
         return " ".join(["ft", self.name, *words, "[flags]"])
 
 
-COMMANDS: Dict[str, Command] = {}  # in the order of `ft help`
+COMMANDS: dict[str, Command] = {}  # in the order of `ft help`
 
 
 def command(name: str, *parameters: Parameter, example: str) -> Callable[[Any], Any]:
@@ -2007,7 +2036,7 @@ def arg(name: str, **options: Any) -> Parameter:
     return (name,), {"metavar": f"<{name}>", **options}
 
 
-def flag(*names: str, default: Any = None, shown: Optional[str] = None, **options: Any) -> Parameter:
+def flag(*names: str, default: Any = None, shown: str | None = None, **options: Any) -> Parameter:
     """A flag, in argparse's own terms; its help ends with its default (`shown` where that is no value)."""
     if options.get("action") == "store_true":
         default, shown = False, "off"
@@ -2015,7 +2044,7 @@ def flag(*names: str, default: Any = None, shown: Optional[str] = None, **option
     return names, {"default": default, **options}
 
 
-def number(text: str) -> Union[int, float]:
+def number(text: str) -> int | float:
     if not re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return float(text) if "." in text else int(text)
@@ -2117,7 +2146,9 @@ def auth_login(ft: Ft, args: argparse.Namespace) -> None:
 def auth_logout(ft: Ft, args: argparse.Namespace) -> None:
     """Forget the stored key. Removes it from the keychain, and from the plaintext fallback if there is one."""
     removed = ft.keys.forget()
-    ft.console.print(f"Logged out. {'Removed the key from ' + ' and '.join(removed) if removed else 'No key was stored'}.")
+    ft.console.print(
+        f"Logged out. {'Removed the key from ' + ' and '.join(removed) if removed else 'No key was stored'}."
+    )
     if os.environ.get("FINETUNING_API_KEY", "").strip():
         ft.console.note("FINETUNING_API_KEY is still set")
 
@@ -2130,12 +2161,13 @@ def auth_whoami(ft: Ft, args: argparse.Namespace) -> None:
     if args.json:
         return ft.console.json(document)
     limits = me.get("limits") if isinstance(me.get("limits"), dict) else {}
+    left = f"{text_of(limits, 'totalRemaining')} left: {text_of(limits, 'monthlyRemaining')} of "
+    left += f"{text_of(limits, 'monthlyGenerations')} this month, {text_of(limits, 'packCredits')} from packs"
     ft.console.details([
         ("Email", text_of(me, "email")),
         ("Name", text_of(me, "name")),
         ("Tier", text_of(me, "tier")),
-        ("Credits", f"{text_of(limits, 'totalRemaining')} left: {text_of(limits, 'monthlyRemaining')} of "
-                    f"{text_of(limits, 'monthlyGenerations')} this month, {text_of(limits, 'packCredits')} from packs"),
+        ("Credits", left),
         ("In queue", text_of(limits, "queueDepth")),
     ])  # fmt: skip
 
@@ -2161,7 +2193,8 @@ def me(ft: Ft, args: argparse.Namespace) -> None:
     flag("--time-sig", default="4", choices=tuple("234567"), metavar="<s>", help="2, 3, 4, 5, 6 or 7"),
     flag("--language", default="en", choices=("en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru"),
          metavar="<l>", help="en, ja, de, fr, es, zh, ko, pt, it or ru"),
-    flag("--lyrics", default="", shown="empty", metavar="<text>", help=f"words to sing, at most {MAX_LYRICS} characters"),
+    flag("--lyrics", default="", shown="empty", metavar="<text>",
+         help=f"words to sing, at most {MAX_LYRICS} characters"),
     SEED, OUTPUT, NO_WAIT, RECORD_JSON, WEBHOOK,
     example='ft generate "upbeat ad jingle, brass and snare" --duration 30 --bpm 128 --key D --output ./jingle.mp3',
 )  # fmt: skip
@@ -2273,7 +2306,8 @@ def instrumental(ft: Ft, args: argparse.Namespace) -> None:
 
 
 @command("list", LIMIT, OFFSET, STATUS,
-         flag("--type", choices=("music", "instrumental"), metavar="<t>", shown="both", help="only music or instrumental"),
+         flag("--type", choices=("music", "instrumental"), metavar="<t>", shown="both",
+              help="only music or instrumental"),
          ALL, JSON, example="ft list --status completed --limit 50")  # fmt: skip
 def list_(ft: Ft, args: argparse.Namespace) -> None:
     """Show recent generations. Newest first, as a table or as JSON."""
@@ -2286,24 +2320,37 @@ def list_records(ft: Ft, args: argparse.Namespace, collection: str, **query: Any
     offset, limit = args.offset, 99 if args.all else args.limit
     document = ft.api.records(collection, limit=limit, offset=offset or None, status=status, **query)
     data = document["data"]
-    while args.all and data.get("hasMore") is True and isinstance(data.get("nextOffset"), int) and data["nextOffset"] > offset:
+    while (
+        args.all
+        and data.get("hasMore") is True
+        and isinstance(data.get("nextOffset"), int)
+        and data["nextOffset"] > offset
+    ):
         offset = data["nextOffset"]
         page = ft.api.records(collection, limit=limit, offset=offset, status=status, **query)["data"]
         document["data"] = data = {**page, name: data[name] + page[name]}
     if args.json:
         return ft.console.json(document)
     if not data[name]:
-        return ft.console.note("nothing here" + (f" with status {status}" if status else "") + "; `ft generate` makes a track")
+        return ft.console.note(
+            "nothing here" + (f" with status {status}" if status else "") + "; `ft generate` makes a track"
+        )
     show_tracks(ft.console, data[name])
     if data.get("hasMore") is True:
         ft.console.note(f"there are more: --offset {text_of(data, 'nextOffset')}")
 
 
-def show_tracks(console: Console, tracks: List[Json]) -> None:
+def show_tracks(console: Console, tracks: list[Json]) -> None:
     console.table(
         ("ID", "STATUS", "DURATION", "PROMPT", "CREATED"),
         [
-            (text_of(t, "id"), text_of(t, "status"), length(t.get("duration")), text_of(t, "prompt"), age(t.get("createdAt")))
+            (
+                text_of(t, "id"),
+                text_of(t, "status"),
+                length(t.get("duration")),
+                text_of(t, "prompt"),
+                age(t.get("createdAt")),
+            )
             for t in tracks
         ],
         long="PROMPT",
@@ -2338,14 +2385,17 @@ def show_record(ft: Ft, args: argparse.Namespace, collection: str) -> None:
         ("Time signature", text_of(parameters, "timesignature", "")),
         ("Language", text_of(parameters, "language", "")),
         ("Seed", text_of(parameters, "seed", "")),
-        ("Visibility", {True: "public", False: "private"}.get(record.get("isPublic"), "")),
+        ("Visibility", visibility(record) if isinstance(record.get("isPublic"), bool) else ""),
         ("Plays", text_of(record, "playCount", "")),
         ("Downloads", text_of(record, "downloadCount", "")),
         ("Likes", text_of(record, "likeCount", "")),
         ("Webhook", text_of(record, "webhook", "")),
         ("Created", moment(record.get("createdAt"))),
         ("Completed", moment(record.get("completedAt"))),
-        ("Generation time", length(record.get("generationTime")) if record.get("generationTime") is not None else ""),
+        (
+            "Generation time",
+            length(record.get("generationTime")) if record.get("generationTime") is not None else "",
+        ),
         ("Make it again", again(record, parameters) if collection == GENERATIONS else ""),
     ]
     ft.console.details([(label, value) for label, value in pairs if value])
@@ -2376,19 +2426,19 @@ def again(record: Json, parameters: Json) -> str:
 
 
 @command("download", IDS, OUTPUT, WAIT, example="ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3")
-def download(ft: Ft, args: argparse.Namespace) -> Optional[int]:
+def download(ft: Ft, args: argparse.Namespace) -> int | None:
     """Download an already-completed track. Several ids are downloaded four at a time, into -o's directory."""
     return download_records(ft, args, GENERATIONS)
 
 
-def download_records(ft: Ft, args: argparse.Namespace, collection: str) -> Optional[int]:
+def download_records(ft: Ft, args: argparse.Namespace, collection: str) -> int | None:
     ids = check_ids(args.id)
     if len(ids) > 1 and args.output is not None and not args.output.endswith(os.sep) and not os.path.isdir(args.output):
         raise UsageError("with several ids, -o must be a directory", "end its name with a slash to have it made")
     check_output(args.output)
     api = ft.api
     progress = Progress(ft.console, len(ids))
-    taken: Dict[str, str] = {}
+    taken: dict[str, str] = {}
 
     def save(identifier: str) -> str:
         document = get_record(api, collection, identifier)
@@ -2404,11 +2454,12 @@ def download_records(ft: Ft, args: argparse.Namespace, collection: str) -> Optio
     return download_many(ft.console, ids, save, progress)
 
 
-def download_many(console: Console, ids: List[str], save: Callable[[str], str], progress: Progress) -> int:
+def download_many(console: Console, ids: list[str], save: Callable[[str], str], progress: Progress) -> int:
     """Call `save` for each id in four threads; report as the bulk commands do. Its exit code."""
     import threading
 
-    waiting, finished = list(reversed(ids)), []  # list.pop and list.append are atomic
+    waiting = list(reversed(ids))  # list.pop and list.append are atomic
+    finished: list[tuple[str, str, Exception | None]] = []
 
     def work() -> None:
         while True:
@@ -2444,7 +2495,7 @@ def download_many(console: Console, ids: List[str], save: Callable[[str], str], 
 
 
 @command("delete", IDS, YES, JSON, example="ft delete --yes 07e8d430-2310-4c57-87a8-cf1e6db376f7")
-def delete(ft: Ft, args: argparse.Namespace) -> Optional[int]:
+def delete(ft: Ft, args: argparse.Namespace) -> int | None:
     """Permanently delete tracks. They disappear from your library, all playlists and public pages, and cannot be
     restored."""
     if "-" in args.id and not args.yes:
@@ -2526,7 +2577,13 @@ def playlist_show(ft: Ft, args: argparse.Namespace) -> None:
         show_tracks(ft.console, tracks)
 
 
-@command("playlist add", PLAYLIST, IDS, JSON, example='ft playlist add "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7')
+@command(
+    "playlist add",
+    PLAYLIST,
+    IDS,
+    JSON,
+    example='ft playlist add "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
+)
 def playlist_add(ft: Ft, args: argparse.Namespace) -> int:
     """Add tracks to a playlist. Public playlists take public tracks only, private ones only your own."""
     ids = check_ids(args.id)
@@ -2589,7 +2646,7 @@ def sfx_get(ft: Ft, args: argparse.Namespace) -> None:
 
 
 @command("sfx download", IDS, OUTPUT, WAIT, example="ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7")
-def sfx_download(ft: Ft, args: argparse.Namespace) -> Optional[int]:
+def sfx_download(ft: Ft, args: argparse.Namespace) -> int | None:
     """Download already-completed sound effects. As `ft download` does."""
     return download_records(ft, args, SOUND_EFFECTS)
 
@@ -2600,7 +2657,7 @@ def sfx_download(ft: Ft, args: argparse.Namespace) -> Optional[int]:
 @command("doctor", JSON, example="ft doctor")
 def doctor(ft: Ft, args: argparse.Namespace) -> int:
     """Health check + resolved config dump. The first thing to try when something feels off."""
-    facts: List[Tuple[str, bool, str]] = []  # name, fine, text
+    facts: list[tuple[str, bool, str]] = []  # name, fine, text
     document: Json = {"version": __version__, "python": sys.version.split()[0], "platform": sys.platform}
     exit_code = 0
 
@@ -2671,15 +2728,20 @@ def doctor(ft: Ft, args: argparse.Namespace) -> int:
 
 def installed() -> str:
     """The zipapp that is running. FtError with the right command where `ft update` cannot help."""
-    archive = getattr(globals()["__spec__"] and __spec__.loader, "archive", None)  # type: ignore[name-defined]
+    archive = getattr(__loader__, "archive", None)  # type: ignore[name-defined]
     place = os.path.realpath(archive or __file__)
     if archive is None:
         if "site-packages" in place or "dist-packages" in place:
-            upgrade = "pipx upgrade finetuning-ft" if "pipx" in place else "python3 -m pip install --upgrade finetuning-ft"
+            upgrade = (
+                "pipx upgrade finetuning-ft" if "pipx" in place else "python3 -m pip install --upgrade finetuning-ft"
+            )
             raise FtError(f"this ft came from pip: {place}", upgrade)
         raise FtError(f"this ft is a checkout: {place}", "git pull")
     directory, name = os.path.split(place)
-    if re.match(r"/(usr/)?s?bin$|/(nix|snap|gnu)/|/opt/homebrew/|.*/Cellar/", directory + ("/" if directory == "/" else "")):
+    if re.match(
+        r"/(usr/)?s?bin$|/(nix|snap|gnu)/|/opt/homebrew/|.*/Cellar/",
+        directory + ("/" if directory == "/" else ""),
+    ):
         raise FtError(f"this ft came from a package manager: {place}", "update it with that package manager")
     if name != ("ft.pyz" if os.name == "nt" else "ft"):
         raise FtError(
@@ -2713,7 +2775,8 @@ def update(ft: Ft, args: argparse.Namespace) -> None:
     newest = get("VERSION").decode("ascii", "replace").strip()
     if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}", newest, re.ASCII):
         raise NetworkError(f"unexpected reply from {release}: no version")
-    if [*map(int, newest.split("."))] <= [*map(int, __version__.split("."))]:
+    new, old = ([int(part) for part in version.split(".")] for version in (newest, __version__))
+    if new <= old:
         return ft.console.print(f"ft {__version__} is the newest release.")
     script_name = "install.ps1" if os.name == "nt" else "install.sh"
     script = get(script_name)
@@ -2738,7 +2801,11 @@ def update(ft: Ft, args: argparse.Namespace) -> None:
         raise FtError(f"the install script failed (exit {done.returncode}); ft {__version__} stays")
 
 
-@command("help", arg("topic", metavar="<command>", nargs="*", help="the command to explain; none: an overview"), example="ft help generate")
+@command(
+    "help",
+    arg("topic", metavar="<command>", nargs="*", help="the command to explain; none: an overview"),
+    example="ft help generate",
+)
 def help_(ft: Ft, args: argparse.Namespace) -> None:
     """Print built-in help. Overall or for a single command."""
     ft.console.write(help_text(args.topic))
@@ -2746,7 +2813,11 @@ def help_(ft: Ft, args: argparse.Namespace) -> None:
 
 # --- parser ----------------------------------------------------------------------------------------------------------
 
-GROUPS = {"auth": "Sign in and out.", "playlist": "Inspect and manage the tracks in playlists.", "sfx": "Sound effects."}
+GROUPS = {
+    "auth": "Sign in and out.",
+    "playlist": "Inspect and manage the tracks in playlists.",
+    "sfx": "Sound effects.",
+}
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -2824,12 +2895,16 @@ def tree() -> Parser:
     root = Parser(prog="ft", usage="ft <command> [flags]")
     root.add_argument("--version", action="store_true")
     level = root.add_subparsers()
-    groups: Dict[str, Any] = {}
+    groups: dict[str, Any] = {}
     for chosen in COMMANDS.values():
         first, _, second = chosen.name.partition(" ")
         if second and first not in groups:
-            groups[first] = level.add_parser(first, words=[first], usage=f"ft {first} <command> [flags]").add_subparsers()
-        parser = (groups[first] if second else level).add_parser(second or first, words=chosen.name.split(), usage=chosen.usage)
+            groups[first] = level.add_parser(
+                first, words=[first], usage=f"ft {first} <command> [flags]"
+            ).add_subparsers()
+        parser = (groups[first] if second else level).add_parser(
+            second or first, words=chosen.name.split(), usage=chosen.usage
+        )
         parser.declare(chosen)
     return root
 
@@ -2939,7 +3014,7 @@ def stop_on_signals() -> None:
     """Let SIGINT, SIGTERM and SIGHUP raise Stopped, unless whoever started us had them ignored (nohup)."""
     last = float("-inf")
 
-    def stop(signum: int, frame: Optional[FrameType]) -> None:
+    def stop(signum: int, frame: FrameType | None) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last > 1:  # the second of two must not interrupt the cleaning up
@@ -2952,7 +3027,7 @@ def stop_on_signals() -> None:
             signal.signal(signum, stop)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The process: streams, signals, `run`, and no hidden file left behind. The exit code."""
     open_missing_streams()
     console = Console()
