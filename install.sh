@@ -218,21 +218,20 @@ verify() {
         die "the SHA-256 of $origin is '${sum%% *}', not '$expected'; nothing was changed"
 }
 
-# fetch URL FILE: follows redirects from https to https only. GNU wget cannot promise that, so it follows none and
-# Python tries again. Other wgets cannot be told to follow none, and some check no certificate: Python, too.
+# fetch URL FILE: follows redirects from https to https only. GNU wget cannot promise that, so it follows none; other
+# wgets cannot be told to, and some check no certificate. What fails is tried once more with Python.
 fetch() {
     case $1 in
         https:*) scheme=https redirects=5 ;;
         *) scheme=http redirects=0 ;;
     esac
     if have curl; then
-        curl -fsSL --proto "=$scheme" --max-redirs "$redirects" --tlsv1.2 --globoff \
-            --connect-timeout 20 --max-time 120 --retry 2 -o "$2" "$1"
-    elif wget --version 2>/dev/null | grep -q 'GNU Wget' &&
-        wget -q -O "$2" --max-redirect=0 --tries=1 --timeout=20 "$1"; then
-        :
-    else
-        "$python" -I -c '
+        curl -fsL --proto "=$scheme" --max-redirs "$redirects" --tlsv1.2 --globoff --connect-timeout 20 \
+            --max-time 120 -o "$2" "$1" && return
+    elif wget --version 2>/dev/null | grep -q 'GNU Wget'; then
+        wget -q --max-redirect=0 --tries=1 --timeout=20 -O "$2" "$1" && return
+    fi
+    why=$("$python" -I -c '
 import sys, urllib.request
 
 class Redirects(urllib.request.HTTPRedirectHandler):
@@ -247,9 +246,8 @@ try:
     with open(sys.argv[2], "wb") as file:
         file.write(data)
 except Exception as error:
-    sys.exit("python: " + str(error))
-' "$1" "$2"
-    fi || die "cannot download $1; nothing was changed"
+    sys.exit(str(error))
+' "$1" "$2" 2>&1) || die "cannot download $1 ($why); nothing was changed"
 }
 
 # Makes the file to install. `env` is in a pinned line for its length: an archive whose first line gets shorter is
