@@ -294,7 +294,7 @@ uninstall() {
         say "    rm -r ~/Library/Application\\ Support/finetuning"
         say "    security delete-generic-password -s finetuning -a default"
     else
-        say "    rm -r ${XDG_CONFIG_HOME:-~/.config}/finetuning"
+        say "    rm -r \"${XDG_CONFIG_HOME:-${HOME:-~}/.config}/finetuning\""
         say "    secret-tool clear service finetuning username default"
     fi
 }
