@@ -343,9 +343,7 @@ class Exchange:
 # --- faults -------------------------------------------------------------------------------------------------
 
 F = TypeVar("F", bound=Callable[..., None])
-KINDS: dict[
-    str, tuple[Callable[..., None], bool]
-] = {}  # name: (function, whether the request is carried out)
+KINDS: dict[str, tuple[Callable[..., None], bool]] = {}  # name: (function, whether the request is carried out)
 MEDIA_KINDS = ("etag", "no-range", "wrong-range", "ignore-if-range", "changed")  # make no sense on the API
 ORIGIN_KINDS = ("refuse", "hangup", "unreachable")  # about connections, not requests: see Sandbox.fault
 
@@ -370,9 +368,7 @@ def effect(name: str, params: dict[str, Any]) -> tuple[Callable[..., None], dict
     name, defaults = SHORT.get(name, (name, {}))
     if name not in KINDS:
         raise ValueError(
-            "unknown fault {}; there are {}".format(
-                name, ", ".join(sorted([*KINDS, *SHORT, *ORIGIN_KINDS, "random"]))
-            )
+            "unknown fault {}; there are {}".format(name, ", ".join(sorted([*KINDS, *SHORT, *ORIGIN_KINDS, "random"])))
         )
     params = {**defaults, **params}
     function, work = KINDS[name]
@@ -519,9 +515,7 @@ def literal(x: Exchange, value: Any, field: str = "unknown") -> None:
     document, data = x.data()
     data[field] = "\x00literal\x00"
     text = json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    text = text.replace(
-        b'"\\u0000literal\\u0000"', value if isinstance(value, bytes) else str(value).encode()
-    )
+    text = text.replace(b'"\\u0000literal\\u0000"', value if isinstance(value, bytes) else str(value).encode())
     x.answer.set_body(Body(text))
 
 
@@ -542,9 +536,7 @@ def record(x: Exchange, **fields: Any) -> None:
     """Other values in the record, or in each one of a list."""
     document, data = x.data()
     lists = [
-        value
-        for value in data.values()
-        if isinstance(value, list) and all(isinstance(item, dict) for item in value)
+        value for value in data.values() if isinstance(value, list) and all(isinstance(item, dict) for item in value)
     ]
     for item in lists[0] if lists and "id" not in data else [data]:
         item.update(fields)
@@ -820,9 +812,7 @@ def page(request: Request) -> tuple[int, int, str]:
 
 def id3(**frames: bytes) -> bytes:
     """An ID3v2.3 tag, so that each track is its own and players show the prompt."""
-    data = b"".join(
-        name.encode() + struct.pack(">IH", len(value), 0) + value for name, value in frames.items()
-    )
+    data = b"".join(name.encode() + struct.pack(">IH", len(value), 0) + value for name, value in frames.items())
     size = bytes(len(data) >> shift & 127 for shift in (21, 14, 7, 0))
     return b"ID3\x03\x00\x00" + size + data
 
@@ -882,9 +872,7 @@ class Sandbox:
         self._owners: dict[str, str] = {}  # of the playlists
         self._generations: dict[str, Record] = {}
         self._states: dict[str, State] = {}
-        self._calls: dict[tuple[str, bool], collections.deque[float]] = collections.defaultdict(
-            collections.deque
-        )
+        self._calls: dict[tuple[str, bool], collections.deque[float]] = collections.defaultdict(collections.deque)
         self._gates: list[Gate] = []
         self._faults: list[Fault] = []
         self._random = random.Random("library")
@@ -914,7 +902,7 @@ class Sandbox:
         for origin in self._origins.values():
             origin.close()
 
-    def __enter__(self) -> Sandbox:  # noqa: PYI034
+    def __enter__(self) -> Sandbox:
         return self.start()
 
     def __exit__(
@@ -945,9 +933,7 @@ class Sandbox:
                     raise TimeoutError(f"no such request within {timeout} s, only {self.requests}")
                 self._changed.wait(deadline - time.monotonic())
 
-    def hold(
-        self, path: str, *, origin: str | None = "api", method: str | None = None, work: bool = False
-    ) -> Gate:
+    def hold(self, path: str, *, origin: str | None = "api", method: str | None = None, work: bool = False) -> Gate:
         """Requests that match are logged, then wait for the gate's release(); with `work`, once done."""
         gate = Gate(path, origin, method, work)
         with self._lock:
@@ -1204,9 +1190,7 @@ class Sandbox:
         tag = id3(TIT2=b"\1" + state.prompt.encode("utf-16", "replace"), UFID=b"finetuning.ai\0" + name)
         loop = loop_mp3()
         turn = (
-            (int(hashlib.sha256(generation_id.encode()).hexdigest(), 16) + 37 * state.version)
-            * FRAME_BYTES
-            % len(loop)
+            (int(hashlib.sha256(generation_id.encode()).hexdigest(), 16) + 37 * state.version) * FRAME_BYTES % len(loop)
         )
         frames = max(1, round(state.length / FRAME_SECONDS))
         size = len(tag) + frames * FRAME_BYTES if self.track_bytes is None else self.track_bytes
@@ -1290,9 +1274,7 @@ class Sandbox:
             if record is None:
                 state.submitted = None
             elif passed >= state.seconds and "forever" not in words:
-                self._settle(
-                    generation_id, "Generation failed: the prompt asked for it" if "fail" in words else None
-                )
+                self._settle(generation_id, "Generation failed: the prompt asked for it" if "fail" in words else None)
             elif passed >= state.seconds / 3:
                 record["status"] = "processing"
 
@@ -1335,9 +1317,7 @@ class Sandbox:
         if cost and account.left <= 0:
             raise ApiError(402, *ERRORS[402])
         if len(self._in_flight(account)) >= self.queue_limit:
-            raise ApiError(
-                429, "QUEUE_FULL", "Too many generations in the queue", {"max": self.queue_limit}, 5
-            )
+            raise ApiError(429, "QUEUE_FULL", "Too many generations in the queue", {"max": self.queue_limit}, 5)
         if "reject" in re.findall("[a-z]+", prompt.lower()):
             raise ApiError(500, "GENERATION_FAILED", "The queue did not accept the generation")
         generation_id = self._uuid()
@@ -1460,11 +1440,7 @@ class Sandbox:
         return 200, outcome("deleted", deleted, errors)
 
     def list_playlists(self, account: Account, request: Request) -> tuple[int, Record]:
-        own = [
-            record
-            for playlist_id, record in self.playlists.items()
-            if self._owners[playlist_id] == account.name
-        ]
+        own = [record for playlist_id, record in self.playlists.items() if self._owners[playlist_id] == account.name]
         return 200, {"playlists": own}
 
     def get_playlist(self, account: Account, request: Request, playlist_id: str) -> tuple[int, Record]:
@@ -1646,9 +1622,7 @@ class Origin:
         self._plugs: list[socket.socket] = []
         self._listener = self._bind(port)
         self.port: int = self._listener.getsockname()[1]
-        self.url = (
-            ("https" if tls else "http") + (f"://[{host}]" if ":" in host else f"://{host}") + f":{self.port}"
-        )
+        self.url = ("https" if tls else "http") + (f"://[{host}]" if ":" in host else f"://{host}") + f":{self.port}"
 
     def _bind(self, port: int) -> socket.socket:
         listener = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
@@ -1876,8 +1850,7 @@ def fill(sandbox: Sandbox) -> None:
         add(prompt, age, duration=seconds, status=status)
     add("string quartet warm-up, instrumental", 10.0, duration=45, type="instrumental", title=None)
     theirs = [
-        add(prompt, 5 * day, owner="other", isPublic=True)
-        for prompt in ("midnight taxi, jazz noir", "雨のち晴れ ☔")
+        add(prompt, 5 * day, owner="other", isPublic=True) for prompt in ("midnight taxi, jazz noir", "雨のち晴れ ☔")
     ]
     secret = [add("somebody's secret demo", 4 * day, owner="other")]
 
@@ -1888,9 +1861,7 @@ def fill(sandbox: Sandbox) -> None:
     sandbox.add_playlist("Open Studio", shared, age=day, isPublic=True, description="Everybody may listen 🎧")
     sandbox.add_playlist("chill", focus[3:5], age=3 * day)
     sandbox.add_playlist("Chill", [], age=7 * day)
-    sandbox.add_playlist(
-        "Night Shift", theirs, owner="other", isPublic=True, id="b7c1f0de-8a52-4f0e-9d0b-2f5d0a9f6e11"
-    )
+    sandbox.add_playlist("Night Shift", theirs, owner="other", isPublic=True, id="b7c1f0de-8a52-4f0e-9d0b-2f5d0a9f6e11")
     sandbox.add_playlist("Private Matters", secret, owner="other", id="c3d9a7b4-1e6f-4c2a-8f3e-7a6b5c4d3e2f")
 
 
@@ -1918,21 +1889,16 @@ def plain(value: str) -> Any:
 
 
 def fault_list() -> str:
-    lines = [
-        "faults (path=, origin=api|media|none, method=, times=N|none, after=N, work=true|false go with each):"
-    ]
+    lines = ["faults (path=, origin=api|media|none, method=, times=N|none, after=N, work=true|false go with each):"]
     for name, (function, _) in sorted(KINDS.items()):
         names = [f"{parameter}=" for parameter in list(inspect.signature(function).parameters)[1:]]
         lines.append(f"  {name:15} {' '.join(names)}")
-        lines += textwrap.wrap(
-            function.__doc__ or "", 100, initial_indent=" " * 18, subsequent_indent=" " * 18
-        )
+        lines += textwrap.wrap(function.__doc__ or "", 100, initial_indent=" " * 18, subsequent_indent=" " * 18)
     lines.append("  random          p= seed=")
     lines.append(" " * 18 + "Each request goes wrong with this probability, in a random way.")
     lines.append("  refuse, unreachable (seconds=) and hangup (data=): no connection to the origin.")
     short = [
-        "{} = {}".format(name, ",".join([long_name, *params]))
-        for name, (long_name, params) in sorted(SHORT.items())
+        "{} = {}".format(name, ",".join([long_name, *params])) for name, (long_name, params) in sorted(SHORT.items())
     ]
     return "\n".join(lines + textwrap.wrap("short for some: " + "; ".join(short), 110, initial_indent="  ",
                                            subsequent_indent="  "))  # fmt: skip
@@ -1998,7 +1964,7 @@ def serve(sandbox: Sandbox, home: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         usage="sandbox.py [options] [ft command ...]",
-        description="A stand-in for Finetuning.ai on loopback. With an ft command it runs that command against "
+        description="A stand-in for Finetuning.ai on loopback. With an ft command it runs that against "
         "itself; without one it serves until Ctrl-C.",
         epilog=fault_list(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -2007,13 +1973,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0, help="of the API (default: a free one)")
     parser.add_argument("--media-port", type=int, default=0, help="of the media host (default: a free one)")
     parser.add_argument("--seconds", type=float, default=4.0, help="a generation takes (default: 4)")
-    parser.add_argument(
-        "--window", type=float, default=60.0, help="length of the rate limits' minute, in seconds"
-    )
+    parser.add_argument("--window", type=float, default=60.0, help="length of the rate limits' minute, in seconds")
     parser.add_argument("--no-rate-limits", action="store_true", help="answer any number of requests")
-    parser.add_argument(
-        "--fault", action="append", default=[], type=parse_fault, metavar="KIND[,key=value...]"
-    )
+    parser.add_argument("--fault", action="append", default=[], type=parse_fault, metavar="KIND[,key=value...]")
     parser.add_argument("--log", metavar="FILE", help="write each request as a line of JSON; - for stderr")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="ft command and its arguments")
     options = parser.parse_args(arguments)
