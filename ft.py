@@ -1618,9 +1618,9 @@ class Api:
 def check_id(identifier: str, what: str = "id") -> str:
     """An id as given, if it can be one. UsageError."""
     if not identifier or re.search(r"[\s/\x00-\x1f\x7f]", identifier) or identifier in (".", ".."):
-        raise UsageError(f"not an {what}: {identifier!r}")
+        raise UsageError(f"not a usable {what}: {identifier!r}")
     if re.search(KEY_LIKE, identifier):
-        raise UsageError(f"that is an API key, not an {what}")
+        raise UsageError("that is an API key, not an id")
     return identifier
 
 
@@ -1972,9 +1972,10 @@ class Ft:
 
     @cached_property
     def base_url(self) -> str:
+        configured = self.config.base_url  # even beside the flag, so that a broken file is always told
         if self.args.base_url is not None:
             return check_base_url(self.args.base_url, "--base-url")
-        return (self.config.base_url or BASE_URL).rstrip("/")
+        return (configured or BASE_URL).rstrip("/")
 
     @cached_property
     def keys(self) -> Keys:
@@ -2120,15 +2121,19 @@ YES = flag("-y", "--yes", action="store_true", help="do not ask; required where 
 def auth_login(ft: Ft, args: argparse.Namespace) -> None:
     """Prompt for an API key and store it in the OS keychain. The key is checked against the service first; a key that
     fails leaves the stored one as it was."""
-    if args.stdin or not sys.stdin.isatty():
+    source = "the prompt" if sys.stdin.isatty() and not args.stdin else "stdin"
+    if source == "stdin":
         text = sys.stdin.buffer.read(4096).decode("utf-8", "replace")
         if not text.strip():
             raise UsageError("no API key on stdin", f"get one at {KEY_URL}")
     else:
         import getpass
 
-        text = getpass.getpass("Paste your API key: ", sys.stderr)
-    ft.transport.key = key = check_key(text, "stdin" if args.stdin else "the prompt")
+        try:
+            text = getpass.getpass("Paste your API key: ", sys.stderr)
+        except EOFError:
+            raise UsageError("no API key given", f"get one at {KEY_URL}") from None
+    ft.transport.key = key = check_key(text, source)
     me = member(Api(ft.transport).me(), "data", dict)
     place = ft.keys.store(key)
     if ft.keys.file and place == ft.keys.file.path:
@@ -2539,26 +2544,30 @@ def visibility(record: Json) -> str:
     return "public" if record.get("isPublic") is True else "private"
 
 
-def playlist_id(api: Api, wanted: str) -> str:
-    """The id of the playlist that `wanted` names: a UUID is an id, anything else a name in any case. UsageError."""
-    if re.fullmatch(UUID, wanted):
-        return wanted
-    known = api.playlists()["data"]["playlists"]
-    names = [text_of(p, "name", "") for p in known]
-    ids = [text_of(p, "id") for p, name in zip(known, names) if name.casefold() == wanted.strip().casefold()]
-    if len(ids) == 1:
-        return check_id(ids[0], "playlist id")
-    if ids:
-        raise UsageError(f"{len(ids)} playlists are called {wanted!r}: {', '.join(ids)}", "use the id")
-    if wanted.startswith("pl_"):
-        return check_id(wanted, "playlist id")
-    raise UsageError(f"no playlist is called {wanted!r}{nearest(wanted, names)}", "`ft playlists` lists yours")
+def playlist_ids(api: Api, *wanted: str) -> list[str]:
+    """The ids of the playlists that `wanted` name: a UUID is an id, anything else a name in any case. UsageError."""
+    playlists = [] if all(re.fullmatch(UUID, w) for w in wanted) else api.playlists()["data"]["playlists"]
+    names = [text_of(p, "name", "") for p in playlists]
+
+    def find(word: str) -> str:
+        if re.fullmatch(UUID, word):
+            return word
+        sought = word.strip().casefold()
+        ids = [text_of(p, "id") for p, name in zip(playlists, names) if name.strip().casefold() == sought]
+        if len(ids) > 1:
+            raise UsageError(f"{len(ids)} playlists are called {word!r}: {', '.join(ids)}", "use the id")
+        if not ids and not word.startswith("pl_"):
+            raise UsageError(f"no playlist is called {word!r}{nearest(word, names)}", "`ft playlists` lists yours")
+        return check_id(ids[0] if ids else word, "playlist id")
+
+    return [find(word) for word in wanted]
 
 
 @command("playlist show", PLAYLIST, JSON, example='ft playlist show "Focus Beats"')
 def playlist_show(ft: Ft, args: argparse.Namespace) -> None:
     """Show a playlist and the tracks in it. Your own, or anybody's public one by its id."""
-    document = ft.api.playlist(playlist_id(ft.api, args.playlist))
+    [playlist_id] = playlist_ids(ft.api, args.playlist)
+    document = ft.api.playlist(playlist_id)
     if args.json:
         return ft.console.json(document)
     playlist = document["data"]
@@ -2587,7 +2596,7 @@ def playlist_show(ft: Ft, args: argparse.Namespace) -> None:
 def playlist_add(ft: Ft, args: argparse.Namespace) -> int:
     """Add tracks to a playlist. Public playlists take public tracks only, private ones only your own."""
     ids = check_ids(args.id)
-    playlist = playlist_id(ft.api, args.playlist)
+    [playlist] = playlist_ids(ft.api, args.playlist)
     outcome = Outcome("added", "trackId")
     run_batch(ids, lambda chunk: ft.api.add_tracks(playlist, chunk), outcome)
     return report(ft, args, outcome, "Added")
@@ -2598,7 +2607,7 @@ def playlist_add(ft: Ft, args: argparse.Namespace) -> int:
 def playlist_remove(ft: Ft, args: argparse.Namespace) -> int:
     """Remove tracks from a playlist. They stay in your library."""
     ids = check_ids(args.id)
-    playlist = playlist_id(ft.api, args.playlist)
+    [playlist] = playlist_ids(ft.api, args.playlist)
     outcome = Outcome("removed", "trackId")
     run_batch(ids, lambda chunk: ft.api.remove_tracks(playlist, chunk), outcome)
     return report(ft, args, outcome, "Removed")
@@ -2610,7 +2619,7 @@ def playlist_remove(ft: Ft, args: argparse.Namespace) -> int:
 def playlist_move(ft: Ft, args: argparse.Namespace) -> int:
     """Move tracks between playlists. A track that cannot be added to the target stays in the source."""
     ids = check_ids(args.id)
-    source, target = playlist_id(ft.api, args.source), playlist_id(ft.api, args.target)
+    source, target = playlist_ids(ft.api, args.source, args.target)
     if source.lower() == target.lower():
         raise UsageError("the source and the target are the same playlist")
     outcome = Outcome("moved", "trackId")
