@@ -150,7 +150,7 @@ class ApiError(FtError):
         if code == "VALIDATION_ERROR":
             self.exit_code = USAGE
         hints = [HINTS.get(code, "")]
-        if status == 429 and retry_after is not None:
+        if retry_after is not None:
             hints.append(f"retry after {retry_after:.0f} s")
         self.hint = "; ".join(filter(None, hints)) or None
 
@@ -206,27 +206,39 @@ def visible(text: str) -> str:
     return "".join(c.encode("unicode_escape").decode() if unsafe(c) else c for c in text)
 
 
+# Emoji of several characters, which one terminal shows as one and another side by side: flags; with a selector or a
+# skin tone; joined.
+SEQUENCE = (
+    "[\U0001f1e6-\U0001f1ff]{2}|.[\ufe0f\U0001f3fb-\U0001f3ff](?:\u200d.[\ufe0f\U0001f3fb-\U0001f3ff]?)*"
+    "|.(?:\u200d.[\ufe0f\U0001f3fb-\U0001f3ff]?)+"
+)
+
+
 def cell_width(text: str) -> int:
-    """How many cells of a terminal `text` takes: wide characters two, combining ones none."""
+    """How many cells of a terminal `text` takes: wide characters two, combining ones none. A SEQUENCE counts as
+    what it takes at most."""
     if text.isascii():
         return len(text)
     from unicodedata import category, east_asian_width
 
     def cells(c: str) -> int:
+        if c == "\ufe0f":  # makes an emoji, and so two cells, of a character of one
+            return 1
         if category(c) in ("Mn", "Me", "Cf") or "\u1160" <= c <= "\u11ff":
             return 0
-        return 2 if east_asian_width(c) in "WF" else 1
+        return 2 if east_asian_width(c) in "WF" or "\U0001f1e6" <= c <= "\U0001f1ff" else 1
 
     return sum(map(cells, text))
 
 
 def cut(text: str, cells: int) -> tuple[str, str]:
-    """`text` in two: as much as fits into `cells`, and the rest. Combining characters stay with their base."""
-    used = 0
-    for i, c in enumerate(text):
-        used += cell_width(c)
+    """`text` in two: as much as fits into `cells`, and the rest. What belongs together stays together."""
+    used = end = 0
+    for piece in re.findall(SEQUENCE + "|.", text, re.DOTALL):
+        used += cell_width(piece)
         if used > cells:
-            return text[:i], text[i:]
+            return text[:end], text[end:]
+        end += len(piece)
     return text, ""
 
 
@@ -250,6 +262,18 @@ def fold(text: str, cells: int) -> list[str]:
         lines.append(head)
         text = rest
     return [*lines, text]
+
+
+def fold_command(text: str, cells: int) -> list[str]:
+    """A shell command in lines of at most `cells`, to be pasted as they are: never broken within a word or between a
+    flag and its value."""
+    lines: list[str] = []
+    for word in re.findall(r"""(?:-\S+ )?(?:"[^"]*"|'[^']*'|[^\s"'])+""", text):
+        if lines and cell_width(f"{lines[-1]} {word} \\") <= cells:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
 
 
 def pad(text: str, cells: int, right: bool = False) -> str:
@@ -305,7 +329,7 @@ def age(timestamp: object, now: float | None = None) -> str:
 
 def size(count: Any) -> str:
     """A number of bytes for people."""
-    if not is_number(count):
+    if not is_number(count) or not 0 <= count < 1e18:
         return "-"
     if count < 1000:
         return f"{count:.0f} B"
@@ -425,9 +449,11 @@ def escape_json(text: str, ascii_only: bool) -> str:
 
 # --- Console ---------------------------------------------------------------------------------------------------------
 
-STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34"}
-STATUS_STYLES = {"completed": "green", "failed": "red", "processing": "yellow", "pending": "blue"}
+# Colours that can be read on black and on white: no yellow, no blue.
+STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "magenta": "35", "cyan": "36"}
+STATUS_STYLES = {"completed": "green", "failed": "red", "processing": "magenta", "pending": "cyan"}
 SPINNER = "|/-\\"
+USEFUL = 12  # cells of a prompt or a name that still tell which it is
 
 
 class Console:
@@ -501,10 +527,10 @@ class Console:
         self._write(sys.stderr, f"{self.paint(label + ':', style, sys.stderr)} {visible(text)}\n")
 
     def note(self, text: str) -> None:
-        self.say("note", text, "blue")
+        self.say("note", text, "cyan")
 
     def warning(self, text: str) -> None:
-        self.say("warning", text, "yellow")
+        self.say("warning", text, "magenta")
 
     def error(self, text: str) -> None:
         self.say("error", text, "red")
@@ -582,8 +608,8 @@ class Console:
     # Tables
 
     def table(self, names: Sequence[str], rows: Sequence[Sequence[str]], long: str, drop: Sequence[str] = ()) -> None:
-        """Rows under their column names. On a terminal the column `long` is cut to fit, and where that is not
-        enough the columns in `drop` go, first one first; in a pipe nothing is cut."""
+        """Rows under their column names. On a terminal the column `long` is cut to fit, and where that would leave
+        less than USEFUL cells of it the columns in `drop` go, first one first; in a pipe nothing is cut."""
         cells = [list(names), *([visible(cell) for cell in row] for row in rows)]
         shown = list(range(len(names)))
         widths = [max(cell_width(row[i]) for row in cells) for i in shown]
@@ -592,7 +618,7 @@ class Console:
             stretch, dropped = names.index(long), [names.index(name) for name in drop]
             while True:
                 free = room - sum(widths[i] + 2 for i in shown if i != stretch)
-                if free >= len(long) or not dropped:
+                if free >= min(widths[stretch], USEFUL) or not dropped:
                     break
                 shown.remove(dropped.pop(0))
             widths[stretch] = min(widths[stretch], max(free, len(long)))
@@ -605,21 +631,39 @@ class Console:
                 style = STATUS_STYLES.get(row[i], "") if names[i] == "STATUS" else ""
                 text = row[i] if i == shown[-1] else pad(row[i], widths[i], right=names[i] == "TRACKS")
                 line.append(self.paint(text, "bold" if row is cells[0] else style))
+                if room is not None and self.capable and re.search(SEQUENCE, text):  # narrower than padded for?
+                    line[-1] += f"\x1b[{sum(widths[j] + 2 for j in shown[: len(line)]) - 1}G"
             lines.append("  ".join(line))
         self.write("\n".join(lines) + "\n")
 
-    def details(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """A block of labels and values; on a terminal long values are folded under themselves."""
+    def details(self, pairs: Sequence[tuple[str, str]], command: tuple[str, str] | None = None) -> None:
+        """A block of labels and values, at its end one whose value is a command. On a terminal long values are folded
+        under themselves; an address, which must not be broken, has a line of its own."""
         indent = max(len(label) for label, _ in pairs) + 2
         room = self.columns(sys.stdout)
+        cells = max(10, room - indent) if room is not None else sys.maxsize
         lines = []
         for label, value in pairs:
-            folded = [visible(value)] if room is None else fold(visible(value), max(10, room - indent))
-            first = self.paint(pad(label, indent), "bold") + self.paint(
-                folded[0], STATUS_STYLES.get(value, "") if label == "Status" else ""
-            )
-            lines += [first, *(" " * indent + line for line in folded[1:])]
+            value = visible(value)
+            name = self.paint(pad(label, indent), "bold")
+            if room is not None and cells < cell_width(value) <= room - 2 and " " not in value:
+                lines += [name.rstrip(), "  " + value]
+                continue
+            first, *rest = fold(value, cells)
+            lines.append(name + self.paint(first, STATUS_STYLES.get(value, "") if label == "Status" else ""))
+            lines += [" " * indent + line for line in rest]
+        if command:
+            first, *rest = fold_command(visible(command[1]), cells)
+            lines += [self.paint(pad(command[0], indent), "bold") + first, *(" " * indent + line for line in rest)]
         self.write("\n".join(lines) + "\n")
+
+    def checklist(self, facts: Sequence[tuple[bool, str]]) -> None:
+        """A line for each fact, ticked or crossed; on a terminal folded under itself."""
+        room = self.columns(sys.stdout)
+        for fine, text in facts:
+            mark = "✓" if fine else "✗"
+            lines = [visible(text)] if room is None else fold(visible(text), max(10, room - 5))
+            self.write(self.paint(mark, "green" if fine else "red") + " " + "\n  ".join(lines) + "\n")
 
 
 class Progress:
@@ -654,19 +698,23 @@ class Progress:
         if now - self._last >= 0.1:
             self._last = now
             if self.console.live:
-                self.console.draw(self._text())
+                self.console.draw(self._bar() + self._text())
             else:
                 self.console.heartbeat(self._text)
+
+    def _bar(self) -> str:
+        """As long as there is room for, at most 20 cells."""
+        cells = min(20, (self.console.columns(sys.stderr) or 80) - 5 - len(self._text()))
+        if not self.expected or cells < 5:
+            return ""
+        return f"[{'#' * int(min(1.0, self.received / self.expected) * cells):{cells}}] "
 
     def _text(self) -> str:
         speed = self.received / max(time.monotonic() - self.start, 0.001)
         parts = [f"{self.finished} of {self.files} files"] if self.files > 1 else []
         if self.expected:
             share = min(1.0, self.received / self.expected)
-            parts += [
-                f"[{'#' * int(share * 20):20}] {share:4.0%}",
-                f"{size(self.received)} of {size(self.expected)}",
-            ]
+            parts += [f"{share:4.0%}", f"{size(self.received)} of {size(self.expected)}"]
         else:
             parts.append(size(self.received))
         parts.append(f"{size(speed)}/s")
@@ -1153,10 +1201,13 @@ def parse_retry_after(value: str | None) -> float | None:
         return None
     if re.fullmatch("[0-9]{1,9}", value.strip(), re.ASCII):
         return float(value)
+    from datetime import timezone
     from email.utils import parsedate_to_datetime
 
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+        date = parsedate_to_datetime(value)
+        date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)  # the form of asctime names no zone
+        return max(0.0, date.timestamp() - time.time())
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
 
@@ -1181,7 +1232,7 @@ def certificate_hint(error: BaseException) -> str | None:
     if bundle and not os.path.exists(bundle):
         return f"SSL_CERT_FILE names {bundle}, which does not exist"
     if sys.version_info >= (3, 13) and re.search(
-        "Authority Key|Basic Constraints|key usage", str(error), re.IGNORECASE
+        "key identifier|basic constraints|key usage", str(error), re.IGNORECASE
     ):
         return "Python 3.13 checks private CAs more strictly: reissue the CA with the extension named above"
     if bundle:
@@ -1230,7 +1281,7 @@ class Response:
         expected = self.length() if lengths else None
         if expected is not None and expected > limit:
             raise NetworkError(f"the answer from {self.host} is too long: {size(expected)}", final=True)
-        body = b""
+        body = bytearray()
         while expected is None or len(body) < expected:
             piece = self.read(limit + 1 - len(body) if expected is None else expected - len(body))
             body += piece
@@ -1240,7 +1291,7 @@ class Response:
                 break
         if expected is not None and len(body) < expected:
             raise NetworkError(f"the answer from {self.host} broke off: {len(body)} of {expected} bytes")
-        return body
+        return bytes(body)
 
 
 class Transport:
@@ -1254,16 +1305,22 @@ class Transport:
 
     # One request
 
-    def _proxy(self, scheme: str, host: str) -> str | None:
-        """The proxy for https to `host`. Plain http stays on this machine (check_address), so no proxy sees it."""
+    def _proxy(self, scheme: str, host: str) -> tuple[str | None, str]:
+        """The proxy for https to `host`, if any, and its name, which holds no password. Plain http stays on this
+        machine (check_address), so no proxy sees it."""
         import urllib.request
 
-        if scheme == "http" or urllib.request.proxy_bypass(host):
-            return None
         proxy = urllib.request.getproxies().get("https")
-        if proxy and proxy.lower().startswith("socks"):
+        if not proxy or scheme == "http" or urllib.request.proxy_bypass(host):
+            return None, ""
+        if proxy.lower().startswith("socks"):
             raise UsageError("SOCKS proxies are not supported: HTTPS_PROXY must name an HTTP proxy")
-        return proxy
+        match = re.fullmatch(r"(https?://)?([^/]*@)?([^/@]+)/?", proxy, re.IGNORECASE)
+        try:
+            check_address(f"https://{match[3] if match else ''}", "HTTPS_PROXY")
+        except ValueError:
+            raise UsageError("HTTPS_PROXY is not the address of a proxy, such as http://proxy:3128") from None
+        return proxy, match[3] if match else ""
 
     def _opener(self, scheme: str, proxy: str | None, deadline: float | None) -> urllib.request.OpenerDirector:
         """urllib with the few handlers we need: no redirects, statuses are answers and not exceptions, errors before
@@ -1336,7 +1393,10 @@ class Transport:
         import ssl
 
         if self._tls is None:
-            self._tls = ssl.create_default_context()
+            try:
+                self._tls = ssl.create_default_context()
+            except OSError as error:  # SSLKEYLOGFILE names what cannot be written
+                raise Unsent(error) from None
         return self._tls
 
     def send(
@@ -1349,10 +1409,9 @@ class Transport:
         import urllib.request
 
         match = check_address(url, "the address")
-        scheme, name = match["scheme"].lower(), match["host"].strip("[]")
-        host = match["host"] + (f":{match['port']}" if match["port"] else "")
-        proxy = self._proxy(scheme, name)
-        through = f" through the proxy {proxy.rpartition('@')[2]}" if proxy else ""
+        scheme, host = match["scheme"].lower(), match["host"] + (f":{match['port']}" if match["port"] else "")
+        proxy, name = self._proxy(scheme, host)
+        through = f" through the proxy {name}" if proxy else ""
         headers = {"User-Agent": f"ft/{__version__}", **headers}
         request = urllib.request.Request(url, body, headers, method=method)
         self.console.log(f"> {method} {url}{through}")
@@ -1388,7 +1447,7 @@ class Transport:
         """The JSON object that answers, after as many attempts as http.md's table allows: `retry` is "all" (a GET),
         "chunk" (a bulk request), "create" (costs a credit) or "none" (the caller asks again itself).
         ApiError for a 4xx or 5xx, NetworkError for no usable answer."""
-        spent = 0.0
+        spent, start = 0.0, time.monotonic()
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._call_once(method, path, body)
@@ -1402,7 +1461,7 @@ class Transport:
                 again = (retry in ("all", "chunk") and error.status == 429) or (
                     retry == "all" and error.status in (500, 502, 503, 504)
                 )
-            if not again or attempt == ATTEMPTS:
+            if not again or attempt == ATTEMPTS or time.monotonic() - start > CALL_DEADLINE:
                 raise failure
             spent += self.pause(failure, attempt, RETRY_BUDGET - spent)
         raise AssertionError("unreachable")
@@ -1486,8 +1545,13 @@ class Transport:
                         final=response.status not in (416, 429, 500, 502, 503, 504),
                     )
                     failure.retry_after = parse_retry_after(response.headers.get("Retry-After"))
+                    if failure.retry_after is not None:
+                        failure.hint = f"retry after {failure.retry_after:.0f} s"
                     raise failure
-                following = urljoin(url, quote(target, safe="!#$%&'()*+,/:;=?@[]~")).partition("#")[0]
+                try:
+                    following = urljoin(url, quote(target, safe="!#$%&'()*+,/:;=?@[]~")).partition("#")[0]
+                except ValueError:
+                    raise NetworkError(f"{response.host} sent us to no address: {target}", final=True) from None
                 if url.lower().startswith("https:") and not following.lower().startswith("https:"):
                     raise NetworkError(f"refusing to follow {response.host} from https to {following}", final=True)
                 url = following
@@ -1548,7 +1612,7 @@ class Api:
         from urllib.parse import quote, urlencode
 
         given = {name: value for name, value in query.items() if value is not None}
-        return "/".join(["/v1", *(quote(part, safe="") for part in parts)]) + (f"?{urlencode(given)}" if given else "")
+        return "/".join(["/v1", *(quote(part, "", errors="surrogatepass") for part in parts)]) + (f"?{urlencode(given)}" if given else "")
 
     def health(self) -> Json:
         return self.transport.call("GET", "/health")
@@ -1559,6 +1623,7 @@ class Api:
     def create(self, endpoint: str, body: Json) -> Json:
         """POST /v1/generations, /v1/instrumental or /v1/sound-effects: costs a credit, so it is never repeated once
         it may have been received. The record under `data` has an `id`."""
+        unsure = "do not submit again before `ft list` has told you"
         try:
             document = self.transport.call("POST", self._path(endpoint), body, retry="create")
             identifier = member(member(document, "data", dict), "id", str)
@@ -1567,10 +1632,11 @@ class Api:
             return document
         except NetworkError as error:
             if error.sent:
-                raise NetworkError(
-                    f"{error.message}; the submission may have been accepted",
-                    "do not submit again before `ft list` has told you",
-                ) from None
+                raise NetworkError(f"{error.message}; the submission may have been accepted", unsure) from None
+            raise
+        except ApiError as error:
+            if error.status >= 500 and error.code != "GENERATION_FAILED":  # that one says that it was not
+                error.hint = "; ".join(filter(None, [error.hint, f"it may have been accepted: {unsure}"]))
             raise
 
     def record(self, collection: str, identifier: str, retry: str = "all") -> Json:
@@ -1617,7 +1683,7 @@ class Api:
 
 def check_id(identifier: str, what: str = "id") -> str:
     """An id as given, if it can be one. UsageError."""
-    if not identifier or re.search(r"[\s/\x00-\x1f\x7f]", identifier) or identifier in (".", ".."):
+    if not identifier or re.search(r"[\s/\x00-\x1f\x7f\ud800-\udfff]", identifier) or identifier in (".", ".."):
         raise UsageError(f"not a usable {what}: {identifier!r}")
     if re.search(KEY_LIKE, identifier):
         raise UsageError("that is an API key, not an id")
@@ -2139,9 +2205,7 @@ def auth_login(ft: Ft, args: argparse.Namespace) -> None:
     if ft.keys.file and place == ft.keys.file.path:
         ft.console.warning(f"{ft.keys.keychain.name} cannot be reached ({ft.keys.trouble})")
         ft.console.warning(f"the key is stored in plain text in {place}, readable by you alone (0600)")
-        ft.console.print(f"Stored in {place}. ✓")
-    else:
-        ft.console.print(f"Stored in {place}. ✓")
+    ft.console.print(f"Stored in {place}. ✓")
     ft.console.print(f"Signed in as {text_of(me, 'email')} ({text_of(me, 'tier')} tier)")
     if os.environ.get("FINETUNING_API_KEY", "").strip():
         ft.console.warning("FINETUNING_API_KEY is set and wins over the stored key")
@@ -2235,6 +2299,9 @@ def first_given(*values: Any) -> Any:
     return next(value for value in values if value is not None)
 
 
+ALLOWANCES = {"creditsRemaining": "credits", "dailyRemaining": "of today's"}  # what a submission says is left
+
+
 def create(ft: Ft, args: argparse.Namespace, collection: str, endpoint: str, body: Json) -> None:
     """Submit `body` once, then wait for the record and download its track, as far as the flags ask for it."""
     console = ft.console
@@ -2265,7 +2332,8 @@ def create(ft: Ft, args: argparse.Namespace, collection: str, endpoint: str, bod
         if args.json:
             return console.json(document)
         return console.print(f"Queued. id={identifier} status={text_of(record, 'status')}")
-    console.note(f"queued as {identifier}, {text_of(record, 'creditsRemaining', 'unknown')} credits left")
+    left = [f", {record[name]} {what} left" for name, what in ALLOWANCES.items() if is_number(record.get(name))]
+    console.note(f"queued as {identifier}{''.join(left)}")
     resume = command_for("download", collection, identifier, args.output)
     try:
         document = wait_for(console, api, collection, identifier)
@@ -2338,7 +2406,7 @@ def list_records(ft: Ft, args: argparse.Namespace, collection: str, **query: Any
         return ft.console.json(document)
     if not data[name]:
         return ft.console.note(
-            "nothing here" + (f" with status {status}" if status else "") + "; `ft generate` makes a track"
+            "nothing here" + (f" with status {status}" if status else "") + f"; `ft {'sfx ' if collection == SOUND_EFFECTS else ''}generate` makes one"
         )
     show_tracks(ft.console, data[name])
     if data.get("hasMore") is True:
@@ -2401,9 +2469,9 @@ def show_record(ft: Ft, args: argparse.Namespace, collection: str) -> None:
             "Generation time",
             length(record.get("generationTime")) if record.get("generationTime") is not None else "",
         ),
-        ("Make it again", again(record, parameters) if collection == GENERATIONS else ""),
     ]
-    ft.console.details([(label, value) for label, value in pairs if value])
+    command = again(record, parameters) if collection == GENERATIONS else ""
+    ft.console.details([pair for pair in pairs if pair[1]], ("Make it again", command) if command else None)
 
 
 def moment(timestamp: Any) -> str:
@@ -2425,9 +2493,10 @@ def again(record: Json, parameters: Json) -> str:
     if kind == "generate":
         values.update(bpm=parameters.get("bpm"), key=key, scale=scale, language=parameters.get("language"))
         values["time-sig"] = parameters.get("timesignature")
-    words = ["ft", kind, *(["--", prompt] if prompt.startswith("-") else [prompt])]
     flags = [w for name, v in values.items() if v not in (None, "") for w in (f"--{name}", text_of({"v": v}, "v"))]
-    return shell(*words[:2], *flags, *words[2:])
+    if parameters.get("enhance") is False:
+        flags.append("--verbatim")
+    return shell("ft", kind, *([*flags, "--", prompt] if prompt.startswith("-") else [prompt, *flags]))
 
 
 @command("download", IDS, OUTPUT, WAIT, example="ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3")
@@ -2613,8 +2682,8 @@ def playlist_remove(ft: Ft, args: argparse.Namespace) -> int:
     return report(ft, args, outcome, "Removed")
 
 
-@command("playlist move", arg("source", help="the playlist to take them from, id or name"),
-         arg("target", help="the playlist to put them in, id or name"), IDS, JSON,
+@command("playlist move", arg("source", metavar="<src>", help="the playlist to take them from, id or name"),
+         arg("target", metavar="<dst>", help="the playlist to put them in, id or name"), IDS, JSON,
          example='ft playlist move "Drafts" "Album" 07e8d430-2310-4c57-87a8-cf1e6db376f7')  # fmt: skip
 def playlist_move(ft: Ft, args: argparse.Namespace) -> int:
     """Move tracks between playlists. A track that cannot be added to the target stays in the source."""
@@ -2730,8 +2799,7 @@ def doctor(ft: Ft, args: argparse.Namespace) -> int:
     if args.json:
         ft.console.json(document)
     else:
-        for _, fine, text in facts:
-            ft.console.write(f"{ft.console.paint('✓' if fine else '✗', 'green' if fine else 'red')} {visible(text)}\n")
+        ft.console.checklist([(fine, text) for _, fine, text in facts])
     return exit_code
 
 
