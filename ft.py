@@ -631,7 +631,8 @@ class Console:
                 style = STATUS_STYLES.get(row[i], "") if names[i] == "STATUS" else ""
                 text = row[i] if i == shown[-1] else pad(row[i], widths[i], right=names[i] == "TRACKS")
                 line.append(self.paint(text, "bold" if row is cells[0] else style))
-                if room is not None and self.capable and re.search(SEQUENCE, text):  # narrower than padded for?
+                if room is not None and self.capable and i != shown[-1] and re.search(SEQUENCE, text):
+                    # The terminal may have taken less than was reckoned: go to where the cell ends.
                     line[-1] += f"\x1b[{sum(widths[j] + 2 for j in shown[: len(line)]) - 1}G"
             lines.append("  ".join(line))
         self.write("\n".join(lines) + "\n")
@@ -643,11 +644,11 @@ class Console:
         room = self.columns(sys.stdout)
         cells = max(10, room - indent) if room is not None else sys.maxsize
         lines = []
-        for label, value in pairs:
-            value = visible(value)
+        for label, text in pairs:
+            value = visible(text)
             name = self.paint(pad(label, indent), "bold")
             if room is not None and cells < cell_width(value) <= room - 2 and " " not in value:
-                lines += [name.rstrip(), "  " + value]
+                lines += [self.paint(label, "bold"), "  " + value]
                 continue
             first, *rest = fold(value, cells)
             lines.append(name + self.paint(first, STATUS_STYLES.get(value, "") if label == "Status" else ""))
@@ -1612,7 +1613,8 @@ class Api:
         from urllib.parse import quote, urlencode
 
         given = {name: value for name, value in query.items() if value is not None}
-        return "/".join(["/v1", *(quote(part, "", errors="surrogatepass") for part in parts)]) + (f"?{urlencode(given)}" if given else "")
+        path = "/".join(["/v1", *(quote(part, safe="", errors="surrogatepass") for part in parts)])
+        return path + (f"?{urlencode(given)}" if given else "")
 
     def health(self) -> Json:
         return self.transport.call("GET", "/health")
@@ -1955,34 +1957,39 @@ class Outcome:
         self.id_name = id_name  # "id" or "trackId": what the API calls it in an error
         self.done: list[str] = []
         self.errors: list[Json] = []
-        self.extra: Json = {}  # whatever else the service sent
-        self.failure: FtError | None = None
+        self.extra: Json = {}  # whatever else the service sent, around `data`
+        self.extra_data: Json = {}  # and in it
+        self.failure: FtError | Stopped | None = None
 
     def fail(self, ids: Iterable[str], why: str) -> None:
         self.errors += [{self.id_name: identifier, "error": why} for identifier in ids]
 
-    def merge(self, chunk: list[str], document: Json) -> None:
-        """Take in the answer for `chunk`; ids that it does not mention are errors."""
+    def merge(self, chunk: list[str], document: Json, otherwise: str = "outcome unknown: not in the answer") -> None:
+        """Take in the answer for `chunk`; ids that it does not mention are errors. NetworkError for an odd answer."""
         data = member(document, "data", dict)
         done = {str(identifier).lower() for identifier in member(data, self.done_name, list)}
-        errors = {str(e.get(self.id_name)).lower(): e for e in data.get("errors") or [] if isinstance(e, dict)}
-        self.extra.update((k, v) for k, v in data.items() if k not in (self.done_name, "errors"))
+        failed = [] if data.get("errors") is None else records(data, "errors")
+        errors = {str(error.get(self.id_name)).lower(): error for error in failed}
+        self.extra.update(document)
+        self.extra_data.update(data)
         for identifier in chunk:
             if identifier.lower() in done:
                 self.done.append(identifier)
             elif identifier.lower() in errors:
                 self.errors.append(errors[identifier.lower()])
             else:
-                self.fail([identifier], "the service did not say what became of it")
+                self.fail([identifier], otherwise)
 
     def document(self) -> Json:
-        data = {self.done_name: self.done, **self.extra}
-        return {"data": {**data, "errors": self.errors} if self.errors else data}
+        data = {**self.extra_data, self.done_name: self.done, "errors": self.errors}
+        if not self.errors:
+            del data["errors"]
+        return {**self.extra, "data": data}
 
 
 def run_batch(ids: list[str], send: Callable[[list[str]], Json], outcome: Outcome) -> None:
-    """Send `ids` in chunks of 100 and gather what became of each. A chunk that fails for good ends it: its failure is
-    kept, and the ids that were not attempted are told apart from those whose outcome is unknown."""
+    """Send `ids` in chunks of 100 and gather what became of each. A chunk that fails for good, or a signal, ends it:
+    the failure is kept, and the ids that were not attempted are told apart from those whose outcome is unknown."""
     for start in range(0, len(ids), CHUNK):
         chunk = ids[start : start + CHUNK]
         try:
@@ -1990,7 +1997,8 @@ def run_batch(ids: list[str], send: Callable[[list[str]], Json], outcome: Outcom
         except ApiError as error:
             if error.code in ("ADD_FAILED", "MOVE_FAILED"):
                 details = error.details if isinstance(error.details, list) else []
-                outcome.merge(chunk, {"data": {outcome.done_name: [], "errors": details}})
+                answer = {"data": {outcome.done_name: [], "errors": [d for d in details if isinstance(d, dict)]}}
+                outcome.merge(chunk, answer, otherwise=error.message.rpartition(" (")[0])
                 continue
             unknown = error.status >= 500
             outcome.fail(chunk, f"outcome unknown: {error.message}" if unknown else error.message)
@@ -2001,6 +2009,9 @@ def run_batch(ids: list[str], send: Callable[[list[str]], Json], outcome: Outcom
                 f"outcome unknown: {error.message}" if error.sent else f"not attempted: {error.message}",
             )
             outcome.failure = error
+        except Stopped as stopped:
+            outcome.fail(chunk, "outcome unknown: interrupted")
+            outcome.failure = stopped
         if outcome.failure:
             outcome.fail(ids[start + CHUNK :], "not attempted")
             return
@@ -2405,9 +2416,9 @@ def list_records(ft: Ft, args: argparse.Namespace, collection: str, **query: Any
     if args.json:
         return ft.console.json(document)
     if not data[name]:
-        return ft.console.note(
-            "nothing here" + (f" with status {status}" if status else "") + f"; `ft {'sfx ' if collection == SOUND_EFFECTS else ''}generate` makes one"
-        )
+        maker = "ft sfx generate" if collection == SOUND_EFFECTS else "ft generate"
+        with_status = f" with status {status}" if status else ""
+        return ft.console.note(f"nothing here{with_status}; `{maker}` makes one")
     show_tracks(ft.console, data[name])
     if data.get("hasMore") is True:
         ft.console.note(f"there are more: --offset {text_of(data, 'nextOffset')}")
@@ -2903,6 +2914,12 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=26, width=help_width())
 
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """`-o, --output <path>`, as from Python 3.13 on."""
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        return f"{', '.join(action.option_strings)} {action.metavar}"
+
 
 def help_width() -> int:
     try:
@@ -2919,6 +2936,7 @@ class Parser(argparse.ArgumentParser):
         self.words = words
         self.color = False  # Python 3.14 would paint the help
         self._intermixing = False
+        self._positionals.title = "arguments"
         group = self.add_argument_group("global flags (before or after the command)")
         for names, parameters in GLOBALS:
             group.add_argument(*names, **{**parameters, "default": argparse.SUPPRESS})
@@ -2961,7 +2979,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def command_parser(chosen: Command) -> Parser:
-    epilog = f"example:\n  {chosen.example}"
+    example = fold_command(chosen.example, help_width() - 4) if sys.stdout.isatty() else [chosen.example]
+    epilog = "example:\n  " + "\n    ".join(example)
     parser = Parser(words=chosen.name.split(), prog="ft", usage=chosen.usage, epilog=epilog)
     parser.description = "\n".join(fold(chosen.description, help_width()))
     return parser.declare(chosen)
