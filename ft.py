@@ -77,7 +77,7 @@ READ_TIMEOUT = 30.0  # between two pieces of an answer
 CALL_DEADLINE = 60.0  # for one API call, however slowly its answer drips
 RETRY_BUDGET = 60.0  # waits between the attempts of one call, in all
 POLL_FIRST, POLL_FACTOR, POLL_LONGEST, POLL_DEADLINE = 3.0, 1.3, 15.0, 300.0
-KEYRING_PATIENCE, PROMPT_PATIENCE = 3.0, 30.0  # without, and with, a person who may have to answer a window
+KEYRING_PATIENCE, PROMPT_PATIENCE = 3.0, 30.0  # without, and with, a person who may have to answer a prompt
 
 ATTEMPTS = 4
 DOWNLOAD_PIECE = 256 << 10  # bytes
@@ -157,6 +157,10 @@ class ApiError(FtError):
 
 class Unavailable(Exception):
     """This system's keychain cannot be reached, and why."""
+
+
+class NoAnswer(Unavailable):
+    """The keychain let a time limit pass."""
 
 
 class Locked(FtError):
@@ -848,23 +852,33 @@ def check_key(text: str, source: str) -> str:
     return key
 
 
-def run_tool(argv: list[str], stdin: str = "", patience: float = KEYRING_PATIENCE) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a keychain's tool; secrets go to it by stdin. Unavailable when it is absent or
-    gives no answer in time."""
+def run_tool(
+    console: Console, argv: list[str], stdin: str = "", patience: float = KEYRING_PATIENCE
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a keychain's tool; secrets go to it by stdin. With more than the usual patience,
+    a person is told what is waited for. Unavailable when the tool is absent, NoAnswer when it takes too long."""
     import subprocess
 
     environ = {name: value for name, value in os.environ.items() if name != "FINETUNING_API_KEY"}
     environ["LC_ALL"] = "C"  # its messages are read below
+    name = os.path.basename(argv[0])
     try:
         tool = subprocess.Popen(
             argv, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
     except OSError as error:
-        raise Unavailable(f"{argv[0]}: {error.strerror}") from None
+        reason = "is not installed" if isinstance(error, FileNotFoundError) else f"cannot run: {error.strerror}"
+        raise Unavailable(f"{name} {reason}") from None
     try:
-        out, err = tool.communicate(stdin.encode(), timeout=patience)
+        try:
+            out, err = tool.communicate(stdin.encode(), KEYRING_PATIENCE)
+        except subprocess.TimeoutExpired:
+            if patience <= KEYRING_PATIENCE:
+                raise
+            console.note(f"waiting for {name}: answer its prompt if there is one")
+            out, err = tool.communicate(timeout=patience - KEYRING_PATIENCE)
     except subprocess.TimeoutExpired:
-        raise Unavailable(f"{os.path.basename(argv[0])} did not answer within {patience:.0f} s") from None
+        raise NoAnswer(f"{name} did not answer within {patience:.0f} s") from None
     finally:
         if tool.poll() is None:
             tool.kill()
@@ -876,50 +890,74 @@ class SecretService:
     """Linux: GNOME Keyring, KWallet or KeePassXC through libsecret's `secret-tool` (keychains.md)."""
 
     name = "the Secret Service keyring"
-    attributes = ["service", SERVICE, "username", ACCOUNT]
 
-    def read(self) -> str | None:
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def _run(self, verb: str, *options: str, stdin: str = "", patience: float = KEYRING_PATIENCE) -> tuple[int, str, str]:
+        argv = ["secret-tool", verb, *options, "service", SERVICE, "username", ACCOUNT]
+        return run_tool(self.console, argv, stdin, patience)
+
+    def _secrets(self) -> list[str]:
+        """What all matching items hold, the last modified first. Another program's item may stand beside ours, and the
+        order in which a service finds them is any."""
         # `search` never prompts, unlike `lookup`, and tells absent from locked.
-        code, out, err = run_tool(["secret-tool", "search", *self.attributes])
-        if "locked object" in err:
+        code, out, err = self._run("search", "--all")
+        if code:
+            raise Unavailable(err.splitlines()[-1] if err else f"secret-tool: exit {code}")
+        items = re.findall(r"^secret = (.*)\n(?:.*\n)*?modified = (.*)$", out, re.MULTILINE)
+        if out and not items:  # an item that does not give its secret
             raise Locked(
-                "the keyring is locked",
+                f"{self.name} is locked",
                 "unlock it (log in to your desktop, or `gnome-keyring-daemon --unlock`), or set FINETUNING_API_KEY",
             )
-        if code:
-            raise Unavailable(err.splitlines()[0] if err else f"secret-tool: exit {code}")
-        lines = [line[len("secret = ") :] for line in out.splitlines() if line.startswith("secret = ")]
-        return lines[0] if lines else None
+        return [secret for secret, _ in sorted(items, key=lambda item: item[1], reverse=True)]
+
+    def read(self) -> str | None:
+        return next(iter(self._secrets()), None)
 
     def write(self, key: str) -> None:
-        label = f"--label=Password for '{ACCOUNT}' on '{SERVICE}'"
+        """Unavailable when there is no keyring to write to, as far as a reading tells, which answers fast."""
         try:
-            code, _, err = run_tool(["secret-tool", "store", label, *self.attributes], key, PROMPT_PATIENCE)
-        except Unavailable as error:  # it answered `read` a moment ago, so it waits for a person
-            raise FtError(f"the keyring did not store the key: {error}", "unlock the keyring and try again") from None
+            self._secrets()
+        except Locked:
+            pass  # storing prompts
+        self._store(key)
+        if len(self._secrets()) > 1:  # a second item would be found instead of ours one day
+            self._run("clear")
+            self._store(key)
+
+    def _store(self, key: str) -> None:
+        label = f"--label=Password for '{ACCOUNT}' on '{SERVICE}'"
+        hint = "unlock the keyring and try again, or set FINETUNING_API_KEY"
+        try:
+            code, _, err = self._run("store", label, stdin=key, patience=PROMPT_PATIENCE)
+        except NoAnswer as error:
+            raise FtError(f"{self.name} did not store the key: {error}", hint) from None
         if "does not exist at path" in err:
             raise Unavailable("it has no default collection")
         if code:
-            raise FtError(f"the keyring did not store the key: {err or code}", "unlock the keyring and try again")
+            raise FtError(f"{self.name} did not store the key: {err or f'exit {code}'}", hint)
 
     def clear(self) -> bool:
-        found = self.read() is not None
-        if found:
-            code, _, err = run_tool(["secret-tool", "clear", *self.attributes], patience=PROMPT_PATIENCE)
-            if code:
-                raise FtError(f"the keyring did not remove the key: {err or code}")
-        return found
+        if not self._secrets():
+            return False
+        self._run("clear", patience=PROMPT_PATIENCE)
+        if self._secrets():
+            raise FtError(f"{self.name} did not remove the key")
+        return True
 
 
 class MacKeychain:
     """macOS: the login keychain through `security`; the key is written by its stdin, never as an argument."""
 
     name = "macOS Keychain"
-    item = ["-s", SERVICE, "-a", ACCOUNT]
+    ITEM = ("-s", SERVICE, "-a", ACCOUNT)
     ABSENT = 44
     # Exit codes are OSStatus modulo 256 (keychains.md).
     FAILURES = {
-        36: "it cannot be used from here (an SSH session, or it is locked)",
+        2: "`security` did not understand the command",
+        36: "it cannot be used from here: it is locked, or this is an SSH session",
         37: "there is no default keychain",
         45: "the item exists already",
         50: "there is no such keychain",
@@ -928,40 +966,46 @@ class MacKeychain:
         128: "the request was cancelled",
     }
 
-    def _run(self, argv: list[str], stdin: str = "") -> tuple[int, str]:
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def _run(self, *argv: str, stdin: str = "") -> tuple[int, str]:
         try:
-            code, out, _ = run_tool([SECURITY, *argv], stdin, PROMPT_PATIENCE)
+            code, out, _ = run_tool(self.console, [SECURITY, *argv], stdin, PROMPT_PATIENCE)
         except Unavailable as error:
-            raise FtError(f"macOS Keychain: {error}", "answer its window, or set FINETUNING_API_KEY") from None
+            raise FtError(f"{self.name}: {error}", "set FINETUNING_API_KEY to do without it") from None
         if code not in (0, self.ABSENT):
-            hint = (
-                "run `security unlock-keychain`, or set FINETUNING_API_KEY" if code == 36 else "set FINETUNING_API_KEY"
+            unlock = "run `security unlock-keychain`, or " if code == 36 else ""
+            raise FtError(
+                f"{self.name}: {self.FAILURES.get(code, '`security` failed')} (exit {code})",
+                f"{unlock}set FINETUNING_API_KEY to do without it",
             )
-            reason = self.FAILURES.get(code, "`security` failed")
-            raise FtError(f"macOS Keychain: {reason} (exit {code})", hint)
         return code, out
 
     def read(self) -> str | None:
-        import binascii
+        from binascii import a2b_base64, unhexlify
 
-        code, out = self._run(["find-generic-password", *self.item, "-w"])
+        code, out = self._run("find-generic-password", *self.ITEM, "-w")
         if code == self.ABSENT:
             return None
         value = out.strip()
-        try:  # the official client's two encodings
-            if value.startswith("go-keyring-base64:"):
-                value = binascii.a2b_base64(value.split(":", 1)[1]).decode()
-            elif value.startswith("go-keyring-encoded:"):
-                value = binascii.unhexlify(value.split(":", 1)[1]).decode()
+        form, _, encoded = value.rpartition(":")
+        try:
+            if form == "go-keyring-base64":  # the official client's two encodings
+                return a2b_base64(encoded).decode()
+            if form == "go-keyring-encoded" or re.fullmatch(r"([0-9a-f]{2})+", value):  # or `security`'s of a newline
+                return unhexlify(encoded).decode()
         except ValueError:
             pass  # the format check says that it is malformed
         return value
 
     def write(self, key: str) -> None:
-        self._run(["-i"], f"add-generic-password -U -s {SERVICE} -a {ACCOUNT} -w {key}\n")
+        code, _ = self._run("-i", stdin=f"add-generic-password -U {' '.join(self.ITEM)} -w {key}\n")
+        if code:
+            raise FtError(f"{self.name} did not store the key (exit {code})")
 
     def clear(self) -> bool:
-        code, _ = self._run(["delete-generic-password", *self.item])
+        code, _ = self._run("delete-generic-password", *self.ITEM)
         return code == 0
 
 
@@ -969,7 +1013,8 @@ class WindowsCredentials:
     """Windows: the Credential Manager through advapi32, in go-keyring's form; reads Python keyring's two as well."""
 
     name = "Windows Credential Manager"
-    GENERIC, LOCAL_MACHINE, NOT_FOUND, NO_SESSION = 1, 2, 1168, 1312
+    GENERIC, LOCAL_MACHINE, NOT_FOUND = 1, 2, 1168
+    FAILURES = {5: "access is denied", 1312: "there is no logon session here (SSH, WinRM)"}
     FORMS = ((f"{SERVICE}:{ACCOUNT}", "utf-8"), (SERVICE, "utf-16-le"), (f"{ACCOUNT}@{SERVICE}", "utf-16-le"))
 
     def __init__(self) -> None:
@@ -977,10 +1022,11 @@ class WindowsCredentials:
         from ctypes import wintypes
 
         class Credential(ctypes.Structure):
+            # The blob is no c_char_p, which ends at the first zero byte.
             _fields_ = [
                 ("Flags", wintypes.DWORD), ("Type", wintypes.DWORD), ("TargetName", wintypes.LPWSTR),
                 ("Comment", wintypes.LPWSTR), ("LastWritten", wintypes.FILETIME),
-                ("CredentialBlobSize", wintypes.DWORD), ("CredentialBlob", ctypes.c_char_p),
+                ("CredentialBlobSize", wintypes.DWORD), ("CredentialBlob", ctypes.c_void_p),
                 ("Persist", wintypes.DWORD), ("AttributeCount", wintypes.DWORD), ("Attributes", ctypes.c_void_p),
                 ("TargetAlias", wintypes.LPWSTR), ("UserName", wintypes.LPWSTR),
             ]  # fmt: skip
@@ -990,24 +1036,25 @@ class WindowsCredentials:
         self._api = self._ctypes.WinDLL("advapi32", use_last_error=True)
         self._api.CredFree.argtypes = [ctypes.c_void_p]
 
-    def _failed(self) -> bool:
-        """After a call that returned 0: True for `not found`; anything else is raised."""
+    def _call(self, function: str, *arguments: Any) -> bool:
+        """False when there is no such credential; FtError for every other failure."""
+        if getattr(self._api, function)(*arguments):
+            return True
         code = self._ctypes.get_last_error()
         if code == self.NOT_FOUND:
-            return True
-        reason = "there is no logon session (SSH, WinRM)" if code == self.NO_SESSION else f"error {code}"
-        raise FtError(f"Windows Credential Manager: {reason}", "set FINETUNING_API_KEY")
+            return False
+        reason = self.FAILURES.get(code, f"{function} failed")
+        raise FtError(f"{self.name}: {reason} (error {code})", "set FINETUNING_API_KEY to do without it")
 
     def _find(self) -> Iterator[tuple[str, str]]:
         """Target and secret of each form that is there."""
         for target, encoding in self.FORMS:
             found = self._ctypes.POINTER(self._credential)()
-            if not self._api.CredReadW(target, self.GENERIC, 0, self._ctypes.byref(found)):
-                self._failed()
+            if not self._call("CredReadW", target, self.GENERIC, 0, self._ctypes.byref(found)):
                 continue
             try:
                 item = found.contents
-                if item.UserName == ACCOUNT:
+                if target != SERVICE or item.UserName == ACCOUNT:  # that target may hold another account of the service
                     secret = self._ctypes.string_at(item.CredentialBlob, item.CredentialBlobSize)
                     yield target, secret.decode(encoding, "replace")
             finally:
@@ -1017,18 +1064,18 @@ class WindowsCredentials:
         return next((secret for _, secret in self._find()), None)
 
     def write(self, key: str) -> None:
+        blob = self._ctypes.create_string_buffer(key.encode(), len(key))
         item = self._credential(
-            Type=self.GENERIC, TargetName=self.FORMS[0][0], CredentialBlobSize=len(key), CredentialBlob=key.encode(),
-            Persist=self.LOCAL_MACHINE, UserName=ACCOUNT,
+            Type=self.GENERIC, TargetName=self.FORMS[0][0], CredentialBlobSize=len(blob),
+            CredentialBlob=self._ctypes.addressof(blob), Persist=self.LOCAL_MACHINE, UserName=ACCOUNT,
         )  # fmt: skip
-        if not self._api.CredWriteW(self._ctypes.byref(item), 0):
-            self._failed()
+        if not self._call("CredWriteW", self._ctypes.byref(item), 0):
+            raise FtError(f"{self.name} did not store the key")
 
     def clear(self) -> bool:
         targets = [target for target, _ in self._find()]
         for target in targets:
-            if not self._api.CredDeleteW(target, self.GENERIC, 0):
-                self._failed()
+            self._call("CredDeleteW", target, self.GENERIC, 0)
         return bool(targets)
 
 
@@ -1101,63 +1148,58 @@ def remove_file(path: str) -> bool:
     return True
 
 
-def keychain() -> MacKeychain | WindowsCredentials | SecretService:
-    """This system's keychain."""
-    if sys.platform == "darwin":
-        return MacKeychain()
-    if sys.platform == "win32":
-        return WindowsCredentials()
-    return SecretService()
-
-
 class Keys:
     """The sources of an API key, in the reference's order: flag, variable, keychain, file."""
 
     def __init__(self, console: Console, flag: str | None) -> None:
         self.console = console
         self.flag = flag
-        self.trouble = ""  # why the keychain could not be used, once it was tried
+        self.trouble = ""  # why the keychain cannot be reached, once it was tried
 
     @cached_property
     def keychain(self) -> MacKeychain | WindowsCredentials | SecretService:
-        return keychain()
+        """This system's keychain."""
+        if sys.platform == "darwin":
+            return MacKeychain(self.console)
+        if sys.platform == "win32":
+            return WindowsCredentials()
+        return SecretService(self.console)
 
     @cached_property
     def file(self) -> KeyFile | None:
         return None if sys.platform in ("darwin", "win32") else KeyFile(self.console)
 
+    def given(self) -> tuple[str, str] | None:
+        """What this invocation was given as a key, by flag or variable, and the name of that source."""
+        for text, source in ((self.flag, "--api-key"), (os.environ.get("FINETUNING_API_KEY"), "FINETUNING_API_KEY")):
+            if text and text.strip():
+                return text, source
+        return None
+
     @cached_property
     def found(self) -> tuple[str, str] | None:
         """The key and the name of its source, from the first source that has one; later ones are not touched."""
-        for text, source in (
-            (self.flag, "--api-key"),
-            (os.environ.get("FINETUNING_API_KEY"), "FINETUNING_API_KEY"),
-        ):
-            if text and text.strip():
-                return check_key(text, source), source
-        text = self.stored()
-        if text and text.strip():
-            return check_key(text, self.keychain.name), self.keychain.name
-        text = self.file.read() if self.file else None
-        if self.file and text and text.strip():
-            return check_key(text, self.file.path), self.file.path
-        return None
+        text, source = self.given() or (self._stored(), self.keychain.name)
+        if self.file and not (text and text.strip()):
+            text, source = self.file.read(), self.file.path
+        return (check_key(text, source), source) if text and text.strip() else None
 
-    def stored(self) -> str | None:
+    def _stored(self) -> str | None:
         """What the keychain holds; None, with `trouble` set, when it cannot be reached."""
         try:
             return self.keychain.read()
         except Unavailable as error:
             self.trouble = str(error)
-            if "did not answer" in self.trouble:
-                self.console.warning(f"{self.keychain.name}: {error}; going on without it")
+            if isinstance(error, NoAnswer):
+                self.console.warning(f"{error}; going on without {self.keychain.name}")
             return None
 
     def require(self) -> str:
         """The key; FtError with the three ways to give one when there is none."""
         if self.found is None:
+            reason = f" ({self.keychain.name} cannot be reached: {self.trouble})" if self.trouble else ""
             raise FtError(
-                "no API key",
+                f"no API key{reason}",
                 f"get one at {KEY_URL}, then run `ft auth login`, set FINETUNING_API_KEY or pass --api-key",
             )
         return self.found[0]
@@ -1165,25 +1207,18 @@ class Keys:
     def store(self, key: str) -> str:
         """Keep `key` in the keychain or, on a Linux that has none, in the file; the name of the place."""
         try:
-            self.stored()  # is the keychain there at all? Reading answers fast, where writing would wait
-        except Locked:
-            self.console.note(f"{self.keychain.name} is locked: answer its prompt if there is one")
-        if not self.trouble:
-            try:
-                self.keychain.write(key)
-            except Unavailable as error:
-                self.trouble = str(error)
-            else:
-                if self.file:
-                    self.file.clear()
-                return self.keychain.name
-        if not self.file:
-            raise FtError(f"{self.keychain.name}: {self.trouble}", "set FINETUNING_API_KEY instead")
-        self.file.write(key)
-        return self.file.path
+            self.keychain.write(key)
+        except Unavailable as error:  # only the Secret Service raises it
+            assert self.file
+            self.trouble = str(error)
+            self.file.write(key)
+            return self.file.path
+        if self.file:
+            self.file.clear()
+        return self.keychain.name
 
     def forget(self) -> list[str]:
-        """Remove the key from the keychain and the file; the names of the places that had one."""
+        """Remove the key from the file and the keychain; the names of the places that had one."""
         removed = [self.file.path] if self.file and self.file.clear() else []
         try:
             if self.keychain.clear():
@@ -2200,7 +2235,7 @@ def auth_login(ft: Ft, args: argparse.Namespace) -> None:
     fails leaves the stored one as it was."""
     source = "the prompt" if sys.stdin.isatty() and not args.stdin else "stdin"
     if source == "stdin":
-        text = sys.stdin.buffer.read(4096).decode("utf-8", "replace")
+        text = sys.stdin.buffer.read(4096).decode("utf-8-sig", "replace")  # PowerShell's pipes may begin with a BOM
         if not text.strip():
             raise UsageError("no API key on stdin", f"get one at {KEY_URL}")
     else:
@@ -2208,8 +2243,10 @@ def auth_login(ft: Ft, args: argparse.Namespace) -> None:
 
         try:
             text = getpass.getpass("Paste your API key: ", sys.stderr)
-        except EOFError:
+        except (EOFError, UnicodeError):
             raise UsageError("no API key given", f"get one at {KEY_URL}") from None
+        except KeyboardInterrupt:  # Windows reads Ctrl-C as a character here
+            raise Stopped(signal.SIGINT) from None
     ft.transport.key = key = check_key(text, source)
     me = member(Api(ft.transport).me(), "data", dict)
     place = ft.keys.store(key)
@@ -2229,6 +2266,8 @@ def auth_logout(ft: Ft, args: argparse.Namespace) -> None:
     ft.console.print(
         f"Logged out. {'Removed the key from ' + ' and '.join(removed) if removed else 'No key was stored'}."
     )
+    if ft.keys.trouble:
+        ft.console.note(f"{ft.keys.keychain.name} was not asked: {ft.keys.trouble}")
     if os.environ.get("FINETUNING_API_KEY", "").strip():
         ft.console.note("FINETUNING_API_KEY is still set")
 
@@ -2783,28 +2822,29 @@ def doctor(ft: Ft, args: argparse.Namespace) -> int:
         document.update(key=redact(key), keySource=ft.keys.found[1])
         return f"key from: {ft.keys.found[1]}"
 
+    def store() -> str:
+        keys = ft.keys  # the keychain was asked above, if it had to be
+        given, place, reason = keys.given(), keys.keychain.name, None
+        if given:
+            reason = f"not asked: {given[1]} comes first"
+        elif keys.trouble and keys.file:
+            place, reason = keys.file.path, f"plain text: {place} cannot be reached: {keys.trouble}"
+        elif keys.file and document.get("keySource") == keys.file.path:
+            reason = "`ft auth login` would move the key there from its plain text file"
+        document.update(keyStore=place, keyStoreReason=reason)
+        return f"key store: {place}" + (f" ({reason})" if reason else "")
+
     def account() -> str:
         me = member(ft.api.me(), "data", dict)
         document.update(email=me.get("email"), tier=me.get("tier"))
         return f"key: {redact(ft.keys.require())}  ({text_of(me, 'email')}, {text_of(me, 'tier')} tier)"
 
-    def store() -> str:
-        try:
-            ft.keys.keychain.read()
-        except Unavailable as error:
-            if not ft.keys.file:
-                raise FtError(f"{ft.keys.keychain.name}: {error}") from None
-            document.update(keyStore=ft.keys.file.path, keyStoreReason=str(error))
-            return f"key store: {ft.keys.file.path}, plain text ({ft.keys.keychain.name} cannot be reached: {error})"
-        document["keyStore"] = ft.keys.keychain.name
-        return f"key store: {ft.keys.keychain.name}"
-
     facts.append(("version", True, f"ft v{__version__} (Python {document['python']}, {sys.platform})"))
-    if check("config", config) and check("base URL", base_url):
-        healthy = check("/health", health)
-        if check("key", key) and healthy:
-            check("key", account)
+    healthy = check("config", config) and check("base URL", base_url) and check("/health", health)
+    keyed = check("key", key)
     check("key store", store)
+    if healthy and keyed:
+        check("key", account)
     document["ok"] = exit_code == 0
     document["problems"] = [text for _, fine, text in facts if not fine]
     if args.json:
