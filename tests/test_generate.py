@@ -1,0 +1,455 @@
+"""`ft generate`: the reference's section of that name, its polling behaviour, and decisions.md on generate."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Runner
+from sandbox import LANGUAGES, Request
+
+PROMPT = "lofi chill piano, mellow, late night"
+SPEED = 30  # the first poll comes after 3 s of ft's time
+UUID = "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
+
+
+def generate(ft: Runner, *argv: str, speed: float | None = SPEED, **how: Any) -> Any:
+    return ft("generate", *argv, speed=speed, **how)
+
+
+def body(ft: Runner) -> Any:
+    (post,) = ft.sandbox.posts()
+    return post.json
+
+
+def is_poll(request: Request) -> bool:
+    return request.method == "GET" and request.path.startswith("/v1/generations/")
+
+
+def polls(ft: Runner) -> list[Request]:
+    return [request for request in ft.sandbox.requests if is_poll(request)]
+
+
+def tracks(directory: Path) -> list[str]:
+    return sorted(p.name for p in directory.iterdir() if p.suffix == ".mp3" or p.name.startswith(".ft-"))
+
+
+# --- submit, poll and download ------------------------------------------------------------------------------
+
+
+def test_generate_submits_polls_and_downloads_the_mp3(ft: Runner, tmp_path: Path) -> None:
+    result = generate(ft, PROMPT, check=0)
+    identifier = ft.sandbox.book[0]
+    name = f"lofi-chill-piano-{identifier[:8]}.mp3"
+    assert result.stdout == f"Saved to {name}\n"
+    assert (tmp_path / name).read_bytes() == ft.sandbox.track(identifier)
+    assert tracks(tmp_path) == [name]
+    kinds = [(r.origin, r.method, r.path) for r in ft.sandbox.requests]
+    assert kinds[0] == ("api", "POST", "/v1/generations")
+    assert set(kinds[1:-1]) == {("api", "GET", f"/v1/generations/{identifier}")}
+    assert kinds[-1] == ("media", "GET", f"/audio/{identifier}.mp3")
+    assert ft.sandbox.spent == 1
+
+
+def test_the_defaults_are_60_s_120_bpm_c_major_4_en_and_no_seed(ft: Runner) -> None:
+    generate(ft, PROMPT, "--no-wait", check=0)
+    assert body(ft) == {
+        "tags": PROMPT, "duration": 60, "bpm": 120, "key": "C", "scale": "major", "timesignature": "4",
+        "language": "en",
+    }  # fmt: skip
+
+
+def test_the_references_customised_example(ft: Runner, tmp_path: Path) -> None:
+    result = ft.sh(
+        'ft generate "upbeat ad jingle, brass and snare" \\\n'
+        "  --duration 30 --bpm 128 --key D --scale major \\\n"
+        "  --output ./jingle.mp3",
+        speed=SPEED,
+        check=0,
+    )
+    assert result.stdout == "Saved to ./jingle.mp3\n"
+    assert (tmp_path / "jingle.mp3").read_bytes() == ft.sandbox.track(ft.sandbox.book[0])
+    assert {**body(ft), "duration": 30, "bpm": 128, "key": "D", "scale": "major"} == body(ft)
+
+
+FLAGS = [
+    (["--duration", "5"], "duration", 5),
+    (["--duration=210"], "duration", 210),
+    (["--duration", "90.5"], "duration", 90.5),
+    (["--bpm", "200"], "bpm", 200),
+    *((["--key", key], "key", key) for key in ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")),
+    (["--key", "c#"], "key", "C#"),
+    (["--key", "Bb"], "key", "A#"),
+    (["--key", "bB"], "key", "A#"),
+    (["--key", "Gb"], "key", "F#"),
+    (["--key", "E♭"], "key", "D#"),
+    (["--scale", "minor"], "scale", "minor"),
+    *((["--time-sig", time], "timesignature", time) for time in "234567"),
+    *((["--language", code], "language", code) for code in LANGUAGES),
+    (["--lyrics", "La la\nlá 🎵"], "lyrics", "La la\nlá 🎵"),
+    (["--lyrics", "x" * 2000], "lyrics", "x" * 2000),
+    (["--seed", "1951074202"], "seed", 1951074202),
+    (["--seed", "0"], "seed", 0),
+]
+
+
+@pytest.mark.source
+@pytest.mark.parametrize(("argv", "field", "value"), FLAGS, ids=[" ".join(argv)[:20] for argv, _, _ in FLAGS])
+def test_each_flag_is_sent(ft: Runner, argv: list[str], field: str, value: object) -> None:
+    generate(ft, "--no-wait", *argv, "dark trap", check=0)
+    assert body(ft)[field] == value
+
+
+@pytest.mark.source
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--duration", "long"],
+        ["--duration", "1e9"],
+        ["--duration", "nan"],
+        ["--duration", ""],
+        ["--bpm", "fast"],
+        ["--bpm", "１２０"],
+        ["--key", "H"],
+        ["--key", "C##"],
+        ["--scale", "dorian"],
+        ["--time-sig", "8"],
+        ["--time-sig", "4/4"],
+        ["--language", "nl"],
+        ["--lyrics", "x" * 2001],
+        ["--seed", "1.5"],
+        ["--seed", "random"],
+        ["-o", ""],
+        ["-o"],
+        ["--output"],
+        ["--dur", "30"],
+        ["--no-such-flag"],
+        ["x" * 701],
+    ],
+    ids=lambda argv: " ".join(argv)[:20],
+)
+def test_a_bad_flag_is_exit_2_before_anything_is_sent(ft: Runner, argv: list[str]) -> None:
+    result = generate(ft, "dark trap", *argv, check=2)
+    assert result.stderr.startswith("error: ")
+    assert result.stdout == ""
+    assert not ft.sandbox.requests
+
+
+@pytest.mark.source
+@pytest.mark.parametrize("argv", [[], [""], [" ", "\n"]], ids=repr)
+def test_an_empty_prompt_is_refused(ft: Runner, argv: list[str]) -> None:
+    generate(ft, *argv, check=2)
+    assert not ft.sandbox.requests
+
+
+def test_words_need_no_quotes(ft: Runner) -> None:
+    generate(ft, "lofi", "chill", "--no-wait", "piano", check=0)
+    assert body(ft)["tags"] == "lofi chill piano"
+
+
+@pytest.mark.source
+def test_a_prompt_may_begin_with_a_dash_after_two(ft: Runner) -> None:
+    generate(ft, "--no-wait", "--", "-x- --no-wait", check=0)
+    assert body(ft)["tags"] == "-x- --no-wait"
+
+
+def test_a_prompt_in_any_script_arrives_and_names_its_file(ft: Runner, tmp_path: Path) -> None:
+    generate(ft, "夜のローファイ 🌃 café", check=0)
+    assert body(ft)["tags"] == "夜のローファイ 🌃 café"
+    assert tracks(tmp_path) == [f"夜のローファイ-café-{ft.sandbox.book[0][:8]}.mp3"]
+
+
+def test_what_the_server_clamps_is_noted_on_stderr(ft: Runner) -> None:
+    result = generate(ft, "dark trap", "--duration", "500", "--bpm", "10", "--no-wait", check=0)
+    assert "note: duration clamped from 500 → 210\n" in result.stderr
+    assert "note: bpm clamped from 10 → 60\n" in result.stderr
+    assert (body(ft)["duration"], body(ft)["bpm"]) == (500, 10), "clamping is the server's"
+    assert "clamped" not in result.stdout
+
+
+@pytest.mark.source
+def test_a_value_out_of_range_may_be_negative(ft: Runner) -> None:
+    assert "duration clamped from -5 → 5" in generate(ft, "x", "--duration", "-5", "--no-wait", check=0).stderr
+
+
+@pytest.mark.source
+def test_nothing_is_noted_when_nothing_was_clamped(ft: Runner) -> None:
+    assert generate(ft, "x", "--duration", "60.0", "--no-wait", check=0).stderr == ""
+
+
+@pytest.mark.source
+def test_the_configuration_has_the_defaults_and_the_flags_beat_it(ft: Runner) -> None:
+    ft.config({"baseUrl": ft.sandbox.api_url, "defaultDuration": 33.5, "defaultBpm": 99})
+    generate(ft, "x", "--no-wait", check=0)
+    generate(ft, "x", "--no-wait", "--duration", "60", "--bpm", "120", check=0)
+    sent = [(post.json["duration"], post.json["bpm"]) for post in ft.sandbox.posts()]
+    assert sent == [(33.5, 99), (60, 120)]
+
+
+# --- --no-wait and --json -----------------------------------------------------------------------------------
+
+
+def test_no_wait_prints_the_id_after_the_202_and_exits(ft: Runner, tmp_path: Path) -> None:
+    result = ft("generate", "deep ambient drone", "--no-wait", check=0)
+    assert result.stdout == f"Queued. id={ft.sandbox.book[0]} status=processing\n"
+    assert len(ft.sandbox.requests) == 1
+    assert tracks(tmp_path) == []
+
+
+def test_no_wait_json_prints_the_202_document(ft: Runner) -> None:
+    document = ft("generate", "deep ambient drone", "--no-wait", "--json", check=0).json
+    assert document["data"]["id"] == ft.sandbox.book[0]
+    assert document["data"]["creditsRemaining"] == 1967
+    assert "estimatedSeconds" in document["data"], "a field that ft knows nothing about"
+    assert len(ft.sandbox.requests) == 1
+
+
+def test_json_prints_the_final_record_and_skips_the_download(ft: Runner, tmp_path: Path) -> None:
+    document = generate(ft, "dark trap", "--json", check=0).json
+    assert document == {"data": ft.sandbox.generations[ft.sandbox.book[0]]}
+    assert document["data"]["status"] == "completed"
+    assert {request.origin for request in ft.sandbox.requests} == {"api"}
+    assert tracks(tmp_path) == []
+
+
+@pytest.mark.source
+def test_output_without_a_download_is_said_to_have_no_effect(ft: Runner, tmp_path: Path) -> None:
+    assert "note: -o" in generate(ft, "x", "--json", "-o", "dir/x.mp3", check=0).stderr
+    assert not (tmp_path / "dir").exists()
+
+
+# --- where the track goes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.source
+@pytest.mark.parametrize("output", ["new/deep/", "old"])
+def test_output_may_be_a_directory(ft: Runner, tmp_path: Path, output: str) -> None:
+    (tmp_path / "old").mkdir()
+    result = generate(ft, "dark trap", "-o", output, check=0)
+    name = f"dark-trap-{ft.sandbox.book[0][:8]}.mp3"
+    assert result.stdout == f"Saved to {output.rstrip('/')}/{name}\n"
+    assert tracks(tmp_path / output) == [name]
+
+
+@pytest.mark.source
+def test_missing_directories_of_the_output_are_made(ft: Runner, tmp_path: Path) -> None:
+    generate(ft, "dark trap", "--output", "a/b/c.mp3", check=0)
+    assert tracks(tmp_path / "a" / "b") == ["c.mp3"]
+
+
+@pytest.mark.source
+def test_a_file_that_is_there_is_replaced_and_its_links_followed(ft: Runner, tmp_path: Path) -> None:
+    (tmp_path / "real.mp3").write_text("old")
+    (tmp_path / "link.mp3").symlink_to("real.mp3")
+    generate(ft, "dark trap", "-o", "link.mp3", check=0)
+    assert (tmp_path / "link.mp3").is_symlink()
+    assert (tmp_path / "real.mp3").read_bytes() == ft.sandbox.track(ft.sandbox.book[0])
+
+
+def test_output_dash_writes_the_mp3_to_stdout_and_the_rest_to_stderr(ft: Runner, tmp_path: Path) -> None:
+    result = generate(ft, "dark trap", "-o", "-", check=0)
+    assert result.stdout_bytes == ft.sandbox.track(ft.sandbox.book[0])
+    assert "Saved to" in result.stderr
+    assert tracks(tmp_path) == []
+
+
+@pytest.mark.source
+def test_output_dash_is_refused_on_a_terminal_before_the_credit_is_spent(ft: Runner) -> None:
+    ft.tty("generate", "dark trap", "-o", "-", check=2).finish()
+    assert not ft.sandbox.requests
+
+
+@pytest.mark.source
+@pytest.mark.parametrize("output", ["file/x.mp3", "file/deeper/x.mp3", "/dev/full", "x" * 300 + ".mp3"])
+def test_an_output_that_cannot_be_written_is_found_before_the_credit_is_spent(
+    ft: Runner, tmp_path: Path, output: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    result = generate(ft, "dark trap", "-o", output, check=1)
+    assert result.stderr.startswith("error: cannot write ")
+    assert not ft.sandbox.requests
+
+
+@pytest.mark.source
+def test_checking_the_output_leaves_nothing_behind(ft: Runner, tmp_path: Path) -> None:
+    (tmp_path / "x.mp3").write_text("precious")
+    generate(ft, "please reject this", "-o", "x.mp3", check=1)
+    assert (tmp_path / "x.mp3").read_text() == "precious"
+    assert tracks(tmp_path) == ["x.mp3"]
+
+
+# --- polling ------------------------------------------------------------------------------------------------
+
+
+def test_the_id_is_on_stderr_before_the_first_poll(ft: Runner) -> None:
+    process = ft.start("generate", "dark trap")
+    (identifier,) = re.findall(UUID, process.expect(re.compile(UUID)).group())
+    assert identifier == ft.sandbox.book[0]
+    assert polls(ft) == []
+
+
+@pytest.mark.source
+def test_it_polls_every_3_to_15_seconds_with_exponential_backoff(ft: Runner) -> None:
+    speed = 60
+    result = generate(ft, "a drone forever", speed=speed, check=1)
+    times = [ft.sandbox.posts()[0].time, *(poll.time for poll in polls(ft))]
+    gaps = [(later - earlier) * speed for earlier, later in zip(times, times[1:])]
+    for gap, least in zip(gaps[:-1], [3 * 1.3**n for n in range(7)] + [15.0] * 99):
+        assert gap >= min(least, 15) * 0.95  # how much longer depends on the machine
+    assert 18 <= len(polls(ft)) <= 24, "24 polls fit into 5 minutes: at most"
+    identifier = ft.sandbox.book[0]
+    assert f"still processing, run `ft get {identifier}` later\n" in result.stderr
+    assert result.stdout == ""
+    assert len(ft.sandbox.posts()) == 1
+
+
+@pytest.mark.source
+def test_a_429_while_polling_waits_its_retry_after(ft: Runner) -> None:
+    speed = 30
+    ft.sandbox.fault("status", status=429, retry_after=20, method="GET")
+    generate(ft, "dark trap", speed=speed, check=0)
+    first, second = polls(ft)[:2]
+    assert first.status == 429
+    assert (second.time - first.time) * speed >= 19
+
+
+@pytest.mark.source
+def test_a_failed_generation_is_its_error_message_and_exit_1(ft: Runner, tmp_path: Path) -> None:
+    result = generate(ft, "please fail", check=1)
+    assert "error: Generation failed: the prompt asked for it\n" in result.stderr
+    assert result.stdout == ""
+    assert tracks(tmp_path) == []
+
+
+def test_a_failed_generation_with_json_still_prints_its_record(ft: Runner) -> None:
+    result = generate(ft, "please fail", "--json", check=1)
+    assert result.json["data"]["status"] == "failed"
+    assert "error: Generation failed: the prompt asked for it\n" in result.stderr
+
+
+@pytest.mark.source
+def test_a_record_that_is_gone_while_polling_ends_it(ft: Runner) -> None:
+    ft.sandbox.fault("status", status=404, method="GET", message="Generation not found")
+    assert "error: Generation not found (NOT_FOUND)" in generate(ft, "dark trap", check=1).stderr
+    assert len(polls(ft)) == 1
+
+
+def test_ctrl_c_while_polling_names_the_id_and_how_to_resume_and_submits_nothing_again(ft: Runner) -> None:
+    process = ft.start("generate", "a drone forever", speed=20, check=130)
+    ft.sandbox.wait_for(is_poll)
+    process.send_signal(signal.SIGINT)
+    result = process.finish()
+    (identifier,) = ft.sandbox.book
+    assert len(ft.sandbox.posts()) == 1
+    assert "still being made and still costs its credit" in result.stderr
+    assert f"hint: ft download {identifier}" in result.stderr
+    assert "Traceback" not in result.stderr
+    ft.sandbox.finish(identifier)
+    ft("download", identifier, check=0)  # as it said
+    assert ft.sandbox.spent == 1
+
+
+def test_ctrl_c_on_a_terminal_while_polling(ft: Runner) -> None:
+    process = ft.tty("generate", "a drone forever", "-o", "my drone.mp3", speed=20, check=130)
+    ft.sandbox.wait_for(is_poll)
+    process.send("\x03")
+    screen = "".join(line.ljust(80) for line in process.finish().screen())
+    assert re.search(rf"ft download {ft.sandbox.book[0]}.* -o 'my drone\.mp3'", screen)
+    assert len(ft.sandbox.posts()) == 1
+
+
+# --- what the service refuses -------------------------------------------------------------------------------
+
+REFUSED = [  # the reference's table of common errors
+    (401, "MISSING_API_KEY", "ft auth login"),
+    (401, "INVALID_API_KEY", "ft auth login"),
+    (401, "ACCOUNT_DELETED", "contact support"),
+    (402, "MONTHLY_LIMIT_REACHED", "ft me"),
+    (403, "PRO_PLAN_REQUIRED", "upgrade at finetuning.ai"),
+    (429, "GENERATION_RATE_LIMITED", "retry after 17 s"),
+    (429, "QUEUE_FULL", "ft list --status processing"),
+    (500, "GENERATION_FAILED", "try once more"),
+]
+
+
+@pytest.mark.source
+@pytest.mark.parametrize(("status", "code", "hint"), REFUSED, ids=[code for _, code, _ in REFUSED])
+def test_a_refused_submission_shows_the_servers_message_and_what_to_do_and_is_not_repeated(
+    ft: Runner, status: int, code: str, hint: str
+) -> None:
+    message = "The server's own words: 100 % “verbatim”."
+    ft.sandbox.fault(
+        "status", status=status, code=code, message=message, retry_after=17 if status == 429 else None, method="POST"
+    )
+    result = generate(ft, "dark trap", check=1)
+    error, said = result.stderr.splitlines()
+    assert error == f"error: {message} ({code})"
+    assert said.startswith("hint: ")
+    assert hint in said
+    assert result.stdout == ""
+    assert len(ft.sandbox.requests) == 1
+
+
+@pytest.mark.sandbox(rate_limits=True)
+@pytest.mark.source
+def test_the_11th_generation_in_a_minute_is_told_to_wait(ft: Runner) -> None:
+    ft.sandbox.queue_limit = 99
+    ft.sh("for i in 1 2 3 4 5 6 7 8 9 10; do ft generate x --no-wait; done", check=0)
+    result = ft("generate", "x", "--no-wait", check=1)
+    assert "(GENERATION_RATE_LIMITED)" in result.stderr
+    assert re.search(r"retry after [1-9][0-9]? s", result.stderr)
+
+
+@pytest.mark.source
+def test_out_of_credits(ft: Runner) -> None:
+    result = generate(ft, "dark trap", key=ft.sandbox.key_broke, check=1)
+    assert result.stderr.startswith("error: Monthly generation limit reached (MONTHLY_LIMIT_REACHED)\nhint: ")
+
+
+@pytest.mark.source
+def test_too_many_in_flight(ft: Runner) -> None:
+    ft.sandbox.queue_limit = 0
+    assert "Too many generations in the queue (QUEUE_FULL)" in generate(ft, "dark trap", check=1).stderr
+
+
+@pytest.mark.source
+def test_the_servers_validation_error_is_exit_2(ft: Runner) -> None:
+    ft.sandbox.fault("status", status=400, message="tags must not name artists", method="POST")
+    assert "error: tags must not name artists (VALIDATION_ERROR)" in generate(ft, "x", check=2).stderr
+
+
+# --- the service's newer endpoints --------------------------------------------------------------------------
+
+
+@pytest.mark.source
+def test_instrumental_submits_to_its_own_endpoint_and_downloads(ft: Runner, tmp_path: Path) -> None:
+    ft("instrumental", "slow", "piano", "--duration", "90", "--verbatim", "--seed", "7", speed=SPEED, check=0)
+    (post,) = ft.sandbox.posts()
+    assert post.path == "/v1/instrumental"
+    assert post.json == {"prompt": "slow piano", "duration": 90, "enhance": False, "seed": 7}
+    assert tracks(tmp_path) == [f"slow-piano-{ft.sandbox.book[0][:8]}.mp3"]
+
+
+@pytest.mark.source
+def test_sound_effects_are_made_listed_shown_and_downloaded(ft: Runner, tmp_path: Path) -> None:
+    ft("sfx", "generate", "a door closes", "--duration", "3", "-o", "door.mp3", speed=SPEED, check=0)
+    (post,) = ft.sandbox.posts()
+    assert (post.path, post.json) == ("/v1/sound-effects", {"prompt": "a door closes", "enhance": True, "duration": 3})
+    (identifier,) = ft.sandbox.sound_effects
+    assert (tmp_path / "door.mp3").read_bytes() == ft.sandbox.track(identifier)
+    assert identifier in ft("sfx", "list", check=0).stdout
+    assert "a door closes" in ft("sfx", "get", identifier, check=0).stdout
+    ft("sfx", "download", identifier, "-o", "again.mp3", check=0)
+    assert (tmp_path / "again.mp3").read_bytes() == ft.sandbox.track(identifier)
+
+
+@pytest.mark.source
+def test_a_webhook_is_sent_and_nobody_waits(ft: Runner) -> None:
+    result = ft("generate", "dark trap", "--webhook", "https://example.com/hook", check=0)
+    assert result.stdout.startswith("Queued. id=")
+    assert body(ft)["webhook"] == "https://example.com/hook"
+    ft("generate", "dark trap", "--webhook", "http://example.com/hook", check=2)
+    assert len(ft.sandbox.posts()) == 1
