@@ -516,7 +516,7 @@ class Console:
         ascii_only = not (sys.stdout.encoding or "ascii").lower().startswith("utf")
         self._write(sys.stdout, escape_json(format_json(document), ascii_only) + "\n")
 
-    def write_bytes(self, data: bytes) -> None:
+    def write_bytes(self, data: memoryview) -> None:
         """A piece of a track for stdout."""
         self.clear()
         try:
@@ -894,7 +894,9 @@ class SecretService:
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def _run(self, verb: str, *options: str, stdin: str = "", patience: float = KEYRING_PATIENCE) -> tuple[int, str, str]:
+    def _run(
+        self, verb: str, *options: str, stdin: str = "", patience: float = KEYRING_PATIENCE
+    ) -> tuple[int, str, str]:
         argv = ["secret-tool", verb, *options, "service", SERVICE, "username", ACCOUNT]
         return run_tool(self.console, argv, stdin, patience)
 
@@ -1308,6 +1310,19 @@ class Response:
 
         try:
             return self.raw.read1(count)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise NetworkError(f"the answer from {self.host} broke off: {reason(error)}") from None
+
+    def readinto(self, buffer: memoryview) -> int:
+        """As `read`, into `buffer`, a track without a copy on the way; how many bytes."""
+        import http.client
+
+        if self.raw.chunked:
+            data = self.read(len(buffer))
+            buffer[: len(data)] = data
+            return len(data)
+        try:
+            return self.raw.fp.readinto1(buffer) if self.raw.fp else 0  # no `fp`: a body of no bytes
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise NetworkError(f"the answer from {self.host} broke off: {reason(error)}") from None
 
@@ -1850,8 +1865,12 @@ class Target:
                 self._file.seek(0)
                 self._file.truncate()
                 return
-            if os.path.exists(self.path) and not os.path.isfile(self.path):
-                kind = "a directory" if os.path.isdir(self.path) else "not a regular file"
+            try:
+                mode = os.stat(self.path).st_mode  # fails for a name that is too long, unlike os.path.exists
+            except FileNotFoundError:
+                mode = stat.S_IFREG
+            if not stat.S_ISREG(mode):
+                kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
                 raise FtError(f"cannot write {self.name}: it is {kind}")
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
             self.unfinished.append(self._part)
@@ -1862,7 +1881,7 @@ class Target:
         if self.stopped:  # between the signal and the end of the process
             raise FtError("stopped")
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: memoryview) -> None:
         try:
             while data:
                 data = data[self._file.write(data) :]
@@ -1902,7 +1921,7 @@ class StdoutTarget:
         if self.written:
             raise NetworkError("the download broke off and cannot be resumed", final=True)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: memoryview) -> None:
         self.console.write_bytes(data)
         self.written += len(data)
 
@@ -1913,29 +1932,32 @@ class StdoutTarget:
 def fetch(transport: Transport, url: str, target: Target | StdoutTarget, progress: Progress) -> None:
     """The bytes of `url` into `target`, resumed within this run when the connection breaks and the server can prove
     that it is still the same file (http.md, Downloads). NetworkError, FtError."""
+    import mmap
+
+    buffer = memoryview(mmap.mmap(-1, DOWNLOAD_PIECE))  # aligned: copying costs half
     position, total, etag = 0, None, ""
     spent = 0.0
     for attempt in range(1, ATTEMPTS + 1):
-        resuming = position > 0 and total is not None and etag.startswith('"')  # not a weak one
+        resuming = position > 0 and total is not None and re.fullmatch('"[!#-~]*"', etag)  # a strong one
         headers = {"Range": f"bytes={position}-", "If-Range": etag} if resuming else {}
-        expected = f"bytes {position}-{total - 1}/{total}" if total is not None and resuming else ""
         try:
             with transport.open_public(url, headers) as response:
+                place = (response.status, response.headers.get("Content-Range"))
+                if response.status != 200 and place != (206, f"bytes {position}-{(total or 0) - 1}/{total}"):
+                    etag = ""  # start over
+                    raise NetworkError(f"{response.host} did not go on where the track broke off")
+                check_track(response)
                 if response.status == 200:
-                    check_track(response)
                     progress.restart(position, total, response.length())
                     position, total, etag = 0, response.length(), response.headers.get("ETag", "")
                     target.open()
-                elif response.status != 206 or response.headers.get("Content-Range") != expected:
-                    etag = ""  # start over
-                    raise NetworkError(f"{response.host} did not go on where the track broke off")
                 while total is None or position < total:
-                    data = response.read(DOWNLOAD_PIECE if total is None else min(DOWNLOAD_PIECE, total - position))
-                    if not data:
+                    count = response.readinto(buffer if total is None else buffer[: total - position])
+                    if not count:
                         break
-                    target.write(data)
-                    position += len(data)
-                    progress.add(len(data))
+                    target.write(buffer[:count])
+                    position += count
+                    progress.add(count)
                 if total is not None and position < total:
                     raise NetworkError(f"the answer from {response.host} broke off: {position} of {total} bytes")
                 if not position:
@@ -1949,7 +1971,7 @@ def fetch(transport: Transport, url: str, target: Target | StdoutTarget, progres
 
 
 def check_track(response: Response) -> None:
-    """An answer with status 200 that can be a track: its length known, no encoding, no page or document."""
+    """An answer that can be a track: its length known, no encoding, no page or document."""
     response.length()
     if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
         raise NetworkError(f"{response.host} sent an encoded track", final=True)
