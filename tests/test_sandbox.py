@@ -1,4 +1,4 @@
-"""The stand-in service does what the API's description says and misbehaves as it is told; shown without ft."""
+"""The stand-in service does what the API description says and misbehaves as told; shown without ft."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_generation_goes_through_its_statuses(sandbox: Sandbox) -> None:
     assert made["creditsRemaining"] == 1967
     assert sandbox.book == [made["id"]]
     assert sandbox.spent == 1
-    seen = []
+    seen: list[Any] = []
     deadline = time.monotonic() + 10
     while not seen or seen[-1]["status"] != "completed":
         assert time.monotonic() < deadline
@@ -296,7 +296,8 @@ def test_sixty_reads_a_minute(sandbox: Sandbox) -> None:
 
 
 def test_lists_have_pages(sandbox: Sandbox) -> None:
-    whole, offset = [], 0
+    whole: list[Any] = []
+    offset: int | None = 0
     while offset is not None:
         page = ask(sandbox, "GET", f"/v1/generations?limit=7&offset={offset}").data
         whole += page["generations"]
@@ -527,13 +528,13 @@ def test_tracks_are_music_of_the_right_length(sandbox: Sandbox, tmp_path: Path, 
     test = subprocess.run(["mpg123", "-t", file], capture_output=True, text=True, check=True)
     assert not re.search("(?i)warning|error|resync|junk", test.stderr), test.stderr
     entries = "format=duration:format_tags=title"
-    command = ["ffprobe", "-v", "error", "-show_entries", entries, "-of", "json", file]
+    command = ["ffprobe", "-v", "error", "-show_entries", entries, "-of", "json", str(file)]
     probe = subprocess.run(command, capture_output=True, text=True, check=True)
     assert not probe.stderr
     shown = json.loads(probe.stdout)["format"]
     assert math.isclose(float(shown["duration"]), seconds, abs_tol=0.1)
     assert shown["tags"]["title"] == "夜 🌃"
-    decode = ["mpg123", "-q", "-w", "-", file]
+    decode = ["mpg123", "-q", "-w", "-", str(file)]
     wav = subprocess.run(decode, capture_output=True, check=True).stdout
     assert math.isclose((len(wav) - 44) / 2 / 24000, seconds, abs_tol=0.1)
     samples = memoryview(wav[44:]).cast("h")
