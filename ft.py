@@ -25,14 +25,18 @@ everywhere; FT_RELEASE_URL for `ft update`.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` has its own: no traceback while the rest is imported
+
 import argparse
 import os
 import re
-import signal
 import stat
 import sys
 import time
-from _thread import get_ident
+from _thread import allocate_lock, get_ident
 from functools import cached_property
 
 TYPE_CHECKING = False
@@ -492,11 +496,17 @@ class Console:
         except OSError as error:
             if stream is sys.stdout:
                 self._output_failed(error)
+            self.abandon(stream)
+
+    @staticmethod
+    def abandon(stream: TextIO) -> None:
+        """Let what the stream still holds go nowhere: the flush at the interpreter's end must not fail or block."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
     def _output_failed(self, error: OSError) -> NoReturn:
-        null = os.open(os.devnull, os.O_WRONLY)  # so that the flush at the interpreter's end cannot fail again
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
+        self.abandon(sys.stdout)
         if isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == 22):
             raise BrokenPipeError from None
         raise FtError(f"cannot write output: {error.strerror}") from None
@@ -526,9 +536,14 @@ class Console:
             self._output_failed(error)
 
     def say(self, label: str, text: str, style: str) -> None:
-        self.clear()
         self._spoken = time.monotonic()
-        self._write(sys.stderr, f"{self.paint(label + ':', style, sys.stderr)} {visible(text)}\n")
+        self._line(f"{self.paint(label + ':', style, sys.stderr)} {visible(text)}")
+
+    def _line(self, text: str) -> None:
+        """A line on stderr in place of the live one; in one piece, for threads speak too."""
+        start = "\r\x1b[K" if self._drawn else ""
+        self._drawn = False
+        self._write(sys.stderr, f"{start}{text}\n")
 
     def note(self, text: str) -> None:
         self.say("note", text, "cyan")
@@ -545,8 +560,7 @@ class Console:
     def log(self, text: str) -> None:
         """A line of the -v log."""
         if self.verbose:
-            self.clear()
-            self._write(sys.stderr, self.paint(visible(text), "dim", sys.stderr) + "\n")
+            self._line(self.paint(visible(text), "dim", sys.stderr))
 
     # The terminal
 
@@ -604,9 +618,12 @@ class Console:
         if not sys.stdin.isatty():
             raise UsageError("cannot ask for confirmation: stdin is not a terminal", "pass --yes to go ahead without")
         self._write(sys.stderr, f"{consequence}\n{question} [y/N] ")
-        answer = sys.stdin.readline()
-        if not answer.endswith("\n"):
-            self._write(sys.stderr, "\n")
+        answer = ""
+        try:
+            answer = sys.stdin.readline()
+        finally:
+            if not answer.endswith("\n"):
+                self._write(sys.stderr, "\n")
         return answer.strip().lower() in ("y", "yes")
 
     # Tables
@@ -1580,20 +1597,21 @@ class Transport:
     # Public files: tracks on the media host, releases
 
     def open_public(self, url: str, headers: dict[str, str]) -> Response:
-        """A GET without the key, along at most 5 redirects, never from https to http; 200 or 206. NetworkError."""
+        """A GET without the key, along at most 5 redirects, never from https to http. The answer is a 200 or, if
+        `headers` ask for a Range, a 206 or 416. NetworkError."""
         from urllib.parse import quote, urljoin
 
         for _ in range(REDIRECTS + 1):
             self._check_public(url)
             response = self.send("GET", url, {"Accept": "*/*", "Accept-Encoding": "identity", **headers})
-            if response.status in (200, 206):
+            if response.status == 200 or ("Range" in headers and response.status in (206, 416)):
                 return response
             with response:
                 target = response.headers.get("Location")
                 if response.status not in (301, 302, 303, 307, 308) or not target:
                     failure = NetworkError(
                         f"HTTP {response.status} from {response.host}",
-                        final=response.status not in (416, 429, 500, 502, 503, 504),
+                        final=response.status not in (429, 500, 502, 503, 504),
                     )
                     failure.retry_after = parse_retry_after(response.headers.get("Retry-After"))
                     if failure.retry_after is not None:
@@ -1834,8 +1852,9 @@ class Target:
     """A file that a track is downloaded to. Bytes go to a hidden file beside it, which replaces it when all are there;
     what was there before survives any failure. FtError for what the file system refuses."""
 
-    unfinished: list[str] = []  # the hidden files of this process, removed by `run` whatever happens
-    stopped = False
+    unfinished: dict[str, Any] = {}  # the hidden files of this process, open, by their paths
+    stopped = False  # by `main`, which leaves none behind: no thread may make another
+    _making = allocate_lock()
 
     def __init__(self, path: str) -> None:
         self.name = path
@@ -1847,13 +1866,7 @@ class Target:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
-        if self._file:
-            try:
-                self._file.close()
-            except OSError:  # what it could not write is removed with it
-                pass
-        if remove_file(self._part) and self._part in self.unfinished:
-            self.unfinished.remove(self._part)
+        self.remove(self._part)
 
     def _refused(self, error: OSError) -> FtError:
         return FtError(f"cannot write {self.name}: {error.strerror or error}")
@@ -1873,13 +1886,15 @@ class Target:
                 kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
                 raise FtError(f"cannot write {self.name}: it is {kind}")
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            self.unfinished.append(self._part)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-            self._file = open(os.open(self._part, flags, 0o666), "wb", buffering=0)
+            with self._making:
+                if self.stopped:
+                    raise FtError("stopped")
+                self.unfinished[self._part] = None
+                self._file = open(os.open(self._part, flags, 0o666), "wb", buffering=0)
+                self.unfinished[self._part] = self._file
         except OSError as error:
             raise self._refused(error) from None
-        if self.stopped:  # between the signal and the end of the process
-            raise FtError("stopped")
 
     def write(self, data: memoryview) -> None:
         try:
@@ -1898,10 +1913,23 @@ class Target:
             raise self._refused(error) from None
 
     @classmethod
+    def remove(cls, path: str) -> None:
+        """Close and remove a hidden file, if it is still there."""
+        file = cls.unfinished.get(path)
+        try:
+            if file:
+                file.close()
+        except OSError:  # what it could not write is removed with it
+            pass
+        if remove_file(path):
+            cls.unfinished.pop(path, None)
+
+    @classmethod
     def remove_unfinished(cls) -> None:
-        cls.stopped = True
+        with cls._making:
+            cls.stopped = True
         for path in list(cls.unfinished):
-            remove_file(path)
+            cls.remove(path)
 
 
 class StdoutTarget:
@@ -1988,7 +2016,7 @@ def save_track(ft: Ft, record: Json, output: str | None, progress: Progress, tak
         raise NetworkError("unexpected reply from the service: a completed track without `audioUrl`", final=True)
     path = "-" if output == "-" else output_path(output, record)
     if taken.setdefault(path, str(record.get("id"))) != str(record.get("id")):
-        raise FtError(f"{path} has just been written by {taken[path]}")
+        raise FtError(f"{path} is the name of {taken[path]} too")
     target: Target | StdoutTarget = StdoutTarget(ft.console) if path == "-" else Target(path)
     with target:
         fetch(ft.transport, url, target, progress)
@@ -2387,38 +2415,40 @@ def create(ft: Ft, args: argparse.Namespace, collection: str, endpoint: str, bod
     elif args.output is not None:
         console.note("-o has no effect here: nothing is downloaded")
     api = ft.api
+    resume = ""
     try:
         document = api.create(endpoint, body)
-    except Stopped:
-        console.clear()
-        console.note("the submission may have been accepted, and then costs its credit: `ft list` tells")
-        raise
-    record = document["data"]
-    identifier = record["id"]
-    parameters = record.get("parameters")
-    for name in ("duration", "bpm"):
-        got = parameters.get(name) if isinstance(parameters, dict) else None
-        if is_number(got) and name in body and got != body[name]:
-            console.note(f"{name} clamped from {format_json(body[name])} → {format_json(got)}")
-    if not stay:
-        if args.json:
-            return console.json(document)
-        return console.print(f"Queued. id={identifier} status={text_of(record, 'status')}")
-    left = [f", {record[name]} {what} left" for name, what in ALLOWANCES.items() if is_number(record.get(name))]
-    console.note(f"queued as {identifier}{''.join(left)}")
-    resume = command_for("download", collection, identifier, args.output)
-    try:
+        record = document["data"]
+        identifier = record["id"]
+        resume = command_for("download", collection, identifier, args.output)
+        parameters = record.get("parameters")
+        for name in ("duration", "bpm"):
+            got = parameters.get(name) if isinstance(parameters, dict) else None
+            if is_number(got) and name in body and got != body[name]:
+                console.note(f"{name} clamped from {format_json(body[name])} → {format_json(got)}")
+        if not stay:
+            if args.json:
+                return console.json(document)
+            return console.print(f"Queued. id={identifier} status={text_of(record, 'status')}")
+        left = [f", {record[name]} {what} left" for name, what in ALLOWANCES.items() if is_number(record.get(name))]
+        console.note(f"queued as {identifier}{''.join(left)}")
         document = wait_for(console, api, collection, identifier)
         if args.json:
             console.json(document)
         if not args.json and document["data"]["status"] == "completed":
             path = save_track(ft, document["data"], args.output, Progress(console), {})
     except Stopped:
-        console.note("the track is still being made and still costs its credit")
-        console.hint(resume)
+        if not resume:
+            console.note("the submission may have been accepted, and then costs its credit: `ft list` tells")
+        elif document["data"].get("status") == "completed":
+            console.hint(f"the track is not lost: {resume}")
+        else:
+            console.note("the track is still being made and still costs its credit")
+            console.hint(resume)
         raise
     except FtError as error:
-        error.hint = "; ".join(filter(None, [error.hint, f"the track is not lost: {resume}"]))
+        if resume:
+            error.hint = "; ".join(filter(None, [error.hint, f"the track is not lost: {resume}"]))
         raise
     completed(document)  # or its errorMessage
     if not args.json:
@@ -2579,12 +2609,15 @@ def download(ft: Ft, args: argparse.Namespace) -> int | None:
 
 def download_records(ft: Ft, args: argparse.Namespace, collection: str) -> int | None:
     ids = check_ids(args.id)
-    if len(ids) > 1 and args.output is not None and not args.output.endswith(os.sep) and not os.path.isdir(args.output):
+    output = args.output or "."
+    if len(ids) > 1 and (output == "-" or not (output.endswith(os.sep) or os.path.isdir(output))):
         raise UsageError("with several ids, -o must be a directory", "end its name with a slash to have it made")
     check_output(args.output)
     api = ft.api
     progress = Progress(ft.console, len(ids))
     taken: dict[str, str] = {}
+    if not ft.console.live:
+        ft.console.note(f"downloading {ids[0] if len(ids) == 1 else f'{len(ids)} tracks'}")
 
     def save(identifier: str) -> str:
         document = get_record(api, collection, identifier)
@@ -2602,10 +2635,11 @@ def download_records(ft: Ft, args: argparse.Namespace, collection: str) -> int |
 
 def download_many(console: Console, ids: list[str], save: Callable[[str], str], progress: Progress) -> int:
     """Call `save` for each id in four threads; report as the bulk commands do. Its exit code."""
+    import queue
     import threading
 
-    waiting = list(reversed(ids))  # list.pop and list.append are atomic
-    finished: list[tuple[str, str, Exception | None]] = []
+    waiting = list(reversed(ids))  # list.pop is atomic
+    finished: queue.SimpleQueue[tuple[str, str, Exception | None]] = queue.SimpleQueue()
 
     def work() -> None:
         while True:
@@ -2614,9 +2648,9 @@ def download_many(console: Console, ids: list[str], save: Callable[[str], str], 
             except IndexError:
                 return
             try:
-                finished.append((identifier, save(identifier), None))
+                finished.put((identifier, save(identifier), None))
             except Exception as error:
-                finished.append((identifier, "", error))
+                finished.put((identifier, "", error))
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(min(PARALLEL_DOWNLOADS, len(ids)))]
     for thread in threads:
@@ -2624,10 +2658,10 @@ def download_many(console: Console, ids: list[str], save: Callable[[str], str], 
     done = 0
     while progress.finished < len(ids):
         progress.draw()
-        if not finished:
-            time.sleep(0.02)
+        try:
+            identifier, path, error = finished.get(timeout=0.1)
+        except queue.Empty:
             continue
-        identifier, path, error = finished.pop(0)
         progress.finished += 1
         if error is None:
             done += 1
@@ -2938,7 +2972,7 @@ def update(ft: Ft, args: argparse.Namespace) -> None:
     directory = os.path.dirname(place)
     if os.name == "nt":
         path = os.path.join(directory, f".ft-{os.urandom(6).hex()}.ps1")
-        Target.unfinished.append(path)
+        Target.unfinished[path] = None
         with open(path, "wb") as file:
             file.write(script)
         argv = ["powershell", "-NoProfile", "-ExecutionPolicy", "Bypass", "-File", path,
@@ -3146,6 +3180,7 @@ def run(console: Console, argv: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of stdout went away: `ft list | head -1`
         return SIGPIPE
     except Stopped as stopped:
+        console.abandon(sys.stdout)  # its reader may be gone, or asleep
         console.note("interrupted" if stopped.exit_code == 130 else "terminated")
         return stopped.exit_code
     except Exception as error:
@@ -3175,7 +3210,7 @@ def stop_on_signals() -> None:
     def stop(signum: int, frame: FrameType | None) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last > 1:  # the second of two must not interrupt the cleaning up
+        if now - last > 1 and not Target.stopped:  # the second of two must not interrupt the cleaning up
             last = now
             raise Stopped(signum)
 
@@ -3190,13 +3225,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_missing_streams()
     console = Console()
     try:
-        stop_on_signals()
-        return run(console, sys.argv[1:] if argv is None else argv)
-    except Stopped as stopped:
-        return stopped.exit_code
-    finally:
+        try:
+            stop_on_signals()
+            return run(console, sys.argv[1:] if argv is None else argv)
+        finally:
+            Target.remove_unfinished()  # from here on signals are too late
+            console.clear()
+    except Stopped as stopped:  # just outside of `run`
         Target.remove_unfinished()
-        console.clear()
+        return stopped.exit_code
 
 
 if __name__ == "__main__":
