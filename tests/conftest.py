@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import IO, Any, Iterator, Mapping, Sequence
+from typing import IO, Any, ClassVar, Iterator, Mapping, Sequence
 
 import build
 import pytest
@@ -171,7 +171,9 @@ class Result:
 
 
 class Process:
-    """A running process. `finish()` waits for it; a test that forgets it has it killed."""
+    """A running process. `finish()` waits for it; what a test leaves running is killed at its end."""
+
+    started: ClassVar[list[Process]] = []  # by the test that runs
 
     def __init__(
         self,
@@ -187,13 +189,20 @@ class Process:
         """`terminal` is its (rows, columns). `stdin`: what is fed, or what Popen takes; None is empty."""
         self.argv, self.check = argv, check
         self.master = -1
+        self.stderr: Stream | None = None
         self.piped: Stream | None = None
         if terminal:
             self._start_on_terminal(env, cwd, terminal, stdout)
-            return
+        else:
+            self._start_on_pipes(env, cwd, stdin)
+        self.started.append(self)
+
+    def _start_on_pipes(
+        self, env: Mapping[str, str], cwd: Path, stdin: str | bytes | int | IO[Any] | None
+    ) -> None:
         fed = stdin.encode() if isinstance(stdin, str) else stdin if isinstance(stdin, bytes) else None
         self.popen = subprocess.Popen(
-            argv,
+            self.argv,
             env=env,
             cwd=cwd,
             stdin=subprocess.PIPE if fed else (stdin or subprocess.DEVNULL),  # type: ignore[arg-type]
@@ -202,7 +211,7 @@ class Process:
             start_new_session=True,
         )
         self.stdout = self._stream(self.popen.stdout)
-        self.stderr: Stream | None = self._stream(self.popen.stderr)
+        self.stderr = self._stream(self.popen.stderr)
         if fed:
             threading.Thread(target=self._feed, args=(fed,), daemon=True).start()
 
@@ -228,7 +237,6 @@ class Process:
         )
         os.close(slave)
         self.stdout = Stream(os.dup(self.master))
-        self.stderr = None
         if self.popen.stdout:
             self.piped = self._stream(self.popen.stdout)
 
@@ -326,7 +334,6 @@ class Runner:
         self.config_dir = home / "config"
         self.config_dir.mkdir()
         self.config({"baseUrl": sandbox.api_url})
-        self._started: list[Process] = []
 
     def config(self, values: Mapping[str, Any] | str) -> None:
         """Write config.json."""
@@ -370,7 +377,7 @@ class Runner:
         _stdout: str | None = None,
         _program: Sequence[str] | None = None,
     ) -> Process:
-        process = Process(
+        return Process(
             [*(_program or self.argv), *argv],
             env=self.env(env, key, speed),
             cwd=cwd or self.cwd,
@@ -379,8 +386,6 @@ class Runner:
             stdout=_stdout,
             check=check,
         )
-        self._started.append(process)
-        return process
 
     def __call__(self, *argv: str, timeout: float = 60, **how: Any) -> Result:
         return self.start(*argv, **how).finish(timeout)
@@ -407,12 +412,15 @@ class Runner:
         env["PATH"] = f"{directory}{os.pathsep}{env.get('PATH', os.environ['PATH'])}"
         return self.start(script, _program=[shell, "-c"], env=env, **how).finish(timeout)
 
-    def kill(self) -> None:
-        for process in self._started:
-            process.kill()
-
 
 # --- fixtures -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    yield
+    while Process.started:
+        Process.started.pop().kill()
 
 
 @pytest.fixture
@@ -431,10 +439,8 @@ def program(form: str, pytestconfig: pytest.Config) -> Path:
 
 
 @pytest.fixture
-def ft(program: Path, sandbox: Sandbox, tmp_path: Path) -> Iterator[Runner]:
-    runner = Runner(program, sandbox, tmp_path)
-    yield runner
-    runner.kill()
+def ft(program: Path, sandbox: Sandbox, tmp_path: Path) -> Runner:
+    return Runner(program, sandbox, tmp_path)
 
 
 class Tls:
