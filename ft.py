@@ -220,6 +220,8 @@ SEQUENCE = (
     "[\U0001f1e6-\U0001f1ff]{2}|.[\ufe0f\U0001f3fb-\U0001f3ff](?:\u200d.[\ufe0f\U0001f3fb-\U0001f3ff]?)*"
     "|.(?:\u200d.[\ufe0f\U0001f3fb-\U0001f3ff]?)+"
 )
+# Text on whose width terminals do not agree: those, and the scripts from Devanagari to Hangul's single letters, Khmer.
+DISPUTED = SEQUENCE + "|[\u0900-\u11ff\u1780-\u17ff]"
 
 
 def cell_width(text: str) -> int:
@@ -586,8 +588,8 @@ class Console:
         """Put `text` on the live line, which the next real line replaces."""
         if self.live and get_ident() == self._thread:
             text = clip(visible(text), (self.columns(sys.stderr) or 80) - 1)
+            self._drawn = True  # first: a signal may come before the write is over
             self._write(sys.stderr, f"\r\x1b[K{text}")
-            self._drawn = True
 
     def clear(self) -> None:
         if self._drawn:
@@ -650,9 +652,10 @@ class Console:
             line = []
             for i in shown:
                 style = STATUS_STYLES.get(row[i], "") if names[i] == "STATUS" else ""
-                text = row[i] if i == shown[-1] else pad(row[i], widths[i], right=names[i] == "TRACKS")
+                right = names[i] == "TRACKS"
+                text = row[i] if i == shown[-1] and not right else pad(row[i], widths[i], right)
                 line.append(self.paint(text, "bold" if row is cells[0] else style))
-                if room is not None and self.capable and i != shown[-1] and re.search(SEQUENCE, text):
+                if room is not None and self.capable and i != shown[-1] and re.search(DISPUTED, text):
                     # The terminal may have taken less than was reckoned: go to where the cell ends.
                     line[-1] += f"\x1b[{sum(widths[j] + 2 for j in shown[: len(line)]) - 1}G"
             lines.append("  ".join(line))
@@ -1104,7 +1107,6 @@ class KeyFile:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.path = os.path.join(config_directory(), "credentials")
-        self.name = self.path
 
     def read(self) -> str | None:
         """FtError for what is not a regular file of our own; a warning when others can read it."""
@@ -1115,7 +1117,7 @@ class KeyFile:
         except OSError as error:
             reason = "it is a symbolic link" if os.path.islink(self.path) else error.strerror
             raise FtError(f"will not read the key in {self.path}: {reason}") from None
-        with open(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise FtError(f"will not read the key in {self.path}: it is not a regular file")
@@ -1123,28 +1125,31 @@ class KeyFile:
                 raise FtError(f"will not read the key in {self.path}: it belongs to another user")
             if status.st_mode & 0o077:
                 self.console.warning(f"others can read your API key: chmod 600 {shell(self.path)}")
-            return file.read(4096).decode("ascii", "replace")
+            return os.read(descriptor, 4096).decode("ascii", "replace")
+        finally:
+            os.close(descriptor)
 
     def write(self, key: str) -> None:
         """Atomic, whatever the umask, and never through a link."""
         directory = os.path.dirname(self.path)
         temporary = f"{self.path}.{os.urandom(6).hex()}"
+        umask = os.umask(0o077)  # for all that is made here
         try:
-            if not os.path.isdir(directory) or os.path.basename(directory) == SERVICE:
-                os.makedirs(directory, mode=0o700, exist_ok=True)
-                os.chmod(directory, 0o700)  # whatever the umask; somebody's own directory is left as it is
+            os.makedirs(directory, exist_ok=True)
+            if os.path.basename(directory) == SERVICE:  # ours, whoever made it
+                os.chmod(directory, 0o700)
             try:
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-                with open(descriptor, "w") as file:
-                    os.fchmod(descriptor, 0o600)
+                with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                     file.write(key + "\n")
                     file.flush()
-                    os.fsync(descriptor)
+                    os.fsync(file.fileno())
                 os.replace(temporary, self.path)
             finally:
                 remove_file(temporary)
         except OSError as error:
             raise FtError(f"cannot store the key in {self.path}: {error.strerror}") from None
+        finally:
+            os.umask(umask)
 
     def clear(self) -> bool:
         try:
@@ -3134,7 +3139,7 @@ def help_text(words: Sequence[str]) -> str:
     lines = [
         f"usage: ft {name + ' ' if name else ''}<command> [flags]",
         "",
-        GROUPS[name] if name else f"ft {__version__}, the command line of Finetuning.ai: music from a prompt.",
+        GROUPS[name] if name else f"ft {__version__}: music from a prompt, by Finetuning.ai",
         "",
         "commands:",
     ]

@@ -83,8 +83,7 @@ class Bus:
             argv,
             env={**self.full_env, "LC_ALL": "C"},
             input=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             encoding="utf-8",
             timeout=timeout,
         )
