@@ -1975,8 +1975,9 @@ def fetch(transport: Transport, url: str, target: Target | StdoutTarget, progres
         headers = {"Range": f"bytes={position}-", "If-Range": etag} if resuming else {}
         try:
             with transport.open_public(url, headers) as response:
-                place = (response.status, response.headers.get("Content-Range"))
-                if response.status != 200 and place != (206, f"bytes {position}-{(total or 0) - 1}/{total}"):
+                rest = (206, f"bytes {position}-{(total or 0) - 1}/{total}", etag)
+                got = (response.status, response.headers.get("Content-Range"), response.headers.get("ETag", etag))
+                if response.status != 200 and got != rest:
                     etag = ""  # start over
                     raise NetworkError(f"{response.host} did not go on where the track broke off")
                 check_track(response)
@@ -2300,6 +2301,9 @@ def auth_login(ft: Ft, args: argparse.Namespace) -> None:
             text = getpass.getpass("Paste your API key: ", sys.stderr)
         except (EOFError, UnicodeError):
             raise UsageError("no API key given", f"get one at {KEY_URL}") from None
+        except Stopped:  # getpass leaves its line open
+            sys.stderr.write("\n")
+            raise
         except KeyboardInterrupt:  # Windows reads Ctrl-C as a character here
             raise Stopped(signal.SIGINT) from None
     ft.transport.key = key = check_key(text, source)
@@ -2318,11 +2322,13 @@ def auth_login(ft: Ft, args: argparse.Namespace) -> None:
 def auth_logout(ft: Ft, args: argparse.Namespace) -> None:
     """Forget the stored key. Removes it from the keychain, and from the plaintext fallback if there is one."""
     removed = ft.keys.forget()
-    ft.console.print(
-        f"Logged out. {'Removed the key from ' + ' and '.join(removed) if removed else 'No key was stored'}."
-    )
-    if ft.keys.trouble:
-        ft.console.note(f"{ft.keys.keychain.name} was not asked: {ft.keys.trouble}")
+    if removed:
+        outcome = f"Removed the key from {' and '.join(removed)}"
+    elif ft.keys.trouble:
+        outcome = f"No key was found, but {ft.keys.keychain.name} cannot be reached ({ft.keys.trouble})"
+    else:
+        outcome = "No key was stored"
+    ft.console.print(f"Logged out. {outcome}.")
     if os.environ.get("FINETUNING_API_KEY", "").strip():
         ft.console.note("FINETUNING_API_KEY is still set")
 
