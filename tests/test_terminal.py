@@ -1,0 +1,379 @@
+"""What a person sees: each command on terminals of 60, 80 and 120 columns, rendered by a terminal (pyte).
+
+Shows issue "A pleasure to use": no line wraps, no column is misaligned, colours only add, nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from typing import Callable, Iterator
+from unicodedata import combining
+
+import pyte
+import pytest
+from conftest import Process, Result, Runner
+from pyte.screens import wcwidth
+from sandbox import Sandbox
+
+pytestmark = [
+    pytest.mark.source,  # what is drawn does not depend on the form
+    pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal"),
+]
+
+WIDTHS = (60, 80, 120)
+TRACK = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
+ODD = "0dd00000-0000-4000-8000-{:012}"
+PROMPTS = (
+    "short",
+    "plain words that go on and on, until no terminal has the room to show the whole of them on one line of its own",
+    "夜想曲、静かな雨と古いピアノ、街灯の下を歩くような曲",
+    "집중력을 위한 잔잔한 재즈 피아노와 따뜻한 베이스 라인",
+    "\u1112\u1161\u11ab\u1100\u1173\u11af, decomposed",
+    "ｶﾀｶﾅ in half width, ＦＵＬＬ in full width",
+    "cafe\u0301 noir, ze\u0301phyr, n\u0303andu\u0301, x\u0338\u20d7 y",
+    "band 👩\u200d🎤👨\u200d👩\u200d👧\u200d👦 on stage",
+    "anthem 🇯🇵🇰🇷🇧🇷 for three flags",
+    "hearts ❤\ufe0f and waves 👋🏽 and ☕\ufe0f",
+    "👩🏽\u200d🚀" * 40,
+    "ไทย ภาษา, नमस्ते दुनिया",
+    "x" * 300,
+)
+SGR = re.compile(r"\x1b\[[0-9;]*m")
+# Lines that the terminal may wrap: those of stderr, and those that are there to be copied whole.
+LONG = re.compile(r"(note|warning|error|hint): |Queued\. id=|Saved to ")
+# How terminals differ: some show a sequence of emoji as one, a flag as two letters of one cell.
+SEQUENCES = re.compile(
+    "[\U0001f1e6-\U0001f1ff]{2}|.[\ufe0f\U0001f3fb-\U0001f3ff]?(?:\u200d.[\ufe0f\U0001f3fb-\U0001f3ff]?)+"
+    "|.[\ufe0f\U0001f3fb-\U0001f3ff]"
+)
+TERMINALS: dict[str, Callable[[str], str]] = {
+    "side by side": lambda text: text,
+    "as one": lambda text: SEQUENCES.sub("🎵", text),
+    "narrow": lambda text: SEQUENCES.sub("x", text),
+}
+
+
+class Screen(pyte.Screen):
+    """pyte's own drops the rest of a line at a character of no width that is not a combining one."""
+
+    def draw(self, data: str) -> None:
+        super().draw("".join(c for c in data if wcwidth(c) > 0 or combining(c)))
+
+
+def draw(text: str, columns: int, rows: int = 200) -> pyte.Screen:
+    screen = Screen(columns, rows)
+    pyte.Stream(screen).feed(text)
+    return screen
+
+
+def cells(screen: pyte.Screen, row: int) -> list[str]:
+    return [screen.buffer[row][column].data for column in range(screen.columns)]
+
+
+def lines_of(screen: pyte.Screen) -> list[str]:
+    return [line.rstrip() for line in screen.display[: screen.cursor.y + 1]]
+
+
+def last_frame(line: str) -> str:
+    """What stays of a line over which a spinner or a bar was drawn."""
+    return line.rpartition("\r\x1b[K")[2]
+
+
+def check_lines(result: Result, columns: int) -> None:
+    """No line of the results wraps, nothing stays of a spinner or a bar, the cursor is at the start of a line."""
+    for terminal in TERMINALS.values():
+        for line in result.stdout.split("\n"):
+            seen = draw(terminal(last_frame(line.rstrip("\r"))), columns)
+            if not LONG.match(SGR.sub("", last_frame(line))):
+                assert seen.cursor.y == 0, f"wraps at {columns} columns: {line!r}"
+        screen = draw(terminal(result.stdout), columns)
+        text = "\n".join(lines_of(screen))
+        assert not re.search(r"^[|/\\-] |[0-9]+%|\x1b", text, re.MULTILINE), text
+        assert screen.cursor.x == 0
+    for line in SGR.sub("", result.stdout).split("\n"):
+        assert "\x1b" not in re.sub(r"\x1b\[K|\x1b\[[0-9]+G", "", line)
+
+
+def tables(screen: pyte.Screen) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Each table on the screen: the cells of its header, and those of its rows."""
+    lines = lines_of(screen)
+    for top, line in enumerate(lines):
+        if line.startswith("ID  ") and line.isupper():
+            rows = []
+            for row in range(top + 1, len(lines)):
+                if not re.match("[0-9a-f-]{36}  ", lines[row]):
+                    break
+                rows.append(cells(screen, row))
+            yield cells(screen, top), rows
+
+
+def check_columns(result: Result, columns: int, count: int) -> None:
+    """Under each name of a table's header a cell begins (or, for numbers, ends), two blanks after the one before."""
+    for terminal in TERMINALS.values():
+        found = list(tables(draw(terminal(result.stdout), columns)))
+        assert len(found) == 1
+        header, rows = found[0]
+        assert len(rows) == count
+        for name in re.finditer(r"\S+", "".join(header)):
+            for row in rows:
+                shown = "".join(row)
+                assert row[name.start() - 2 : name.start()] in ([], [" ", " "]), shown
+                where = name.end() - 1 if name[0] == "TRACKS" else name.start()
+                assert row[where] != " ", shown
+
+
+@pytest.fixture
+def library(sandbox: Sandbox) -> Sandbox:
+    """Tracks and playlists with names of all scripts."""
+    for n, prompt in enumerate(PROMPTS):
+        sandbox.add_generation(id=ODD.format(n), prompt=prompt, age=n * 5000.0 + 200, duration=7.5 * n)
+        sandbox.add_playlist(prompt[:90] + "!", [ODD.format(n)], age=n * 90000.0 + 200)
+    sandbox.add_playlist("Odd", [ODD.format(n) for n in range(len(PROMPTS))])
+    return sandbox
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.parametrize(
+    ("argv", "rows"),
+    [
+        (["list"], 20),
+        (["list", "--status", "failed"], 4),
+        (["list", "--limit", str(len(PROMPTS))], len(PROMPTS)),
+        (["playlists"], 7 + len(PROMPTS) + 1),
+        (["playlist", "show", "Odd"], len(PROMPTS)),
+        (["playlist", "show", "Drafts"], 12),
+    ],
+)
+def test_tables_fit_the_terminal_and_their_columns_are_aligned(
+    ft: Runner, library: Sandbox, columns: int, argv: list[str], rows: int
+) -> None:
+    result = ft.tty(*argv, columns=columns, check=0).finish()
+    check_lines(result, columns)
+    check_columns(result, columns, rows)
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["me"],
+        ["auth", "whoami"],
+        ["doctor"],
+        ["get", TRACK],
+        ["get", "a966757e-a32d-4c1e-a34e-9b38220dfa95"],
+        ["generate", "lofi chill piano"],
+        ["generate", "lofi", "--no-wait"],
+        ["generate", "please", "fail"],
+        ["instrumental", "rain"],
+        ["sfx", "generate", "a door closes"],
+        ["sfx", "list"],
+        ["download", TRACK],
+        ["download", TRACK, ODD.format(0), ODD.format(2), "nope", "-o", "tracks/"],
+        ["delete", "--yes", TRACK, "nope"],
+        ["playlist", "add", "Deep Work", TRACK, "nope"],
+        ["playlist", "remove", "Focus Beats", "1c474c27-e97d-4c35-bb98-e588d06c32f0"],
+        ["playlist", "move", "Drafts", "Album", "fea285f2-f8e4-4e60-98b0-c78f868ccc26"],
+        ["list", "--offset", "900"],
+        ["get", "nope"],
+        ["lsit"],
+        ["update"],
+        ["--version"],
+        ["-v", "list", "--limit", "1", "--no-color"],
+    ],
+    ids=" ".join,
+)
+def test_no_line_wraps_and_nothing_is_left_behind(ft: Runner, library: Sandbox, columns: int, argv: list[str]) -> None:
+    result = ft.tty(*argv, columns=columns, speed=20).finish()
+    if argv[0] == "-v":  # the log is as long as headers are
+        assert re.search(r"^> X-API-Key: ft_live_07ed\.\.\.\*\*\*\*", result.stdout, re.MULTILINE)
+        return
+    check_lines(result, columns)
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.parametrize("number", range(len(PROMPTS)))
+def test_get_fits_the_terminal_whatever_the_prompt(ft: Runner, library: Sandbox, columns: int, number: int) -> None:
+    result = ft.tty("get", ODD.format(number), columns=columns, check=0).finish()
+    details, _, command = result.stdout.partition("\x1b[1mMake it again")
+    assert command
+    check_lines(Result(result.argv, 0, details.encode(), b"", b""), columns)
+    assert len(PROMPTS[number]) > 40 or max(map(len, lines_of(draw(command, 900)))) < columns
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_help_fits_the_terminal(ft: Runner, columns: int) -> None:
+    """Every page of it; the commands are those that `ft help` lists."""
+    overview = ft.tty("help", columns=columns, check=0).finish()
+    check_lines(overview, columns)
+    names = re.findall(r"^  ((?:(?:auth|playlist|sfx) )?[a-z]+) ", overview.stdout, re.MULTILINE)
+    names = [name for name in names if name != "ft"]  # the example's
+    assert {"auth login", "me", "playlist move", "sfx get", "help"} <= set(names)
+    running = [ft.tty("help", *name.split(), columns=columns, check=0) for name in (*names, "auth", "sfx")]
+    for process in running:
+        check_lines(process.finish(), columns)
+
+
+def test_an_address_is_not_broken_where_a_line_of_its_own_can_hold_it(ft: Runner, sandbox: Sandbox) -> None:
+    screen = ft.tty("get", TRACK, columns=80, check=0).finish().screen(80, 60)
+    address = sandbox.generations[TRACK]["audioUrl"]
+    assert f"  {address}" in screen[screen.index("Audio URL") :]
+
+
+def test_the_prompt_column_is_useful_at_80_columns(ft: Runner) -> None:
+    """Full ids, and room for at least a dozen cells of the prompt: the age goes first, then the duration."""
+    screen = ft.tty("list", columns=80, check=0).finish().screen(80, 60)
+    assert screen[0].split() == ["ID", "STATUS", "DURATION", "PROMPT"]
+    assert f"{TRACK}  completed   1m        lofi chill piano,..." in screen
+    wide = ft.tty("list", columns=120, check=0).finish().screen(120, 60)
+    assert wide[0].split() == ["ID", "STATUS", "DURATION", "PROMPT", "CREATED"]
+
+
+# --- colours ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.sandbox(library=False)
+def test_colours_only_add(ft: Runner, sandbox: Sandbox) -> None:
+    """Without them the text is the same: each status is a word. None that is unreadable on black or on white."""
+    for n, status in enumerate(("pending", "processing", "completed", "failed")):
+        sandbox.add_generation(id=ODD.format(n), status=status, age=9000.0)
+    for argv in (["list"], ["get", ODD.format(3)], ["get", "nope"], ["doctor"]):
+        coloured = ft.tty(*argv).finish().stdout
+        for plain in (
+            ft.tty(*argv, env={"NO_COLOR": "1"}).finish().stdout,
+            ft.tty(*argv, "--no-color").finish().stdout,
+            ft.tty(*argv, env={"TERM": "dumb"}).finish().stdout,
+        ):
+            assert "\x1b" not in plain
+            assert SGR.sub("", coloured) == plain
+        assert set(re.findall(r"\x1b\[([0-9;]*)m", coloured)) <= {"0", "1", "31", "32", "35", "36"}
+    listed = ft.tty("list").finish().stdout
+    shown = dict(re.findall(r"\x1b\[(\d+)m(\w+) *\x1b\[0m", listed))
+    assert shown == {"1": "PROMPT", "36": "pending", "35": "processing", "32": "completed", "31": "failed"}
+
+
+def test_a_pipe_gets_neither_colours_nor_cuts(ft: Runner, library: Sandbox) -> None:
+    result = ft("list", "--limit", str(len(PROMPTS)), check=0)
+    assert "\x1b" not in result.stdout + result.stderr
+    assert all(prompt in result.stdout for prompt in PROMPTS)
+
+
+# --- spinner, bar, interruption -----------------------------------------------------------------------------
+
+
+def frames(process: Process) -> list[str]:
+    return re.findall(r"\r\x1b\[K([^\r\n]+)", bytes(process.stdout.data).decode())
+
+
+def test_the_spinner_shows_status_and_elapsed_time_and_leaves_nothing(ft: Runner, sandbox: Sandbox) -> None:
+    process = ft.tty("generate", "a song that takes forever", speed=20, check=0)
+    process.expect(re.compile(r"[|/\\-] processing, 7s"))
+    sandbox.finish(sandbox.book[0])
+    result = process.finish()
+    assert {frame[0] for frame in frames(process) if " processing, " in frame} == set("|/-\\")
+    assert result.screen() == [
+        f"note: queued as {sandbox.book[0]}, 1967 credits left",
+        f"Saved to a-song-that-takes-forever-{sandbox.book[0][:8]}.mp3",
+    ]
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.sandbox(track_bytes=4_000_000)
+def test_the_bar_shows_size_speed_and_time_left_and_leaves_nothing(ft: Runner, sandbox: Sandbox, columns: int) -> None:
+    fault = sandbox.fault("stall", origin="media", where="body", at=1_000_000)
+    process = ft.tty("download", TRACK, columns=columns, check=0)
+    process.expect(re.compile(r"\[#* *\] +[0-9]+%  [0-9.]+ [kM]?B of 4\.0 MB  [0-9.]+ [kMG]?B/s  [0-9hms ]+ left"))
+    fault.release()
+    result = process.finish()
+    assert all(len(frame) < columns for frame in frames(process))
+    assert result.screen(columns) == ["Saved to lofi-chill-piano-07e8d430.mp3"]
+
+
+def test_several_downloads_share_one_bar(ft: Runner, library: Sandbox) -> None:
+    fault = library.fault("stall", origin="media", where="body", times=1)
+    process = ft.tty("download", ODD.format(1), ODD.format(2), "-o", "tracks/", check=0)
+    process.expect(re.compile(r"1 of 2 files  +[0-9]+%  [0-9.]+ kB of [0-9.]+ kB"))
+    fault.release()
+    screen = process.finish().screen()
+    assert [line.split(" ")[0] for line in screen] == ["Saved", "Saved", "Downloaded"]
+
+
+def test_ctrl_c_while_waiting_leaves_a_clean_line(ft: Runner, sandbox: Sandbox) -> None:
+    process = ft.tty("generate", "a song that takes forever", speed=20, check=130)
+    process.expect("processing, ")
+    process.send("\x03")
+    result = process.finish()
+    assert result.screen(120) == [
+        f"note: queued as {sandbox.book[0]}, 1967 credits left",
+        "note: the track is still being made and still costs its credit",
+        f"hint: ft download {sandbox.book[0]} --wait",
+        "note: interrupted",
+    ]
+
+
+def test_ctrl_c_during_a_download_leaves_a_clean_line(ft: Runner, sandbox: Sandbox) -> None:
+    fault = sandbox.fault("stall", origin="media", where="body")
+    process = ft.tty("download", TRACK, check=130)
+    process.expect("% ")
+    process.send("\x03")
+    assert process.finish().screen() == ["note: interrupted"]
+    fault.release()
+
+
+def test_ctrl_c_at_a_question_leaves_a_clean_line(ft: Runner, sandbox: Sandbox) -> None:
+    process = ft.tty("delete", TRACK, check=130)
+    process.expect("[y/N] ")
+    process.send("\x03")
+    screen = process.finish().screen()
+    assert screen[-1] == "note: interrupted"
+    assert screen[-2].startswith("Delete 1 track(s)? [y/N]")
+    assert TRACK in sandbox.generations
+
+
+def test_ctrl_c_at_the_question_for_the_key_leaves_a_clean_line(ft: Runner) -> None:
+    process = ft.tty("auth", "login", key=None, check=130)
+    process.expect("Paste your API key: ")
+    process.send("\x03")
+    assert process.finish().screen() == ["Paste your API key:", "note: interrupted"]
+
+
+def test_the_width_is_followed_when_the_window_changes(ft: Runner, sandbox: Sandbox) -> None:
+    process = ft.tty("generate", "a song that takes forever", columns=80, speed=20, check=130)
+    process.expect("processing, ")
+    process.resize(12, 24)
+    process.expect(re.compile(r"\r\x1b\[K[|/\\-] proces\.\.\.\r"))
+    process.send_signal(signal.SIGINT)
+    process.finish()
+
+
+# --- off a terminal -----------------------------------------------------------------------------------------
+
+
+def test_off_a_terminal_waiting_is_a_line_at_the_start_a_line_a_minute_and_one_at_the_end(
+    ft: Runner, sandbox: Sandbox
+) -> None:
+    result = ft("generate", "a song that takes forever", speed=200, check=1)
+    identifier = sandbox.book[0]
+    lines = result.stderr.splitlines()
+    assert lines[0] == f"note: queued as {identifier}, 1967 credits left"
+    elapsed = [re.fullmatch(r"note: processing, (?:(\d+)m)? ?(?:(\d+)s)?", line) for line in lines[1:-2]]
+    seconds = [60 * int(found[1] or 0) + int(found[2] or 0) for found in elapsed if found]
+    assert len(seconds) == len(elapsed) == 4
+    assert all(58 + 60 * n <= at <= 60 * n + 90 for n, at in enumerate(seconds))
+    assert lines[-2] == f"error: still processing, run `ft get {identifier}` later"
+    assert "\r" not in result.stderr
+
+
+def test_off_a_terminal_a_download_is_a_line_at_the_start_a_line_a_minute_and_one_at_the_end(
+    ft: Runner, sandbox: Sandbox
+) -> None:
+    """A sixth of it arrives every two minutes."""
+    sandbox.fault("drip", origin="media", where="body", size=len(sandbox.track(TRACK)) // 6, interval=0.2)
+    result = ft("download", TRACK, speed=600, check=0)
+    lines = result.stderr.splitlines()
+    assert lines[0] == f"note: downloading {TRACK}"
+    assert lines[1:]
+    for line in lines[1:]:
+        assert re.fullmatch(r"note:  *[0-9]+%  [0-9.]+ kB of [0-9.]+ kB  [0-9.]+ k?B/s  [0-9hms ]+ left", line), line
+    assert result.stdout == "Saved to lofi-chill-piano-07e8d430.mp3\n"
