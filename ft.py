@@ -3067,8 +3067,23 @@ class Parser(argparse.ArgumentParser):
             name = extras[0].partition("=")[0]
             if not name.startswith("-"):
                 self.error(f"unexpected argument {name!r}")
-            self.error(f"unknown flag {name}{nearest(name, self._option_string_actions)}")
+            self.unknown_flag(name)
         return namespace, extras
+
+    def unknown_flag(self, name: str) -> NoReturn:
+        self.error(f"unknown flag {name}{nearest(name, self._option_string_actions)}")
+
+    def check_leading_flags(self, argv: Sequence[str]) -> None:
+        """Refuse an unknown flag before the command: its value would pass for the command."""
+        words = iter(argv)
+        for word in words:
+            name, equals, _ = word.partition("=")
+            if not name.startswith("--"):
+                return
+            if name not in self._option_string_actions:
+                self.unknown_flag(name)
+            if self._option_string_actions[name].nargs is None and not equals:
+                next(words, None)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
@@ -3126,7 +3141,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         chosen = COMMANDS.get(" ".join(argv[:count]))
         if chosen and len(chosen.name.split()) == count <= len(argv):
             return command_parser(chosen).parse_args(argv[count:], args)
-    args = tree().parse_args(argv, args)
+    root = tree()
+    root.check_leading_flags(argv)
+    args = root.parse_args(argv, args)
     if not hasattr(args, "command") and not args.version:
         raise HelpAsked(help_text([word for word in argv if word in GROUPS][:1]))
     return args
