@@ -97,7 +97,7 @@ class ReleaseServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that refuses the certificate or goes away is what some tests want."""
 
-    def __enter__(self) -> ReleaseServer:  # noqa: PYI034
+    def __enter__(self) -> ReleaseServer:
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
 
