@@ -974,7 +974,6 @@ class MacKeychain:
     """macOS: the login keychain through `security`; the key is written by its stdin, never as an argument."""
 
     name = "macOS Keychain"
-    ITEM = ("-s", SERVICE, "-a", ACCOUNT)
     ABSENT = 44
     # Exit codes are OSStatus modulo 256 (keychains.md).
     FAILURES = {
@@ -990,6 +989,7 @@ class MacKeychain:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.item = ["-s", SERVICE, "-a", ACCOUNT]
 
     def _run(self, *argv: str, stdin: str = "") -> tuple[int, str]:
         try:
@@ -1007,7 +1007,7 @@ class MacKeychain:
     def read(self) -> str | None:
         from binascii import a2b_base64, unhexlify
 
-        code, out = self._run("find-generic-password", *self.ITEM, "-w")
+        code, out = self._run("find-generic-password", *self.item, "-w")
         if code == self.ABSENT:
             return None
         value = out.strip()
@@ -1022,12 +1022,12 @@ class MacKeychain:
         return value
 
     def write(self, key: str) -> None:
-        code, _ = self._run("-i", stdin=f"add-generic-password -U {' '.join(self.ITEM)} -w {key}\n")
+        code, _ = self._run("-i", stdin=f"add-generic-password -U {' '.join(self.item)} -w {key}\n")
         if code:
             raise FtError(f"{self.name} did not store the key (exit {code})")
 
     def clear(self) -> bool:
-        code, _ = self._run("delete-generic-password", *self.ITEM)
+        code, _ = self._run("delete-generic-password", *self.item)
         return code == 0
 
 
@@ -1037,11 +1037,13 @@ class WindowsCredentials:
     name = "Windows Credential Manager"
     GENERIC, LOCAL_MACHINE, NOT_FOUND = 1, 2, 1168
     FAILURES = {5: "access is denied", 1312: "there is no logon session here (SSH, WinRM)"}
-    FORMS = ((f"{SERVICE}:{ACCOUNT}", "utf-8"), (SERVICE, "utf-16-le"), (f"{ACCOUNT}@{SERVICE}", "utf-16-le"))
 
     def __init__(self) -> None:
         import ctypes
         from ctypes import wintypes
+
+        self.ours = f"{SERVICE}:{ACCOUNT}"  # the targets; the other two are Python keyring's
+        self.forms = {self.ours: "utf-8", SERVICE: "utf-16-le", f"{ACCOUNT}@{SERVICE}": "utf-16-le"}
 
         class Credential(ctypes.Structure):
             # The blob is no c_char_p, which ends at the first zero byte.
@@ -1070,7 +1072,7 @@ class WindowsCredentials:
 
     def _find(self) -> Iterator[tuple[str, str]]:
         """Target and secret of each form that is there."""
-        for target, encoding in self.FORMS:
+        for target, encoding in self.forms.items():
             found = self._ctypes.POINTER(self._credential)()
             if not self._call("CredReadW", target, self.GENERIC, 0, self._ctypes.byref(found)):
                 continue
@@ -1088,7 +1090,7 @@ class WindowsCredentials:
     def write(self, key: str) -> None:
         blob = self._ctypes.create_string_buffer(key.encode(), len(key))
         item = self._credential(
-            Type=self.GENERIC, TargetName=self.FORMS[0][0], CredentialBlobSize=len(blob),
+            Type=self.GENERIC, TargetName=self.ours, CredentialBlobSize=len(blob),
             CredentialBlob=self._ctypes.addressof(blob), Persist=self.LOCAL_MACHINE, UserName=ACCOUNT,
         )  # fmt: skip
         if not self._call("CredWriteW", self._ctypes.byref(item), 0):
