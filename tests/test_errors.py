@@ -1,0 +1,156 @@
+"""Errors that teach: each code of the API and each mistake of a person, with its message, next step and exit code."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import Runner
+from sandbox import Sandbox
+
+TRACK = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
+LIVE = "ft_live_" + "0" * 32
+PUBLIC = "Open Studio"
+LOGIN = "run `ft auth login`: your stored key may have been revoked"
+UPGRADE = "the API needs a Pro or Lifetime plan: upgrade at finetuning.ai"
+CREDITS = "you are out of credits: see `ft me`, then upgrade or buy a pack at finetuning.ai"
+QUEUE = "`ft list --status processing` shows what is in flight"
+TEN = "the service takes 10 generations a minute"
+SIXTY = "the service takes 60 requests a minute"
+GENERATE = ["generate", "dark trap"]
+
+# Every code of api.md's table: what brings it about, the message, the hint (None: no hint line) and the exit code.
+# What the sandbox does not bring about by itself is a fault of that status and code.
+CODES: dict[str, tuple[dict[str, object], list[str], str, str | None, int]] = {
+    "VALIDATION_ERROR": (
+        {}, ["sfx", "generate", "door", "--webhook", "https://example.com/hook"], "prompt is too short", None, 2,
+    ),
+    "MISSING_API_KEY": ({}, ["me"], "API key is required", "run `ft auth login`", 1),
+    "INVALID_API_KEY": ({"key": LIVE}, ["me"], "Invalid API key", LOGIN, 1),
+    "ACCOUNT_DELETED": ({"key": "deleted"}, ["list"], "This account has been deleted", "contact support", 1),
+    "MONTHLY_LIMIT_REACHED": ({"key": "broke"}, GENERATE, "Monthly generation limit reached", CREDITS, 1),
+    "PRO_PLAN_REQUIRED": ({"key": "free"}, ["playlists"], "API access requires a Pro or Lifetime plan", UPGRADE, 1),
+    "NOT_FOUND": ({}, ["get", TRACK[:-1] + "0"], "Generation not found", None, 1),
+    "RATE_LIMITED": ({}, ["list"], "Too many requests", f"{SIXTY}; retry after 120 s", 1),
+    "GENERATION_RATE_LIMITED": ({"spend": 10}, GENERATE, "Too many generations, slow down", TEN, 1),
+    "QUEUE_FULL": ({"queue": 0}, GENERATE, "Too many generations in the queue", f"{QUEUE}; retry after 5 s", 1),
+    "GENERATION_FAILED": (
+        {}, ["generate", "reject"], "The queue did not accept the generation", "usually transient: try once more", 1,
+    ),
+    "INTERNAL_ERROR": ({}, ["delete", "--yes", TRACK], "Internal server error", None, 1),
+}  # fmt: skip
+FAULTS = {
+    "VALIDATION_ERROR": {"status": 400, "message": "prompt is too short", "details": {"field": "prompt"}},
+    "MISSING_API_KEY": {"status": 401, "message": "API key is required"},
+    "RATE_LIMITED": {"status": 429, "retry_after": 120},
+    "INTERNAL_ERROR": {"status": 500, "times": None},
+}
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("json", [False, True], ids=["", "--json"])
+@pytest.mark.sandbox(rate_limits=True)
+def test_every_error_code_of_the_api(ft: Runner, sandbox: Sandbox, code: str, json: bool) -> None:
+    """stdout is empty, stderr has the server's message, its code and the next step."""
+    how, argv, message, hint, exit_code = CODES[code]
+    key = how.get("key")
+    if code in FAULTS:
+        sandbox.fault("status", code=code, **FAULTS[code])  # type: ignore[arg-type]
+    if "queue" in how:
+        sandbox.queue_limit = 0
+    if "spend" in how:
+        for _ in range(10):
+            ft("generate", "reject", check=1)
+        hint = rf"{TEN}; retry after \d\d s"
+    result = ft(*argv, *["--json"] * json, key=sandbox.keys[key].key if key in sandbox.keys else key or sandbox.key)
+    lines = result.stderr.splitlines()
+    if code == "INTERNAL_ERROR":  # a bulk command reports each id first
+        assert lines.pop(0) == f"warning: {TRACK}: outcome unknown: {message} ({code})"
+    else:
+        assert result.stdout == ""
+    assert lines[0] == f"error: {message} ({code})"
+    assert re.fullmatch("(hint: )?" + (hint if "\\d" in (hint or "") else re.escape(hint or "")), "\n".join(lines[1:]))
+    assert len(lines) == (2 if hint else 1)
+    assert result.code == exit_code
+
+
+@pytest.mark.parametrize(
+    ("verb", "argv", "reason", "hint"),
+    [
+        ("Added", ["add", PUBLIC, TRACK], "Cannot add private track to public playlist", True),
+        ("Added", ["add", "Focus Beats", "1c474c27-e97d-4c35-bb98-e588d06c32f0"], "Track already in playlist", False),
+        ("Added", ["add", "b7c1f0de-8a52-4f0e-9d0b-2f5d0a9f6e11", TRACK],
+         "Not authorized to modify this playlist", False),
+        ("Added", ["add", TRACK, TRACK], "Playlist not found", False),
+        ("Moved", ["move", "Drafts", PUBLIC, "fea285f2-f8e4-4e60-98b0-c78f868ccc26"],
+         "Cannot add private track to public playlist", True),
+    ],
+)  # fmt: skip
+def test_add_failed_and_move_failed_are_absorbed(
+    ft: Runner, verb: str, argv: list[str], reason: str, hint: bool
+) -> None:
+    """ADD_FAILED and MOVE_FAILED are never seen: total failure reads as partial failure does."""
+    result = ft("playlist", *argv, check=1)
+    assert result.stdout == f"{verb} 0 of 1 track(s)\n"
+    step = "hint: make the track public at finetuning.ai first\n" if hint else ""
+    assert result.stderr == f"warning: {argv[-1]}: {reason}\n{step}"
+
+
+def test_a_404_for_half_an_id_says_what_an_id_looks_like(ft: Runner) -> None:
+    result = ft("get", "07e8d430", check=1)
+    assert result.stderr == (
+        "error: Generation not found (NOT_FOUND)\nhint: an id has 36 characters: `ft list` shows them\n"
+    )
+
+
+# --- mistakes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "flag", "nearest", "usage"),
+    [
+        (["generate", "x", "--durration", "30"], "--durration", "--duration", "ft generate <prompt>... [flags]"),
+        (["list", "--limt", "3"], "--limt", "--limit", "ft list [flags]"),
+        (["delete", TRACK, "--yse"], "--yse", "--yes", "ft delete <id>... [flags]"),
+        (["download", TRACK, "--ouptut=x"], "--ouptut", "--output", "ft download <id>... [flags]"),
+        (
+            ["playlist", "add", "Drafts", TRACK, "--jsn"],
+            "--jsn",
+            "--json",
+            "ft playlist add <playlist> <id>... [flags]",
+        ),
+        (["auth", "login", "--sdtin"], "--sdtin", "--stdin", "ft auth login [flags]"),
+        (["me", "--bse-url", "x"], "--bse-url", "--base-url", "ft me [flags]"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_wrong_flag_shows_the_nearest_one_and_the_usage_of_its_command(
+    ft: Runner, sandbox: Sandbox, argv: list[str], flag: str, nearest: str, usage: str
+) -> None:
+    result = ft(*argv, check=2)
+    name = usage[3:].partition(" <")[0].replace(" [flags]", "")
+    assert result.stderr == (
+        f"error: unknown flag {flag}; did you mean `{nearest}`?\nhint: usage: {usage}; `ft help {name}` explains it\n"
+    )
+    assert result.stdout == ""
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("argv", [["me"], ["list", "--json"], ["generate", "x"], ["delete", "--yes", TRACK]])
+def test_without_a_key_it_says_how_to_get_one_and_the_three_ways_to_give_it(
+    ft: Runner, sandbox: Sandbox, argv: list[str]
+) -> None:
+    result = ft(*argv, key=None, check=1)
+    error, hint = result.stderr.splitlines()
+    assert error.startswith("error: no API key")
+    assert re.fullmatch("hint: get one at https://finetuning.ai.*", hint)
+    for way in ("`ft auth login`", "FINETUNING_API_KEY", "--api-key"):
+        assert way in hint
+    assert sandbox.requests == []
+
+
+def test_each_of_the_three_ways_works(ft: Runner, sandbox: Sandbox) -> None:
+    assert "jane@example.com" in ft("me", "--api-key", sandbox.key, key=None, check=0).stdout
+    assert "jane@example.com" in ft("me", env={"FINETUNING_API_KEY": sandbox.key}, key=None, check=0).stdout
+    ft("auth", "login", "--stdin", stdin=sandbox.key, key=None, check=0)
+    assert "jane@example.com" in ft("me", key=None, check=0).stdout
