@@ -3080,12 +3080,13 @@ class Parser(argparse.ArgumentParser):
         words = iter(argv)
         for word in words:
             name, equals, _ = word.partition("=")
-            if not name.startswith("--"):
-                return
-            if name not in self._option_string_actions:
-                self.unknown_flag(name)
-            if self._option_string_actions[name].nargs is None and not equals:
+            action = self._option_string_actions.get(name)
+            if action and action.nargs is None and not equals:
                 next(words, None)
+            elif not action and name.startswith("--"):
+                self.unknown_flag(name)
+            elif not name.startswith("-"):
+                return
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
