@@ -1,0 +1,744 @@
+"""Downloads: every fault of the media host, where tracks may be written, how they are named, several at a time.
+
+A track is right when its file holds exactly `sandbox.track(id)`. After each run no hidden file may be left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+from conftest import Result, Runner, Tls
+from sandbox import Request, Sandbox
+
+pytestmark = pytest.mark.source
+
+SPEED = 60  # the waits between attempts cost little
+OLD = b"what was there before"
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+posix = pytest.mark.skipif(sys.platform == "win32", reason="about POSIX files")
+
+
+@pytest.fixture
+def here(ft: Runner) -> Path:
+    """An empty working directory."""
+    ft.cwd = ft.home / "here"
+    ft.cwd.mkdir()
+    return ft.cwd
+
+
+@pytest.fixture
+def track(sandbox: Sandbox) -> str:
+    return str(sandbox.add_generation(prompt="Night drive, fado", duration=240)["id"])
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(os.listdir(directory))
+
+
+def media(sandbox: Sandbox) -> list[Request]:
+    return [request for request in sandbox.requests if request.origin == "media"]
+
+
+def clean(result: Result) -> Result:
+    """No traceback and no bug; at most one `error:` and one `hint:`; stdout has only outcomes."""
+    assert "Traceback" not in result.stderr and "internal error" not in result.stderr, repr(result)
+    assert result.stderr.count("error: ") == bool(result.code), repr(result)
+    assert result.stderr.count("hint: ") <= 1, repr(result)
+    return result
+
+
+def download(ft: Runner, *argv: str, code: int = 0, **how: Any) -> Result:
+    return clean(ft("download", *argv, check=code, **{"speed": SPEED, **how}))
+
+
+def answer(status: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", "Content-Type: audio/mpeg", "Connection: close", *headers, "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
+
+
+# --- the ordinary way ---------------------------------------------------------------------------------------
+
+
+def test_saved_under_its_default_name(ft: Runner, here: Path, track: str) -> None:
+    """`<slug>-<short-id>.mp3` in the current directory; the media host gets no key (api.md)."""
+    result = download(ft, track)
+    name = f"night-drive-{track[:8]}.mp3"
+    assert result.stdout == f"Saved to {name}\n"
+    assert names(here) == [name]
+    assert (here / name).read_bytes() == ft.sandbox.track(track)
+    (request,) = media(ft.sandbox)
+    assert "X-API-Key" not in request.headers and ft.sandbox.key not in str(request.headers)
+    assert request.headers["Accept-Encoding"] == "identity"
+    assert request.headers["Connection"] == "close"
+
+
+def test_a_real_player_agrees(ft: Runner, here: Path) -> None:
+    """In the words of the reference: generate submits, polls, and downloads in one shot."""
+    result = clean(ft("generate", "a song", "-o", "song.mp3", speed=SPEED, check=0))
+    assert result.stdout == "Saved to song.mp3\n"
+    (paid,) = ft.sandbox.book
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(paid)
+
+
+def test_a_bar_on_a_terminal_and_none_off_it(ft: Runner, here: Path, track: str) -> None:
+    ft.sandbox.fault("drip", origin="media", size=20_000, interval=0.05)
+    on = ft.tty("download", track, check=0)
+    on.expect(re.compile(r"\[#+ *\] +\d+%  .* of .*B"))
+    result = on.finish()
+    assert result.screen() == [f"Saved to night-drive-{track[:8]}.mp3"]
+    off = download(ft, track)
+    assert "\r" not in off.stderr and "%" not in off.stderr
+
+
+# --- faults of the media host: once, and again and again ----------------------------------------------------
+
+ONCE = {
+    "closed before a byte": ("close", {}),
+    "reset": ("reset", {}),
+    "closed in the headers": ("close", {"where": "headers"}),
+    "reset in the headers": ("reset", {"where": "headers"}),
+    "no byte of the body": ("short", {"at": 0}),
+    "short": ("short", {}),
+    "short by one byte": ("short", {"at": -1}),
+    "reset in the body": ("reset", {"where": "body", "at": 5000}),
+    "garbage": ("garbage", {}),
+    "a line that is no header": ("bad-header", {}),
+    "too many headers": ("many-headers", {}),
+    "a header too long": ("long-header", {}),
+    "chunked, cut between chunks": ("chunked", {"at": 5000}),
+    "chunked, cut in a chunk": ("chunked", {"at": 5000, "boundary": False}),
+    "no length": ("no-length", {}),
+    "no length, cut": ("no-length", {"at": 5000}),
+    "two lengths": ("two-lengths", {}),
+    "a length that is no number": ("bad-length", {}),
+    "a length with a sign": ("bad-length", {"value": "+100"}),
+    "a length in Arabic digits": ("raw", {"data": answer("200 OK", b"abc", "Content-Length: \xd9\xa3")}),
+    "429": ("status", {"status": 429, "retry_after": 2}),
+    "500": ("status", {"status": 500}),
+    "502": ("status", {"status": 502, "body": "html"}),
+    "503": ("status", {"status": 503, "body": "empty"}),
+    "504": ("status", {"status": 504, "body": "truncated"}),
+}
+
+
+@pytest.mark.parametrize("fault", ONCE.values(), ids=ONCE)
+def test_a_fault_that_passes(ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]) -> None:
+    kind, parameters = fault
+    if parameters.get("at") == -1:
+        parameters = {"at": len(ft.sandbox.track(track)) - 1}
+    ft.sandbox.fault(kind, origin="media", **parameters)
+    download(ft, track, "-o", "song.mp3")
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
+    assert names(here) == ["song.mp3"]
+    assert len(media(ft.sandbox)) == 2
+
+
+@pytest.mark.parametrize("fault", ONCE.values(), ids=ONCE)
+def test_a_fault_that_stays(ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]) -> None:
+    """At most 4 attempts; what was there before survives, and no partial file remains."""
+    kind, parameters = fault
+    parameters = {"at": 0} if parameters.get("at") == -1 else parameters
+    (here / "song.mp3").write_bytes(OLD)
+    ft.sandbox.fault(kind, origin="media", times=None, **parameters)
+    result = download(ft, track, "-o", "song.mp3", code=3)
+    assert result.stdout == ""
+    assert (here / "song.mp3").read_bytes() == OLD
+    assert names(here) == ["song.mp3"]
+    assert len(media(ft.sandbox)) == 4
+
+
+FINAL = {
+    "403": ("status", {"status": 403}),
+    "404": ("status", {"status": 404, "body": "html"}),
+    "416 to no Range": ("status", {"status": 416}),
+    "206 to no Range": ("header", {"name": "Content-Range", "value": "bytes 0-9/10", "status": 206}),
+    "206 with an empty Content-Range": ("header", {"name": "Content-Range", "value": "", "status": 206}),
+    "204": ("raw", {"data": answer("204 No Content", b"")}),
+    "304": ("raw", {"data": answer("304 Not Modified", b"")}),
+    "a redirect to nowhere": ("raw", {"data": answer("302 Found", b"", "Content-Length: 0")}),
+    "HTML": ("html", {}),
+    "text": ("text", {}),
+    "JSON": ("body", {"data": b"{}", "type": "application/json"}),
+    "XML": ("body", {"data": b"<Error/>", "type": "application/xml"}),
+    "nothing": ("empty", {}),
+    "gzip": ("gzip", {}),
+}
+
+
+@pytest.mark.parametrize("fault", FINAL.values(), ids=FINAL)
+def test_an_answer_that_is_no_track(ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]) -> None:
+    """The media host's errors are exit 3; nothing is tried again that would not help."""
+    kind, parameters = fault
+    (here / "song.mp3").write_bytes(OLD)
+    ft.sandbox.fault(kind, origin="media", times=None, **parameters)
+    download(ft, track, "-o", "song.mp3", code=3)
+    assert (here / "song.mp3").read_bytes() == OLD
+    assert names(here) == ["song.mp3"]
+    assert len(media(ft.sandbox)) == 1
+
+
+FINE = {
+    "chunked": ("chunked", {}),
+    "longer than announced": ("long", {}),
+    "late": ("delay", {"seconds": 0.2}),
+    "dripping": ("drip", {"size": 10_000, "interval": 0.001}),
+    "weak ETag": ("weak-etag", {}),
+    "no ETag": ("no-etag", {}),
+    "no Content-Type": ("header", {"name": "Content-Type", "value": None}),
+    "octet stream": ("header", {"name": "Content-Type", "value": "application/octet-stream"}),
+    "identity": ("header", {"name": "Content-Encoding", "value": "identity"}),
+}
+
+
+@pytest.mark.parametrize("fault", FINE.values(), ids=FINE)
+def test_odd_but_right(ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]) -> None:
+    kind, parameters = fault
+    ft.sandbox.fault(kind, origin="media", **parameters)
+    download(ft, track, "-o", "song.mp3")
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
+    assert len(media(ft.sandbox)) == 1
+
+
+def test_refused_for_good(ft: Runner, here: Path, track: str) -> None:
+    ft.sandbox.down("media")
+    assert "error: cannot connect to 127.0.0.1:" in download(ft, track, code=3).stderr
+    assert names(here) == []
+
+
+def test_refused_for_a_while(ft: Runner, here: Path, track: str) -> None:
+    """Three connections are closed before a byte is read; the fourth attempt goes through."""
+    ft.sandbox.fault("hangup", origin="media", times=3)
+    download(ft, track, "-o", "song.mp3")
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
+
+
+def test_a_long_retry_after_is_not_waited_for(ft: Runner, here: Path, track: str) -> None:
+    ft.sandbox.fault("status", origin="media", status=503, retry_after=3600)
+    assert "3600 s" in download(ft, track, code=3).stderr
+    assert len(media(ft.sandbox)) == 1
+
+
+# --- resuming -----------------------------------------------------------------------------------------------
+
+CUT = 5000
+
+
+def first_half(sandbox: Sandbox, track: str, *headers: str) -> bytes:
+    data = sandbox.track(track)
+    return answer("200 OK", data[:CUT], f"Content-Length: {len(data)}", *headers)
+
+
+def test_resumes_with_range_and_if_range(ft: Runner, here: Path, track: str) -> None:
+    ft.sandbox.fault("short", origin="media", at=CUT)
+    download(ft, track, "-o", "song.mp3")
+    first, second = media(ft.sandbox)
+    assert "Range" not in first.headers
+    assert second.headers["Range"] == f"bytes={CUT}-"
+    assert re.fullmatch('"[0-9a-f]{32}"', second.headers["If-Range"])
+    assert second.status == 206
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
+
+
+def test_resumes_where_it_broke_off_each_time(ft: Runner, here: Path, track: str) -> None:
+    ft.sandbox.fault("short", origin="media", at=CUT, times=3)
+    download(ft, track, "-o", "song.mp3")
+    assert [request.headers["Range"] for request in media(ft.sandbox)] == [
+        None, f"bytes={CUT}-", f"bytes={2 * CUT}-", f"bytes={3 * CUT}-",
+    ]  # fmt: skip
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
+
+
+def test_an_outage_between_does_not_lose_what_came(ft: Runner, here: Path, track: str) -> None:
+    ft.sandbox.fault("short", origin="media", at=CUT)
+    ft.sandbox.fault("status", origin="media", status=503, times=2)
+    download(ft, track, "-o", "song.mp3")
+    assert media(ft.sandbox)[3].status == 206
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
+
+
+@pytest.mark.parametrize(
+    "etag",
+    [[], ['ETag: W/"weak"'], ["ETag: bare"], ["ETag: "], ['ETag: "a"b"'], ['ETag: "open'], ['ETag: "\xff"']],
+    ids=["none", "weak", "bare", "empty", "quote", "open", "latin-1"],
+)
+def test_without_a_strong_etag_it_starts_over(ft: Runner, here: Path, track: str, etag: list[str]) -> None:
+    ft.sandbox.fault("raw", origin="media", data=first_half(ft.sandbox, track, *etag))
+    download(ft, track, "-o", "song.mp3")
+    assert [request.headers["Range"] for request in media(ft.sandbox)] == [None, None]
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
+
+
+def test_a_track_that_changed_is_fetched_anew(ft: Runner, here: Path, track: str) -> None:
+    ft.sandbox.fault("short", origin="media", at=CUT)
+    ft.sandbox.fault("changed", origin="media")
+    before = ft.sandbox.track(track)
+    download(ft, track, "-o", "song.mp3")
+    assert media(ft.sandbox)[1].status == 200
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track) != before
+
+
+def rest(total: int, start: int = CUT, last: int | None = None, content_range: str | None = None, *more: str) -> bytes:
+    """A 206 full of the wrong bytes."""
+    body = b"\0" * (total - start)
+    place = content_range or f"bytes {start}-{total - 1 if last is None else last}/{total}"
+    return answer("206 Partial Content", body, f"Content-Length: {len(body)}", f"Content-Range: {place}", *more)
+
+
+WRONG: dict[str, Callable[[int], bytes]] = {
+    "416": lambda total: answer("416 Range Not Satisfiable", b"", f"Content-Range: bytes */{total}"),
+    "another start": lambda total: rest(total, CUT + 96),
+    "another end": lambda total: rest(total, last=total - 2),
+    "another total": lambda total: rest(total, content_range=f"bytes {CUT}-{total - 1}/{total + 1}"),
+    "an unknown total": lambda total: rest(total, content_range=f"bytes {CUT}-{total - 1}/*"),
+    "no range": lambda total: answer("206 Partial Content", b"\0" * (total - CUT), f"Content-Length: {total - CUT}"),
+    "garbage": lambda total: rest(total, content_range="some bytes"),
+    "another ETag": lambda total: rest(total, CUT, None, None, 'ETag: "new"'),
+    "two ranges": lambda total: rest(total, content_range=f"bytes {CUT}-{CUT}/{total}, {CUT + 1}-{total - 1}/{total}"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_a_wrong_answer_to_the_range_starts_over(
+    ft: Runner, here: Path, track: str, wrong: Callable[[int], bytes]
+) -> None:
+    """A 206 is accepted only if its Content-Range is exactly what was asked for."""
+    ft.sandbox.fault("short", origin="media", at=CUT)
+    ft.sandbox.fault("raw", origin="media", data=wrong(len(ft.sandbox.track(track))))
+    download(ft, track, "-o", "song.mp3")
+    assert [request.headers["Range"] for request in media(ft.sandbox)] == [None, f"bytes={CUT}-", None]
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
+
+
+@pytest.mark.parametrize("kind", ["no-range", "wrong-range", "ignore-if-range", "chunked"])
+def test_hosts_that_range_badly(ft: Runner, here: Path, track: str, kind: str) -> None:
+    ft.sandbox.fault("short", origin="media", at=CUT)
+    ft.sandbox.fault(kind, origin="media", times=None)
+    download(ft, track, "-o", "song.mp3")
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
+
+
+def test_an_encoded_rest_is_refused(ft: Runner, here: Path, track: str) -> None:
+    total = len(ft.sandbox.track(track))
+    (here / "song.mp3").write_bytes(OLD)
+    tag = 'ETag: "one"'
+    ft.sandbox.fault("raw", origin="media", data=first_half(ft.sandbox, track, tag))
+    ft.sandbox.fault("raw", origin="media", data=rest(total, CUT, None, None, tag, "Content-Encoding: gzip"))
+    download(ft, track, "-o", "song.mp3", code=3)
+    assert (here / "song.mp3").read_bytes() == OLD
+    assert names(here) == ["song.mp3"]
+
+
+# --- redirects and addresses --------------------------------------------------------------------------------
+
+
+def test_five_redirects_are_followed_without_the_key(ft: Runner, here: Path, track: str) -> None:
+    ft.sandbox.fault("redirect", origin="media", times=5)
+    download(ft, track, "-o", "song.mp3")
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
+    assert len(media(ft.sandbox)) == 6
+    assert not any("X-API-Key" in request.headers for request in media(ft.sandbox))
+
+
+def test_six_redirects_are_too_many(ft: Runner, here: Path, track: str) -> None:
+    ft.sandbox.fault("redirect", origin="media", times=None)
+    assert "more than 5 redirects" in download(ft, track, code=3).stderr
+    assert len(media(ft.sandbox)) == 6
+    assert names(here) == []
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_to_the_api_carries_no_key(ft: Runner, here: Path, track: str, status: int) -> None:
+    ft.sandbox.fault("redirect", origin="media", status=status, location="{api}/v1/me")
+    download(ft, track, code=3)
+    assert ft.sandbox.requests[-1].path == "/v1/me"
+    assert "X-API-Key" not in ft.sandbox.requests[-1].headers
+    assert names(here) == []
+
+
+ADDRESSES = [
+    "file:///etc/passwd", "data:audio/mpeg;base64,SUQz", "ftp://127.0.0.1/a.mp3", "http://media.example/a.mp3",
+    "http://127.0.0.1.example/a.mp3", "http://user@127.0.0.1/a.mp3", "https://", "https://[::1", "https://a:99999/x",
+    "javascript:alert(1)", "//127.0.0.1/a.mp3", "HTTP://10.0.0.1/", "https://a b/", "https://host/\r\nX: y",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", [*ADDRESSES, "", "a.mp3", "/etc/passwd", None, 7, {}, []], ids=repr)
+def test_an_audio_url_that_is_none(ft: Runner, here: Path, address: Any) -> None:
+    """https (and http on loopback) only: nothing is opened, nothing is written."""
+    track = ft.sandbox.add_generation(audioUrl=address)["id"]
+    download(ft, track, code=3)
+    assert names(here) == []
+    assert len(ft.sandbox.requests) == 1
+
+
+@pytest.mark.parametrize("address", [a for a in ADDRESSES if not a.startswith("//") and "\r" not in a], ids=repr)
+def test_a_redirect_that_leads_nowhere(ft: Runner, here: Path, track: str, address: str) -> None:
+    ft.sandbox.fault("redirect", origin="media", location=address)
+    download(ft, track, code=3)
+    assert names(here) == []
+    assert len(media(ft.sandbox)) == 1
+
+
+@pytest.fixture
+def secure(ft: Runner, tls: Tls) -> Iterator[Sandbox]:
+    """The service behind TLS, and `ft` set up for it."""
+    with Sandbox(tls=tls.context, rate_limits=False) as sandbox:
+        ft.config({"baseUrl": sandbox.api_url})
+        yield sandbox
+
+
+def test_never_from_https_to_http(ft: Runner, here: Path, secure: Sandbox, track: str, tls: Tls) -> None:
+    """`track` is served by the other sandbox, in the clear."""
+    plain = f"{ft.sandbox.media_url}/audio/{track}.mp3"
+    redirected = secure.add_generation()["id"]
+    secure.fault("redirect", origin="media", location=plain)
+    direct = secure.add_generation(audioUrl=plain)["id"]
+    for identifier in (redirected, direct):
+        download(ft, identifier, code=3, env={"SSL_CERT_FILE": str(tls.ca_file)})
+    assert names(here) == []
+    assert ft.sandbox.requests == []
+
+
+def test_over_tls(ft: Runner, here: Path, secure: Sandbox, tls: Tls) -> None:
+    track = secure.add_generation()["id"]
+    secure.fault("short", origin="media", at=CUT)
+    download(ft, track, "-o", "song.mp3", env={"SSL_CERT_FILE": str(tls.ca_file)})
+    assert (here / "song.mp3").read_bytes() == secure.track(track)
+
+
+# --- records that have no track -----------------------------------------------------------------------------
+
+
+def test_a_track_that_is_not_completed(ft: Runner, here: Path) -> None:
+    track = ft.sandbox.add_generation(status="processing")["id"]
+    result = download(ft, track, code=1)
+    assert "error: the track is not completed: processing\n" in result.stderr
+    assert "--wait" in result.stderr
+    assert names(here) == []
+
+
+def test_wait_polls_first(ft: Runner, here: Path) -> None:
+    track = ft.sandbox.add_generation(status="processing")["id"]
+    running = ft.start("download", track, "--wait", "-o", "song.mp3", speed=SPEED, check=0)
+    ft.sandbox.wait_for(lambda request: request.path.endswith(track))
+    ft.sandbox.finish(track)
+    running.finish()
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
+
+
+def test_a_failed_one_says_why(ft: Runner, here: Path) -> None:
+    track = ft.sandbox.add_generation(status="failed")["id"]
+    for flags in ([], ["--wait"]):
+        assert "error: The model could not follow this prompt\n" in download(ft, track, *flags, code=1).stderr
+
+
+def test_an_unknown_id(ft: Runner, here: Path) -> None:
+    stderr = download(ft, "abc", code=1).stderr
+    assert "error: Generation not found (NOT_FOUND)\nhint: an id has 36 characters" in stderr
+
+
+# --- where it is written ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["there", "there/", "new/", "a/b/c/"])
+def test_into_a_directory(ft: Runner, here: Path, track: str, output: str) -> None:
+    (here / "there").mkdir()
+    path = os.path.join(output, f"night-drive-{track[:8]}.mp3")
+    assert download(ft, track, "-o", output).stdout == f"Saved to {path}\n"
+    assert (here / path).read_bytes() == ft.sandbox.track(track)
+
+
+@pytest.mark.parametrize("output", ["-song.mp3", " song .mp3", "a/b/song.mp3", "Ünïcödé 🎵.mp3", "./-"])
+def test_into_a_file(ft: Runner, here: Path, track: str, output: str) -> None:
+    """`Saved to` prints the path as -o gave it."""
+    assert download(ft, track, f"--output={output}").stdout == f"Saved to {output}\n"
+    assert (here / output).read_bytes() == ft.sandbox.track(track)
+
+
+def test_replaces_a_file(ft: Runner, here: Path, track: str) -> None:
+    (here / "song.mp3").write_bytes(OLD * 1_000_000)
+    download(ft, track, "-o", "song.mp3")
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
+
+
+@posix
+@pytest.mark.parametrize("mask", ["022", "077", "002"])
+def test_its_mode_is_the_umask_s(ft: Runner, here: Path, track: str, mask: str) -> None:
+    ft.sh(f"umask {mask}; ft download {track} -o song.mp3", check=0)
+    assert stat.S_IMODE((here / "song.mp3").stat().st_mode) == 0o666 & ~int(mask, 8)
+
+
+@posix
+def test_through_a_link(ft: Runner, here: Path, track: str) -> None:
+    """The link stays one; its target is replaced, or made when it dangles."""
+    (here / "far").mkdir()
+    (here / "far" / "old.mp3").write_bytes(OLD)
+    for name, target in (("link", "far/old.mp3"), ("dangling", "far/new.mp3"), ("twice", "link")):
+        (here / name).symlink_to(target)
+        download(ft, track, "-o", name)
+        assert os.readlink(here / name) == target
+        assert (here / name).read_bytes() == ft.sandbox.track(track)
+    assert names(here / "far") == ["new.mp3", "old.mp3"]
+
+
+REFUSED = {
+    "a device": (lambda here: None, "/dev/null"),
+    "a full device": (lambda here: None, "/dev/full"),
+    "a fifo": (lambda here: os.mkfifo(here / "fifo"), "fifo"),
+    "a link to a device": (lambda here: (here / "link").symlink_to("/dev/null"), "link"),
+    "a loop of links": (lambda here: (here / "loop").symlink_to("loop"), "loop"),
+    "below a file": (lambda here: (here / "file").write_bytes(OLD), "file/song.mp3"),
+    "a name too long": (lambda here: None, "x" * 300 + ".mp3"),
+    "a directory too long": (lambda here: None, "x" * 300 + "/song.mp3"),
+}
+
+
+@posix
+@pytest.mark.parametrize("how", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("command", ["download", "generate"])
+def test_a_place_that_is_refused(ft: Runner, here: Path, track: str, how: Any, command: str) -> None:
+    """A regular file or nothing, found out before anything is asked for, and before a credit is spent."""
+    prepare, output = how
+    prepare(here)
+    before = names(here)
+    result = clean(ft(command, track, "-o", output, check=1, timeout=20))
+    assert f"error: cannot write {output}: " in result.stderr
+    assert ft.sandbox.requests == []
+    assert names(here) == before
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_its_default_name_is_a_directory(ft: Runner, here: Path, track: str) -> None:
+    name = f"night-drive-{track[:8]}.mp3"
+    (here / name).mkdir()
+    assert f"error: cannot write {name}: it is a directory" in download(ft, track, code=1).stderr
+    assert names(here) == [name] and names(here / name) == []
+
+
+@pytest.mark.parametrize("command", ["download", "generate"])
+def test_an_empty_output(ft: Runner, here: Path, track: str, command: str) -> None:
+    clean(ft(command, track, "-o", "", check=2))
+    assert ft.sandbox.requests == []
+
+
+@posix
+@pytest.mark.needs("setpriv")
+@pytest.mark.parametrize("command", ["download", "generate"])
+def test_a_read_only_directory(ft: Runner, here: Path, track: str, command: str) -> None:
+    """Root, who may write everywhere, is run without that capability."""
+    (here / "song.mp3").write_bytes(OLD)
+    here.chmod(0o555)
+    drop = ["setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override"] if ROOT else []
+    result = clean(ft.start(command, track, "-o", "song.mp3", _program=[*drop, *ft.argv], check=1).finish())
+    assert "error: cannot write song.mp3: Permission denied\n" in result.stderr
+    assert ft.sandbox.requests == []
+    assert (here / "song.mp3").read_bytes() == OLD
+    assert names(here) == ["song.mp3"]
+
+
+@posix
+def test_a_file_that_may_not_grow(ft: Runner, here: Path, track: str) -> None:
+    """As with a full disk, but for everybody: the limit of `ulimit -f`, 512 or 1024 bytes a unit."""
+    (here / "song.mp3").write_bytes(OLD)
+    result = clean(ft.sh(f"ulimit -f 20; ft download {track} -o song.mp3", check=1))
+    assert "error: cannot write song.mp3: File too large\n" in result.stderr
+    assert (here / "song.mp3").read_bytes() == OLD
+    assert names(here) == ["song.mp3"]
+    assert len(media(ft.sandbox)) == 1
+
+
+@pytest.fixture
+def small_disk(here: Path) -> Iterator[Path]:
+    disk = here / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)]
+    if not ROOT or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a small file system")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.needs("mount", "umount")
+def test_a_full_disk(ft: Runner, small_disk: Path, track: str) -> None:
+    (small_disk / "song.mp3").write_bytes(OLD)
+    result = clean(ft("generate", "a song", "--duration", "210", "-o", "disk/song.mp3", speed=SPEED, check=1))
+    assert "error: cannot write disk/song.mp3: No space left on device\nhint: " in result.stderr
+    assert f"ft download {ft.sandbox.book[0]} --wait -o disk/song.mp3" in result.stderr
+    assert (small_disk / "song.mp3").read_bytes() == OLD
+    assert names(small_disk) == ["song.mp3"]
+
+
+# --- to stdout ----------------------------------------------------------------------------------------------
+
+
+def test_to_stdout(ft: Runner, here: Path, track: str) -> None:
+    """`-o -` writes the MP3 to stdout; the outcome line then goes to stderr."""
+    result = download(ft, track, "-o", "-")
+    assert result.stdout_bytes == ft.sandbox.track(track)
+    assert "Saved to stdout" in result.stderr
+    assert names(here) == []
+
+
+def test_to_stdout_resumed(ft: Runner, track: str) -> None:
+    ft.sandbox.fault("short", origin="media", at=CUT, times=2)
+    assert download(ft, track, "-o", "-").stdout_bytes == ft.sandbox.track(track)
+
+
+def test_to_stdout_what_is_written_cannot_be_taken_back(ft: Runner, track: str) -> None:
+    ft.sandbox.fault("raw", origin="media", data=first_half(ft.sandbox, track))
+    result = download(ft, track, "-o", "-", code=3)
+    assert result.stdout_bytes == ft.sandbox.track(track)[:CUT]
+    assert "cannot be resumed" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["download", "generate"])
+def test_to_stdout_is_refused_on_a_terminal(ft: Runner, track: str, command: str) -> None:
+    result = ft.tty(command, track, "-o", "-", check=2, env={"NO_COLOR": "1"}).finish()
+    assert "error: will not write an MP3 to a terminal" in result.stdout
+    assert ft.sandbox.requests == []
+
+
+# --- several at a time --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def six(sandbox: Sandbox) -> list[str]:
+    return [str(sandbox.add_generation(prompt=f"song {n}", duration=30 + n)["id"]) for n in range(6)]
+
+
+def test_four_at_a_time_with_one_display(ft: Runner, here: Path, six: list[str]) -> None:
+    gate = ft.sandbox.hold("/audio/.*", origin="media")
+    running = ft.tty("download", *six, check=0)
+    for _ in range(10):  # a second of drawing, and nobody else begins
+        running.expect("0 of 6 files")
+    assert len(media(ft.sandbox)) == 4
+    assert len(ft.sandbox.requests) == 8
+    gate.release()
+    result = running.finish()
+    lines = result.screen()
+    assert sorted(lines[:-1]) == [f"Saved to song-{n}-{track[:8]}.mp3" for n, track in enumerate(six)]
+    assert lines[-1] == "Downloaded 6 of 6 track(s)"
+    for n, track in enumerate(six):
+        assert (here / f"song-{n}-{track[:8]}.mp3").read_bytes() == ft.sandbox.track(track)
+    assert len(names(here)) == 6
+
+
+def test_several_through_faults(ft: Runner, here: Path, six: list[str]) -> None:
+    ft.sandbox.fault("short", origin="media", at=CUT, times=6)
+    result = download(ft, *six, "-o", "out/")
+    assert result.stdout.endswith("Downloaded 6 of 6 track(s)\n")
+    for n, track in enumerate(six):
+        assert (here / "out" / f"song-{n}-{track[:8]}.mp3").read_bytes() == ft.sandbox.track(track)
+    assert len(names(here / "out")) == 6
+
+
+def test_partial_success(ft: Runner, here: Path, six: list[str]) -> None:
+    """`warning: <id>: <reason>`, a summary, and exit 0 as long as one succeeded."""
+    waiting = ft.sandbox.add_generation(status="pending")["id"]
+    nobody = "00000000-0000-4000-8000-000000000000"
+    result = download(ft, six[0], nobody, waiting, six[1])
+    assert f"warning: {nobody}: Generation not found (NOT_FOUND)\n" in result.stderr
+    assert f"warning: {waiting}: the track is not completed: pending\n" in result.stderr
+    assert result.stdout.splitlines()[-1] == "Downloaded 2 of 4 track(s)"
+    assert len(names(here)) == 2
+
+
+def test_no_success(ft: Runner, here: Path) -> None:
+    result = ft("download", "abc", "def", check=1)
+    assert result.stdout == "Downloaded 0 of 2 track(s)\n"
+    assert result.stderr.count("warning: ") == 2
+    assert names(here) == []
+
+
+def test_an_id_given_twice_is_fetched_once(ft: Runner, here: Path, track: str, six: list[str]) -> None:
+    ids = "\n".join([track, six[0], track, "", f"  {six[0]} "])
+    assert "Downloaded 2 of 2 track(s)" in download(ft, "-", stdin=ids).stdout
+    assert len(media(ft.sandbox)) == 2
+
+
+def test_two_tracks_of_one_name(ft: Runner, here: Path) -> None:
+    """The second is named, and does not replace the first."""
+    ids = [f"07e8d430-0000-4000-8000-00000000000{n}" for n in range(2)]
+    for identifier in ids:
+        ft.sandbox.add_generation(id=identifier, prompt="same", duration=30)
+    result = download(ft, *ids)
+    (loser,) = [i for i in ids if f"warning: {i}: same-07e8d430.mp3 is the name of " in result.stderr]
+    (winner,) = {*ids} - {loser}
+    assert (here / "same-07e8d430.mp3").read_bytes() == ft.sandbox.track(winner)
+    assert "Downloaded 1 of 2 track(s)" in result.stdout
+
+
+@pytest.mark.parametrize("output", ["song.mp3", "-", "old.mp3"])
+def test_several_need_a_directory(ft: Runner, here: Path, six: list[str], output: str) -> None:
+    (here / "old.mp3").write_bytes(OLD)
+    clean(ft("download", *six, "-o", output, check=2))
+    assert ft.sandbox.requests == []
+    assert names(here) == ["old.mp3"]
+
+
+def test_several_are_waited_for_together(ft: Runner, here: Path) -> None:
+    ids = [str(ft.sandbox.add_generation(status="processing", prompt=f"song {n}")["id"]) for n in range(3)]
+    running = ft.start("download", "--wait", *ids, speed=SPEED, check=0)
+    for identifier in ids:
+        ft.sandbox.wait_for(lambda request: request.path.endswith(identifier))  # noqa: B023
+        ft.sandbox.finish(identifier)
+    assert "Downloaded 3 of 3 track(s)" in running.finish().stdout
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+TITLES = {
+    "../../../etc/passwd": "etc-passwd",
+    "/etc/passwd": "etc-passwd",
+    "..": "lofi",
+    ".hidden": "hidden",
+    "CON": "con",
+    "nul.mp3": "nul-mp3",
+    "x" * 300: "x" * 40,
+    "é" * 300: "é" * 40,
+    "🎵" * 100: "lofi",
+    "夜の図書館、ローファイ": "夜の図書館-ローファイ",
+    "trailing dots...": "trailing-dots",
+    "trailing space ": "trailing-space",
+    "a\x00b\x1b[31mc\r\nd": "a-b-31mc-d",
+    "\u202egpj.exe": "gpj-exe",
+    "a/b\\c:d*e?f\"g<h>i|j": "a-b-c-d-e-f-g-h-i-j",
+    "-rf": "rf",
+    "": "lofi",
+    "Cafe\u0301 🎵 Noir": "café-noir",
+}
+
+
+@posix
+@pytest.mark.parametrize(("title", "expected"), TITLES.items(), ids=map(ascii, TITLES))
+def test_hostile_titles(ft: Runner, here: Path, title: str, expected: str) -> None:
+    """Safe characters only, within the directory, short enough for every file system, no device of Windows."""
+    track = ft.sandbox.add_generation(title=title, prompt="LoFi", duration=5)["id"]
+    result = download(ft, track)
+    assert names(here) == [f"{expected}-{track[:8]}.mp3"]
+    assert result.stdout == f"Saved to {expected}-{track[:8]}.mp3\n"
+    assert names(ft.home) == ["config", "here"]
+
+
+@pytest.mark.parametrize("identifier", ["../../x", "/etc/passwd", "..", "\x00", "", None, 7, ["a"], {}, "🎵"], ids=repr)
+def test_hostile_ids_in_the_record(ft: Runner, here: Path, track: str, identifier: Any) -> None:
+    ft.sandbox.fault("record", path="/v1/generations/.*", id=identifier)
+    download(ft, track)
+    (name,) = names(here)
+    assert re.fullmatch(r"night-drive-[\w-]{1,8}\.mp3", name), json.dumps(name)
+    assert names(ft.home) == ["config", "here"]
+
+
+@pytest.mark.parametrize("fields", [{"title": 7}, {"title": {}}, {"title": None, "prompt": None}], ids=repr)
+def test_titles_of_the_wrong_type(ft: Runner, here: Path, track: str, fields: dict[str, Any]) -> None:
+    ft.sandbox.fault("record", path="/v1/generations/.*", **fields)
+    download(ft, track)
+    assert len(names(here)) == 1
