@@ -814,7 +814,7 @@ class Config:
 
     def __init__(self, path: str | None) -> None:
         """`path`: that of --config, which must exist. UsageError (file, line, key) for a broken file."""
-        self.path = path or os.path.join(config_directory(), "config.json")
+        self.path = os.path.join(config_directory(), "config.json") if path is None else path
         self.exists = True
         self._text = ""
         data: Json = {}
@@ -822,8 +822,8 @@ class Config:
             with open(self.path, "rb") as file:
                 content = file.read(MAX_JSON)
         except FileNotFoundError:
-            if path:
-                raise UsageError(f"{path}: no such configuration file") from None
+            if path is not None:
+                raise UsageError(f"{path or '--config'}: no such configuration file") from None
             self.exists = False
         except (OSError, ValueError) as error:
             raise UsageError(f"{self.path}: cannot be read: {getattr(error, 'strerror', error)}") from None
@@ -855,7 +855,8 @@ class Config:
         return data
 
     def _line(self, key: str) -> int:
-        return self._text[: self._text.find(f'"{key}"')].count("\n") + 1
+        places = [match.start() for match in re.finditer(rf'"{key}"\s*:', self._text)]
+        return self._text.count("\n", 0, places[-1] if places else 0) + 1
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
