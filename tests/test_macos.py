@@ -1,0 +1,280 @@
+"""macOS's keychain: against a strict stand-in for `security` on every POSIX system, against the real one on a Mac."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+from conftest import PYTHON, ROOT, Process, Result, Runner
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a script with a #! line"),
+    pytest.mark.source,
+]
+ITEM = "finetuning\ndefault"
+SENTENCES = {
+    2: "`security` did not understand the command",
+    36: "it cannot be used from here: it is locked, or this is an SSH session",
+    37: "there is no default keychain",
+    45: "the item exists already",
+    50: "there is no such keychain",
+    51: "access was not authorised",
+    53: "no keychain is available",
+    128: "the request was cancelled",
+    99: "`security` failed",  # one that the facts do not know
+}
+
+
+class Mac:
+    """ft as on a Mac whose `security` is the stand-in."""
+
+    def __init__(self, ft: Runner) -> None:
+        self.ft = ft
+        self.directory = ft.home / "mac"
+        self.directory.mkdir()
+        self.security = self.directory / "security"
+        body = (ROOT / "tests" / "data" / "security.py").read_text(encoding="utf-8")
+        self.security.write_text(f"#!{sys.executable}\n{body}", encoding="utf-8")
+        self.security.chmod(0o755)
+
+    def start(self, *argv: str, settings: dict[str, Any] | None = None, **how: Any) -> Process:
+        what = {"platform": "darwin", "SECURITY": str(self.security), **(settings or {})}
+        launcher = [PYTHON, str(ROOT / "tests" / "pretend.py"), json.dumps(what), str(self.ft.program)]
+        return self.ft.start(*argv, **{"key": None, **how}, _program=launcher)
+
+    def __call__(self, *argv: str, **how: Any) -> Result:
+        return self.start(*argv, **how).finish()
+
+    @property
+    def keychain(self) -> dict[str, str]:
+        return self._read("keychain.json", {})
+
+    @keychain.setter
+    def keychain(self, items: dict[str, str]) -> None:
+        (self.directory / "keychain.json").write_text(json.dumps(items))
+
+    def fail(self, **codes: int) -> None:
+        """`find=36`: find-generic-password exits so."""
+        failures = {f"{verb}-generic-password": code for verb, code in codes.items()}
+        (self.directory / "fail.json").write_text(json.dumps(failures))
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        path = self.directory / "calls.json"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def _read(self, name: str, otherwise: Any) -> Any:
+        path = self.directory / name
+        return json.loads(path.read_text()) if path.exists() else otherwise
+
+
+@pytest.fixture
+def mac(ft: Runner) -> Mac:
+    return Mac(ft)
+
+
+def login(mac: Mac, **how: Any) -> Result:
+    return mac("auth", "login", "--stdin", stdin=mac.ft.sandbox.key + "\n", **how)
+
+
+# --- ft, with the stand-in ----------------------------------------------------------------------------------
+
+
+def test_login_stores_the_bare_key_and_says_so(mac: Mac) -> None:
+    result = login(mac, check=0)
+    assert result.stdout == "Stored in macOS Keychain. ✓\nSigned in as jane@example.com (pro tier)\n"
+    assert result.stderr == ""
+    assert mac.keychain == {ITEM: mac.ft.sandbox.key}
+
+
+def test_the_key_is_in_no_argument(mac: Mac) -> None:
+    login(mac, check=0)
+    mac("me", check=0)
+    mac("auth", "logout", check=0)
+    assert len(mac.calls) == 3
+    assert not [call for call in mac.calls if mac.ft.sandbox.key in " ".join(call["argv"])]
+    assert [call["stdin"].count(mac.ft.sandbox.key) for call in mac.calls] == [1, 0, 0]
+
+
+def test_login_replaces_the_stored_key(mac: Mac) -> None:
+    mac.keychain = {ITEM: mac.ft.sandbox.key_other, "other\nitem": "theirs"}
+    login(mac, check=0)
+    assert mac.keychain == {ITEM: mac.ft.sandbox.key, "other\nitem": "theirs"}
+
+
+ENCODINGS = {
+    "bare": lambda key: key,
+    "go-keyring, base64": lambda key: "go-keyring-base64:" + base64.b64encode(key.encode()).decode(),
+    "go-keyring, hex": lambda key: "go-keyring-encoded:" + key.encode().hex(),
+    "with a newline, which `security` shows as hex": lambda key: key + "\n",
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_form_in_which_a_key_may_lie_there_is_read(mac: Mac, encoding: str) -> None:
+    mac.keychain = {ITEM: ENCODINGS[encoding](mac.ft.sandbox.key)}
+    mac("me", check=0)
+    assert [request.headers["X-API-Key"] for request in mac.ft.sandbox.requests] == [mac.ft.sandbox.key]
+
+
+@pytest.mark.parametrize(
+    "value", ["go-keyring-base64:eHl6", "go-keyring-base64:/w==", "go-keyring-encoded:xyz", "ff", "schlüssel"]
+)
+def test_a_value_that_is_no_key_is_refused_by_source_and_length(mac: Mac, value: str) -> None:
+    mac.keychain = {ITEM: value}
+    result = mac("me", check=2)
+    assert "error: the API key from macOS Keychain is malformed: " in result.stderr
+    assert value not in result.stderr
+    assert mac.ft.sandbox.requests == []
+
+
+def test_no_item_is_no_api_key_and_logout_has_nothing_to_remove(mac: Mac) -> None:
+    assert mac("me", check=1).stderr.startswith("error: no API key\nhint: ")
+    assert mac("auth", "logout", check=0).stdout == "Logged out. No key was stored.\n"
+
+
+def test_logout_removes_the_item(mac: Mac) -> None:
+    login(mac, check=0)
+    assert mac("auth", "logout", check=0).stdout == "Logged out. Removed the key from macOS Keychain.\n"
+    assert mac.keychain == {}
+
+
+def test_doctor_names_the_keychain(mac: Mac) -> None:
+    login(mac, check=0)
+    result = mac("doctor", check=0)
+    assert "✓ key from: macOS Keychain\n✓ key store: macOS Keychain\n" in result.stdout
+
+
+def test_the_keychain_is_not_touched_when_flag_or_variable_answers(mac: Mac) -> None:
+    mac.fail(find=36)
+    mac("me", "--api-key", mac.ft.sandbox.key, check=0)
+    mac("me", key=mac.ft.sandbox.key, check=0)
+    mac("doctor", key=mac.ft.sandbox.key, check=0)
+    mac("--version", check=0)
+    assert mac.calls == []
+
+
+def one_sentence(result: Result, code: int) -> None:
+    """One error and one hint."""
+    error, hint, rest = result.stderr.split("\n", 2)
+    assert error == f"error: macOS Keychain: {SENTENCES[code]} (exit {code})"
+    unlock = "run `security unlock-keychain`, or " if code == 36 else ""
+    assert hint == f"hint: {unlock}set FINETUNING_API_KEY to do without it"
+    assert rest == ""
+
+
+@pytest.mark.parametrize("code", SENTENCES)
+def test_every_exit_code_of_a_read_is_one_sentence(mac: Mac, code: int) -> None:
+    mac.fail(find=code)
+    one_sentence(mac("me", check=1), code)
+
+
+@pytest.mark.parametrize("code", [*SENTENCES])
+def test_every_exit_code_of_a_write_is_one_sentence_and_never_plain_text(mac: Mac, code: int) -> None:
+    mac.fail(add=code)
+    result = login(mac, check=1)
+    one_sentence(result, code)
+    assert result.stdout == ""
+    assert [path.name for path in mac.ft.config_dir.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("code", [36, 51, 128])
+def test_a_removal_that_fails_is_an_error_whatever_its_text_says(mac: Mac, code: int) -> None:
+    mac.keychain = {ITEM: mac.ft.sandbox.key}
+    mac.fail(delete=code)
+    result = mac("auth", "logout", check=1)
+    one_sentence(result, code)
+    assert result.stdout == ""
+
+
+def test_a_window_that_nobody_answers_is_announced_and_given_up_on(mac: Mac) -> None:
+    (mac.directory / "mute").touch()
+    result = mac("me", settings={"KEYRING_PATIENCE": 0.3, "PROMPT_PATIENCE": 1.0}, check=1)
+    note, error, hint = result.stderr.splitlines()
+    assert note == "note: waiting for security: answer its prompt if there is one"
+    assert error == "error: macOS Keychain: security did not answer within 1 s"
+    assert hint == "hint: set FINETUNING_API_KEY to do without it"
+
+
+def test_a_window_that_is_answered_late_is_waited_for(mac: Mac) -> None:
+    mac.keychain = {ITEM: mac.ft.sandbox.key}
+    (mac.directory / "mute").touch()
+    running = mac.start("me", settings={"KEYRING_PATIENCE": 0.3}, check=0)
+    running.expect("note: waiting for security")
+    (mac.directory / "mute").unlink()
+    running.finish()
+
+
+# --- the stand-in is as strict as the facts -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("add-generic-password -U -s a -a b -w c\n", 0),
+        ("add-generic-password -s a -a b -w c\nadd-generic-password -s a -a b -w c\n", 45),
+        ("add-generic-password -s 'a' -a \"b\" -w c\\ d\n", 0),
+        ("add-generic-password -s 'a -a b -w c\n", 2),
+        ("add-generic-password -s a -a b -w " + "c" * 4061 + "\n", 0),  # 4095 characters
+        ("add-generic-password -s a -a b -w " + "c" * 4062 + "\n", 2),
+        ("add-generic-password -s a -a b -w c --label x\n", 2),
+        ("delete-generic-password -s a -a b\n", 44),
+        ("delete-generic-password -s a -a b\nadd-generic-password -s a -a b -w c\n", 0),  # the last one's
+        ("nonsense\n", 2),
+    ],
+)
+def test_the_stand_in_reads_commands_as_security_does(mac: Mac, line: str, code: int) -> None:
+    ran = subprocess.run([mac.security, "-i"], input=line, encoding="utf-8", stderr=subprocess.DEVNULL)
+    assert ran.returncode == code
+
+
+def test_the_stand_in_drops_an_unended_last_line(mac: Mac) -> None:
+    subprocess.run([mac.security, "-i"], input="add-generic-password -s a -a b -w c", encoding="utf-8")
+    assert mac.keychain == {}
+
+
+# --- the real one, on a Mac ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def service() -> Iterator[str]:
+    """A name of our own, so that nobody's real key is touched."""
+    name = f"finetuning-test-{uuid.uuid4()}"
+    yield name
+    delete = ["/usr/bin/security", "delete-generic-password", "-s", name, "-a", "default"]
+    subprocess.run(delete, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.skipif(sys.platform != "darwin", reason="needs macOS")
+@pytest.mark.skipif(not os.environ.get("CI"), reason="may raise a window of the keychain: set CI=1 to run it")
+def test_the_real_keychain(ft: Runner, service: str) -> None:
+    """A login, what `security` finds, a read, a replacement, a value of the official client, a logout."""
+    settings = json.dumps({"SERVICE": service})
+    launcher = [PYTHON, str(ROOT / "tests" / "pretend.py"), settings, str(ft.program)]
+    # The keychain belongs to the real home.
+    how: dict[str, Any] = {"key": None, "env": {"HOME": str(Path.home())}, "_program": launcher}
+
+    def security(*argv: str) -> str:
+        argv = ("/usr/bin/security", *argv, "-s", service, "-a", "default")
+        return subprocess.run(argv, stdout=subprocess.PIPE, encoding="utf-8").stdout.strip()
+
+    for key in (ft.sandbox.key_other, ft.sandbox.key):
+        result = ft("auth", "login", "--stdin", stdin=key, check=0, **how)
+        assert "Stored in macOS Keychain. ✓" in result.stdout
+        assert security("find-generic-password", "-w") == key
+    ft("me", check=0, **how)
+    assert ft.sandbox.requests[-1].headers["X-API-Key"] == ft.sandbox.key
+    encoded = "go-keyring-base64:" + base64.b64encode(ft.sandbox.key_other.encode()).decode()
+    security("add-generic-password", "-U", "-w", encoded)
+    ft("me", check=0, **how)
+    assert ft.sandbox.requests[-1].headers["X-API-Key"] == ft.sandbox.key_other
+    assert "Removed the key" in ft("auth", "logout", check=0, **how).stdout
+    assert security("find-generic-password", "-w") == ""
+    assert "No key was stored" in ft("auth", "logout", check=0, **how).stdout
