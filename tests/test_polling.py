@@ -1,0 +1,252 @@
+"""Polling, and what becomes of a paid generation when anything goes wrong on the way: it is never lost, nor paid twice."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from pathlib import Path
+
+import patched
+import pytest
+from conftest import Result, Runner
+from sandbox import Request
+
+pytestmark = pytest.mark.source
+
+SPEED = 60
+FOREVER = "forever young"  # stays in processing
+# What makes the clock jump instead of sleeping: exact, and no time is lost.
+JUMP = (
+    "clock, slept = time.monotonic, [0]\n"
+    "time.monotonic = lambda: clock() + slept[0]\n"
+    "def sleep(seconds):\n"
+    "    slept[0] += seconds\n"
+    "    print('slept %.2f' % seconds, file=sys.stderr)\n"
+    "time.sleep = sleep\n"
+)
+
+
+def polls(ft: Runner) -> list[Request]:
+    return [r for r in ft.sandbox.requests if r.method == "GET" and r.path.startswith("/v1/generations/")]
+
+
+def slept(result: Result) -> list[float]:
+    return [float(text) for text in re.findall("^slept (.*)$", result.stderr, re.MULTILINE)]
+
+
+def the_id(ft: Runner) -> str:
+    (identifier,) = ft.sandbox.book  # one credit was spent
+    assert len(ft.sandbox.posts()) == 1
+    return identifier
+
+
+# --- the rhythm ---------------------------------------------------------------------------------------------
+
+
+def test_polls_after_3_seconds_then_1_3_times_as_long_up_to_15_for_5_minutes(ft: Runner) -> None:
+    result = patched.run(ft, JUMP, "generate", FOREVER, check=1)
+    waits = slept(result)
+    # A wait can be slept in two halves: off a terminal a line a minute comes between.
+    together, expected, interval = 0.0, [], 3.0
+    while together + interval < 300:
+        expected.append(interval)
+        together += interval
+        interval = min(interval * 1.3, 15)
+    assert sum(waits) == pytest.approx(300, abs=1)
+    assert len(polls(ft)) == len(expected) + 1  # and a last one when the time is over
+    assert waits[:6] == pytest.approx(expected[:6], abs=0.05)
+    assert max(waits) <= 15
+
+
+def test_the_timeout_says_how_to_go_on_with_the_real_id(ft: Runner) -> None:
+    result = patched.run(ft, JUMP, "generate", FOREVER, "-o", "out dir/x.mp3", check=1)
+    identifier = the_id(ft)
+    assert f"error: still processing, run `ft get {identifier}` later\n" in result.stderr
+    assert f"ft download {identifier} --wait -o 'out dir/x.mp3'\n" in result.stderr
+    assert result.stdout == ""
+
+
+def test_the_5_minutes_hold_with_a_server_that_keeps_silent(ft: Runner) -> None:
+    ft.sandbox.fault("stall", path="/v1/generations/.*", times=None)
+    changes = JUMP + "ft.READ_TIMEOUT = 0.05\n"
+    result = patched.run(ft, changes, "generate", "a song", check=1)
+    assert f"still processing, run `ft get {the_id(ft)}` later" in result.stderr
+    assert result.stderr.count("it did not answer in time; asking again\n") == len(polls(ft))
+
+
+def test_a_line_a_minute_off_a_terminal(ft: Runner) -> None:
+    """The first answers say pending or processing; then a line with the status and the time, once a minute."""
+    result = patched.run(ft, JUMP, "generate", FOREVER, check=1)
+    lines = re.findall(r"^note: (processing, .*)$", result.stderr, re.MULTILINE)
+    assert len(lines) in (4, 5)
+    assert all(re.fullmatch(f"processing, ({n}m|{n - 1}m 59s|59s)( .*)?", lines[n - 1]) for n in (1, 2, 3)), lines
+
+
+def test_a_spinner_on_a_terminal(ft: Runner) -> None:
+    process = ft.tty("generate", FOREVER, speed=10)
+    process.expect(re.compile(r"\r\x1b\[K[-|/\\] (pending|processing), [0-9]+s"))
+    process.expect(re.compile(r"[-|/\\] processing, [0-9]+s"))
+    ft.sandbox.finish(the_id(ft))
+    result = process.finish()
+    assert result.code == 0
+    assert not [line for line in result.screen() if "processing" in line]
+
+
+# --- what happens on the network meanwhile ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", ["close", "reset", "short", "garbage", "html", "empty", "bad-json", "nan", "deep", "redirect", "array"]
+)
+def test_faults_while_polling_are_noted_and_survived(ft: Runner, kind: str, tmp_path: Path) -> None:
+    ft.sandbox.fault(kind, path="/v1/generations/.*", times=3)
+    result = ft("generate", "a song", "-o", "song.mp3", speed=SPEED, check=0)
+    assert (tmp_path / "song.mp3").read_bytes() == ft.sandbox.track(the_id(ft))
+    assert result.stderr.count("; asking again\n") == 3
+    assert len(polls(ft)) == 4  # not 4 attempts each: polling is its own retrying
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 599])
+def test_429_and_5xx_while_polling_are_noted_and_survived(ft: Runner, status: int) -> None:
+    ft.sandbox.fault("status", status=status, path="/v1/generations/.*", times=3, body="html")
+    result = ft("generate", "a song", "-o", "song.mp3", speed=SPEED, check=0)
+    assert result.stderr.count("; asking again\n") == 3 and len(polls(ft)) == 4
+    the_id(ft)
+
+
+def test_no_connection_while_polling_is_survived(ft: Runner) -> None:
+    process = ft.start("generate", FOREVER, "-o", "song.mp3", speed=SPEED, check=0)
+    ft.sandbox.wait_for(lambda request: request in polls(ft) and request.sent)
+    ft.sandbox.down()
+    process.expect("Connection refused; asking again\n")
+    process.expect("Connection refused; asking again\n")
+    ft.sandbox.finish(the_id(ft))
+    ft.sandbox.up()
+    process.finish()
+
+
+def test_429_while_polling_waits_as_long_as_it_says(ft: Runner) -> None:
+    ft.sandbox.seconds = 0
+    ft.sandbox.fault("status", status=429, retry_after=40, path="/v1/generations/.*")
+    result = patched.run(ft, JUMP, "generate", "a song", "--json", check=0)
+    assert sum(slept(result)) == pytest.approx(43, abs=0.1)  # 3 s before the first poll
+
+
+@pytest.mark.parametrize("wait", [600, 999999999])
+def test_429_that_asks_for_longer_than_the_5_minutes(ft: Runner, wait: int) -> None:
+    ft.sandbox.fault("status", status=429, retry_after=wait, path="/v1/generations/.*", times=None)
+    result = patched.run(ft, JUMP, "generate", "a song", check=1)
+    assert sum(slept(result)) == pytest.approx(300, abs=1)
+    assert f"still processing, run `ft get {the_id(ft)}` later" in result.stderr
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_refusal_while_polling_ends_it_and_names_the_id(ft: Runner, status: int) -> None:
+    ft.sandbox.fault("status", status=status, path="/v1/generations/.*", times=None)
+    result = ft("generate", "a song", speed=SPEED, check=2 if status == 400 else 1)
+    assert f"the track is not lost: ft download {the_id(ft)} --wait" in result.stderr
+    assert len(polls(ft)) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"status": None}, {"status": 7}, {"status": "odd"}, {"status": ["completed"]}, {"status": {"a": 1}}],
+)
+def test_a_status_that_is_none_is_asked_again(ft: Runner, fields: dict[str, object]) -> None:
+    ft.sandbox.fault("record", path="/v1/generations/.*", times=2, **fields)
+    ft("generate", "a song", speed=SPEED, check=0)
+    assert len(polls(ft)) == 3
+
+
+# --- nothing is lost, nothing is paid twice -----------------------------------------------------------------
+
+
+def test_the_id_is_on_stderr_before_the_first_poll(ft: Runner) -> None:
+    gate = ft.sandbox.hold("/v1/generations/.*")
+    process = ft.start("generate", "a song", speed=SPEED, check=0)
+    assert gate.reached.wait(20)  # the first poll is under way, unanswered
+    process.expect(the_id(ft), timeout=0)
+    gate.release()
+    process.finish()
+
+
+@pytest.mark.parametrize("kind", ["lost", "reset", "short", "html", "empty", "bad-json", "garbage", "redirect"])
+def test_a_lost_answer_to_a_submission_may_have_been_accepted(ft: Runner, kind: str) -> None:
+    """Said in one line with how to find out, exit 3, and it is not sent again; `ft list` then shows it."""
+    ft.sandbox.fault(kind, method="POST", times=None, work=True)
+    result = ft("generate", "one of a kind", speed=SPEED, check=3)
+    assert re.search("^error: .*; the submission may have been accepted$", result.stderr, re.MULTILINE)
+    assert "hint: do not submit again before `ft list` has told you\n" in result.stderr
+    identifier = the_id(ft)
+    assert identifier in ft("list", check=0).stdout
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{}, {"data": None}, {"data": []}, {"data": {}}, {"data": {"id": None}}, {"data": {"id": 7}}, {"data": {"id": " "}}],
+)
+def test_an_answer_without_an_id_may_have_been_accepted(ft: Runner, data: object) -> None:
+    import json
+
+    ft.sandbox.fault("body", method="POST", data=json.dumps(data))
+    result = ft("generate", "a song", check=3)
+    assert "the submission may have been accepted" in result.stderr and the_id(ft)
+
+
+@pytest.mark.parametrize("prompt", ["a song", "fail"])
+def test_whatever_happens_there_is_one_post(ft: Runner, prompt: str) -> None:
+    """Six faults in a row, of the submission's answer to the first byte of the track."""
+    for kind in ("close", "short", "html"):
+        ft.sandbox.fault(kind, path="/v1/generations/.*")
+    ft.sandbox.fault("status", status=503, path="/v1/generations/.*")
+    ft.sandbox.fault("close", origin="media")
+    ft("generate", prompt, speed=SPEED, check=prompt == "fail")
+    assert the_id(ft)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_polling_leaves_the_command_to_go_on(ft: Runner, number: int, tmp_path: Path) -> None:
+    process = ft.start("generate", FOREVER, "-o", "song.mp3", speed=SPEED)
+    ft.sandbox.wait_for(lambda request: request in polls(ft))
+    process.send_signal(number)
+    result = process.finish()
+    identifier = the_id(ft)
+    assert result.code == 128 + number
+    assert f"hint: ft download {identifier} --wait -o song.mp3\n" in result.stderr
+    ft.sandbox.finish(identifier)
+    ft("download", identifier, "--wait", "-o", "song.mp3", check=0)
+    assert (tmp_path / "song.mp3").read_bytes() == ft.sandbox.track(identifier)
+    assert ft.sandbox.spent == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_while_the_submission_is_under_way(ft: Runner) -> None:
+    gate = ft.sandbox.hold("/v1/generations", method="POST", work=True)
+    process = ft.start("generate", "a song")
+    assert gate.reached.wait(20)
+    process.send_signal(signal.SIGINT)
+    result = process.finish()
+    assert result.code == 130 and "`ft list`" in result.stderr and "may have been accepted" in result.stderr
+    assert the_id(ft)
+
+
+def test_download_with_wait_goes_on(ft: Runner, tmp_path: Path) -> None:
+    """Faults included, as generate does."""
+    identifier = ft.sandbox.add_generation(prompt="a song", status="processing", duration=5)["id"]
+    process = ft.start("download", identifier, "--wait", "-o", "song.mp3", speed=SPEED, check=0)
+    ft.sandbox.wait_for(lambda request: request.sent)
+    ft.sandbox.fault("close", path="/v1/generations/.*", times=2)
+    process.expect("asking again")
+    ft.sandbox.finish(identifier)
+    process.finish()
+    assert (tmp_path / "song.mp3").read_bytes() == ft.sandbox.track(identifier)
+    assert ft.sandbox.posts() == []
+
+
+def test_download_with_wait_times_out_as_generate_does(ft: Runner) -> None:
+    identifier = ft.sandbox.add_generation(prompt="a song", status="processing", duration=5)["id"]
+    ft.sandbox.seconds = 1e6
+    result = patched.run(ft, JUMP, "download", identifier, "--wait", check=1)
+    assert f"still processing, run `ft get {identifier}` later" in result.stderr

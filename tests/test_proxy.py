@@ -1,0 +1,220 @@
+"""Proxies: HTTPS_PROXY and NO_PROXY as everywhere, a proxy sees no key and no password of its own on the screen."""
+
+from __future__ import annotations
+
+import base64
+import getpass
+import select
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+from conftest import FAST, Runner, Tls
+from sandbox import Sandbox
+
+pytestmark = pytest.mark.source
+
+ID = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+class Proxy:
+    """A proxy for CONNECT on loopback that keeps what it saw: the head of each request, and all the bytes."""
+
+    def __init__(self, answer: bytes = ESTABLISHED) -> None:
+        self.answer = answer
+        self.heads: list[bytes] = []
+        self.seen = bytearray()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host = "127.0.0.1:{}".format(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Proxy:  # noqa: PYI034
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client:
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                data = client.recv(1)
+                if not data:
+                    return
+                head += data
+            self.heads.append(head)
+            self.seen += head
+            client.sendall(self.answer)
+            if self.answer != ESTABLISHED:
+                return
+            host, _, port = head.split()[1].decode().rpartition(":")
+            with socket.create_connection((host, int(port))) as server:
+                peers = {client: server, server: client}
+                while True:
+                    for ready in select.select(list(peers), [], [])[0]:
+                        data = ready.recv(65536)
+                        if not data:
+                            return
+                        self.seen += data
+                        peers[ready].sendall(data)
+
+
+@pytest.fixture
+def service(ft: Runner, tls: Tls) -> Iterator[Sandbox]:
+    """The service over TLS; https is what proxies are for."""
+    with Sandbox(seconds=FAST, rate_limits=False, tls=tls.context) as started:
+        ft.config({"baseUrl": started.api_url})
+        yield started
+
+
+def environ(tls: Tls, proxy: str, **more: str) -> dict[str, str]:
+    return {"SSL_CERT_FILE": str(tls.ca_file), "HTTPS_PROXY": proxy, **more}
+
+
+@pytest.mark.parametrize("address", ["http://{}", "http://{}/", "{}", "HTTP://{}"])
+def test_https_proxy_is_honoured(ft: Runner, service: Sandbox, tls: Tls, tmp_path: Path, address: str) -> None:
+    """For the API and for the media host, both through CONNECT."""
+    with Proxy() as proxy:
+        env = environ(tls, address.format(proxy.host))
+        ft("download", ID, "-o", "track.mp3", env=env, check=0)
+    assert (tmp_path / "track.mp3").read_bytes() == service.track(ID)
+    targets = [url.partition("//")[2].encode() for url in (service.api_url, service.media_url)]
+    assert [head.split()[:2] for head in proxy.heads] == [[b"CONNECT", target] for target in targets]
+
+
+def test_the_proxy_never_sees_the_key(ft: Runner, service: Sandbox, tls: Tls) -> None:
+    with Proxy() as proxy:
+        ft("me", env=environ(tls, f"http://{proxy.host}"), check=0)
+    assert service.requests[0].headers["X-API-Key"] == service.key
+    assert b"ft_live" not in proxy.seen and b"-key" not in proxy.seen.lower()
+    assert len(proxy.seen) > len(proxy.heads[0])
+
+
+def test_user_and_password_go_to_the_proxy_and_nowhere_else(ft: Runner, service: Sandbox, tls: Tls) -> None:
+    with Proxy() as proxy:
+        env = environ(tls, f"http://jane:s3%40cret@{proxy.host}")
+        result = ft("-v", "me", env=env, check=0)
+    token = base64.b64encode(b"jane:s3@cret")
+    assert b"Basic " + token in proxy.heads[0]
+    assert "s3" not in result.stderr and token.decode() not in result.stderr
+    assert f"through the proxy {proxy.host}" in result.stderr
+    assert "Proxy-Authorization" not in service.requests[0].headers
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "{host}", "*", "example.org, 127.0.0.1"])
+def test_no_proxy_is_honoured(ft: Runner, service: Sandbox, tls: Tls, name: str) -> None:
+    host = service.api_url.partition("//")[2]
+    with Proxy() as proxy:
+        ft("me", env=environ(tls, f"http://{proxy.host}", NO_PROXY=name.format(host=host)), check=0)
+    assert proxy.heads == []
+
+
+def test_plain_http_on_loopback_never_goes_through_a_proxy(ft: Runner) -> None:
+    """A proxy elsewhere could not reach it, and would be shown the key."""
+    with Proxy() as proxy:
+        url = f"http://{proxy.host}"
+        ft("me", env={"HTTP_PROXY": url, "http_proxy": url, "HTTPS_PROXY": url, "ALL_PROXY": url}, check=0)
+    assert proxy.heads == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"HTTP/1.1 403 Forbidden by policy\r\nContent-Length: 0\r\n\r\n", "403 Forbidden by policy"),
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "407 Proxy Authentication Required"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH-2.0-OpenSSH_9.2"),
+        (b"", "closed connection without response"),
+    ],
+)
+def test_a_proxy_that_refuses_is_named(ft: Runner, service: Sandbox, tls: Tls, answer: bytes, why: str) -> None:
+    """And nothing was sent: a submission was certainly not received."""
+    with Proxy(answer) as proxy:
+        env = environ(tls, f"http://jane:s3cret@{proxy.host}")
+        result = ft("generate", "--no-wait", "a song", env=env, speed=60, check=3)
+    host = service.api_url.partition("//")[2]
+    assert f"error: cannot connect to {host} through the proxy {proxy.host}: " in result.stderr
+    assert why in result.stderr
+    assert "s3cret" not in result.stderr and "may have been" not in result.stderr
+    assert len(proxy.heads) == 2 and service.requests == []
+
+
+def test_a_proxy_that_is_not_there_is_named(ft: Runner, service: Sandbox, tls: Tls) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host = "127.0.0.1:{}".format(listener.getsockname()[1])
+    result = ft("me", env=environ(tls, f"http://jane:s3cret@{host}"), speed=60, check=3)
+    assert f"through the proxy {host}: Connection refused" in result.stderr and "s3cret" not in result.stderr
+
+
+def test_a_proxy_in_between_with_a_ca_of_its_own(ft: Runner, service: Sandbox, tls: Tls) -> None:
+    """As in a company: the certificate is not trusted, and the hint says what to set."""
+    with Proxy() as proxy:
+        env = environ(tls, f"http://{proxy.host}", SSL_CERT_FILE="/nonexistent.pem")
+        result = ft("me", env=env, check=3)
+    assert f"through the proxy {proxy.host}: its certificate is not trusted" in result.stderr
+    assert "SSL_CERT_FILE" in result.stderr and len(proxy.heads) == 1
+
+
+@pytest.mark.parametrize("address", ["socks5://{}", "socks5h://jane:s3cret@{}", "SOCKS4://{}"])
+def test_socks_is_refused(ft: Runner, service: Sandbox, tls: Tls, address: str) -> None:
+    with Proxy() as proxy:
+        result = ft("me", env=environ(tls, address.format(proxy.host)), check=2)
+    assert "SOCKS proxies are not supported" in result.stderr and "s3cret" not in result.stderr
+    assert proxy.heads == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http:/jane:s3cret@proxy", "http://jane:s3cret@proxy:99999", "http://jane:s3cret@", "ftp://jane:s3cret@proxy",
+     "http://jane:s3/cret@proxy:1", "http://jane:s3cret@pro xy:1", "http://jane:s3cret@proxy:port"],
+)  # fmt: skip
+def test_an_address_that_no_proxy_has(ft: Runner, service: Sandbox, tls: Tls, address: str) -> None:
+    result = ft("me", env=environ(tls, address), check=2)
+    assert "error: HTTPS_PROXY is not the address of a proxy" in result.stderr
+    assert "cret" not in result.stderr
+
+
+@pytest.mark.needs("tinyproxy")
+def test_a_real_proxy(ft: Runner, service: Sandbox, tls: Tls, tmp_path: Path) -> None:
+    """tinyproxy, with a password, and refusing all but the API's port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    allowed = service.api_url.rpartition(":")[2]
+    settings = tmp_path / "tinyproxy.conf"
+    settings.write_text(
+        f"User {getpass.getuser()}\nPort {port}\nListen 127.0.0.1\nTimeout 60\nMaxClients 10\n"
+        f"BasicAuth jane s3cret\nConnectPort {allowed}\n"
+    )
+    process = subprocess.Popen(["tinyproxy", "-d", "-c", str(settings)], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.02)
+        env = environ(tls, f"http://jane:s3cret@127.0.0.1:{port}")
+        assert ft("me", "--json", env=env, check=0).json["data"]["email"] == "jane@example.com"
+        result = ft("download", ID, env=env, speed=60, check=3)
+        assert f"through the proxy 127.0.0.1:{port}: Tunnel connection failed: 403" in result.stderr
+        env = environ(tls, f"http://jane:wr0ng@127.0.0.1:{port}")
+        result = ft("me", env=env, speed=60, check=3)
+        assert "Tunnel connection failed: 401" in result.stderr or "Tunnel connection failed: 407" in result.stderr
+        assert "wr0ng" not in result.stderr
+    finally:
+        process.terminate()
+        process.wait()
