@@ -257,7 +257,7 @@ def test_a_mistyped_flag_names_the_nearest_one(ft: Runner, typed: str, meant: st
 @pytest.mark.source
 @pytest.mark.parametrize(
     "typed",
-    ["generate x --dur 5", "generate x --lyr y", "list --lim 5", "--verb me", "me --js", "delete x --ye", "li", "--ver"],
+    ["generate x --dur 5", "generate x --lyr y", "list --lim 5", "--verb me", "me --js", "delete x --ye", "li"],
 )
 def test_nothing_is_abbreviated(ft: Runner, typed: str) -> None:
     ft(*typed.split(), check=2)

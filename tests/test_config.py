@@ -1,0 +1,259 @@
+"""Configuration: where config.json lies, what it holds, the order of flag, variable and file, the base URL."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Runner, Tls
+from sandbox import Sandbox
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the paths are Linux's")
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def base_url(ft: Runner, *argv: str, **how: object) -> object:
+    """The one that is resolved, without asking it anything."""
+    return ft("doctor", "--json", *argv, speed=100, **how).json["baseUrl"]
+
+
+# --- where it lies ------------------------------------------------------------------------------------------
+
+
+@linux
+def test_the_configuration_lies_in_dot_config_finetuning(ft: Runner, tmp_path: Path) -> None:
+    file = write(tmp_path / ".config/finetuning/config.json", f'{{"baseUrl": "{ft.sandbox.api_url}"}}')
+    result = ft("doctor", env={"FINETUNING_CONFIG_HOME": None}, check=0)
+    assert f"✓ config: {file}\n" in result.stdout
+
+
+@linux
+@pytest.mark.source
+def test_xdg_config_home_moves_it(ft: Runner, tmp_path: Path) -> None:
+    write(tmp_path / "xdg/finetuning/config.json", f'{{"baseUrl": "{ft.sandbox.api_url}"}}')
+    env = {"FINETUNING_CONFIG_HOME": None, "XDG_CONFIG_HOME": str(tmp_path / "xdg")}
+    ft("me", env=env, check=0)
+
+
+@linux
+@pytest.mark.source
+def test_a_relative_xdg_config_home_is_ignored(ft: Runner, tmp_path: Path) -> None:
+    write(tmp_path / ".config/finetuning/config.json", f'{{"baseUrl": "{ft.sandbox.api_url}"}}')
+    ft("me", env={"FINETUNING_CONFIG_HOME": None, "XDG_CONFIG_HOME": "xdg"}, check=0)
+
+
+def test_finetuning_config_home_is_a_custom_directory(ft: Runner, tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere/config.json", f'{{"baseUrl": "{ft.sandbox.api_url}"}}')
+    for directory in (str(tmp_path / "elsewhere"), "elsewhere"):
+        ft("me", env={"FINETUNING_CONFIG_HOME": directory}, check=0)
+
+
+@pytest.mark.parametrize(
+    ("platform", "environ", "expected"),
+    [
+        ("darwin", {}, "{home}/Library/Application Support/finetuning"),
+        ("linux", {}, "{home}/.config/finetuning"),
+        ("linux", {"XDG_CONFIG_HOME": "/xdg"}, "/xdg/finetuning"),
+        ("win32", {"APPDATA": "/AppData"}, "/AppData/finetuning"),
+        ("win32", {}, "{home}/AppData/Roaming/finetuning"),
+        ("darwin", {"FINETUNING_CONFIG_HOME": "/else where"}, "/else where"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="the paths are POSIX's")
+def test_each_system_has_its_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: str, environ: dict[str, str], expected: str
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    import ft as module
+
+    for name in ("FINETUNING_CONFIG_HOME", "XDG_CONFIG_HOME", "APPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": str(tmp_path), **environ}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert module.config_directory() == expected.format(home=tmp_path)
+
+
+@pytest.mark.parametrize("flag", [["--config", "{}"], ["--config={}"]], ids=["two words", "one"])
+def test_config_replaces_config_json(ft: Runner, tmp_path: Path, flag: list[str]) -> None:
+    file = write(tmp_path / "my config", f'{{"baseUrl": "{ft.sandbox.api_url}"}}')
+    ft.config("broken")
+    ft("me", *(word.format(file) for word in flag), check=0)
+
+
+@linux
+@pytest.mark.source
+def test_config_replaces_only_config_json(ft: Runner, tmp_path: Path) -> None:
+    file = write(tmp_path / "other.json", f'{{"baseUrl": "{ft.sandbox.api_url}"}}')
+    (ft.config_dir / "credentials").write_text(ft.sandbox.key)
+    (ft.config_dir / "credentials").chmod(0o600)
+    ft("me", "--config", str(file), key=None, check=0)
+
+
+@pytest.mark.source
+@pytest.mark.parametrize("given", ["missing.json", "", "."], ids=repr)
+def test_the_file_of_config_must_exist(ft: Runner, given: str) -> None:
+    assert ft("me", "--config", given, check=2).stderr.startswith("error: ")
+    assert not ft.sandbox.requests
+
+
+@pytest.mark.source
+def test_without_a_file_the_built_in_defaults_count(ft: Runner) -> None:
+    (ft.config_dir / "config.json").unlink()
+    ft("generate", "x", "--no-wait", "--base-url", ft.sandbox.api_url, check=0)
+    (post,) = ft.sandbox.posts()
+    assert (post.json["duration"], post.json["bpm"]) == (60, 120)
+
+
+@pytest.mark.source
+def test_the_default_base_url(ft: Runner) -> None:
+    ft.config("{}")
+    blocked = {"HTTPS_PROXY": ft.sandbox.media_url}  # a proxy that refuses to pass anything on
+    assert base_url(ft, env=blocked) == "https://pub.finetuning.ai"
+
+
+# --- what it holds ------------------------------------------------------------------------------------------
+
+
+def test_flag_beats_config_beats_default(ft: Runner) -> None:
+    with Sandbox(seconds=0.05) as other:
+        assert base_url(ft, "--base-url", other.api_url) == other.api_url
+        assert base_url(ft) == ft.sandbox.api_url
+        assert {r.path for r in other.requests} == {"/health", "/v1/me"}
+
+
+@pytest.mark.source
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ('{\n  "baseUrl": "https://x",\n}', 3, ""),
+        ("", 1, ""),
+        ("[]", 1, "object"),
+        ('"text"', 1, "object"),
+        ('{\n\n"defaultDuration": "60"}', 3, "`defaultDuration`"),
+        ('{"defaultBpm": true}', 1, "`defaultBpm`"),
+        ('{\n"defaultBpm": [120]}', 2, "`defaultBpm`"),
+        ('{\n\n\n"baseUrl": 5}', 4, "`baseUrl`"),
+        ('{"x": 1,\n"baseUrl": "http://example.com"}', 2, "`baseUrl`"),
+        ('{"defaultBpm": NaN}', 1, ""),
+        ('{"other": "baseUrl",\n "baseUrl": 1}', 2, "`baseUrl`"),
+        ('{"a": {"baseUrl": "https://x"},\n\n "baseUrl": 1}', 3, "`baseUrl`"),
+        ('{"defaultDuration": 1e999}', 1, ""),
+        ("{" + '"a":[' * 500 + "]" * 500 + "}", 1, ""),
+    ],
+)
+def test_a_broken_configuration_is_exit_2_with_file_line_and_key(ft: Runner, text: str, line: int, says: str) -> None:
+    ft.config(text)
+    result = ft("me", check=2)
+    assert f"{ft.config_dir / 'config.json'}:{line}" in result.stderr
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not ft.sandbox.requests
+
+
+@pytest.mark.source
+@pytest.mark.parametrize("content", [b"\xff\xfe{}", b'{"baseUrl": "\xe9"}'])
+def test_a_configuration_that_is_no_utf8_is_exit_2(ft: Runner, content: bytes) -> None:
+    (ft.config_dir / "config.json").write_bytes(content)
+    assert "config.json:1" in ft("me", check=2).stderr
+
+
+@pytest.mark.source
+def test_a_byte_order_mark_and_line_ends_of_windows_are_fine(ft: Runner) -> None:
+    content = f'\ufeff{{\r\n"baseUrl": "{ft.sandbox.api_url}"\r\n}}\r\n'
+    (ft.config_dir / "config.json").write_bytes(content.encode())
+    ft("me", check=0)
+
+
+@pytest.mark.source
+def test_null_counts_as_unset(ft: Runner) -> None:
+    ft.config({"baseUrl": ft.sandbox.api_url, "defaultDuration": None, "defaultBpm": None})
+    ft("generate", "x", "--no-wait", check=0)
+    assert ft.sandbox.posts()[0].json["bpm"] == 120
+
+
+@pytest.mark.source
+def test_unknown_keys_are_ignored_and_doctor_names_them(ft: Runner) -> None:
+    ft.config({"baseUrl": ft.sandbox.api_url, "colour": "blue", "baseurl": 7})
+    assert ft("me", check=0).stderr == ""
+    assert "baseurl, colour" in ft("doctor", check=0).stdout
+
+
+@pytest.mark.source
+def test_a_configuration_that_cannot_be_read_is_exit_2(ft: Runner) -> None:
+    (ft.config_dir / "config.json").unlink()
+    (ft.config_dir / "config.json").mkdir()
+    assert str(ft.config_dir / "config.json") in ft("me", check=2).stderr
+
+
+# --- the base URL -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.source
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com",
+        "http://localhost.example.com",
+        "http://127.0.0.1.example.com",
+        "ftp://127.0.0.1",
+        "file:///etc/passwd",
+        "https://user@example.com",
+        "https://user:secret@127.0.0.1",
+        "https://example.com?x=1",
+        "https://example.com/#x",
+        "https://",
+        "https:///v1",
+        "example.com",
+        "//example.com",
+        "https://example.com:99999",
+        "https://example.com:0",
+        "https://exa mple.com",
+        "https://example.com\\@evil.com",
+        "https://example.com\r\nX-Header: 1",
+        "",
+    ],
+)
+def test_a_base_url_that_a_key_must_not_be_sent_to_is_exit_2(ft: Runner, url: str) -> None:
+    result = ft("me", "--base-url", url, check=2)
+    assert result.stderr.startswith("error: the base URL from --base-url ")
+    assert "secret" not in result.stderr
+
+
+@pytest.mark.source
+@pytest.mark.parametrize(
+    ("url", "resolved"),
+    [
+        ("https://localhost:1/prefix/", "https://localhost:1/prefix"),
+        ("https://localhost:1//", "https://localhost:1"),
+        ("http://127.9.9.9:1", "http://127.9.9.9:1"),
+        ("http://[::1]:1", "http://[::1]:1"),
+        ("http://LOCALHOST:1", "http://LOCALHOST:1"),
+    ],
+)
+def test_https_or_http_on_loopback_is_accepted_a_prefix_kept_a_trailing_slash_dropped(
+    ft: Runner, url: str, resolved: str
+) -> None:
+    assert base_url(ft, "--base-url", url) == resolved
+
+
+def test_a_prefix_is_part_of_every_request(ft: Runner) -> None:
+    ft.sandbox.prefix = "/gateway/ft"
+    ft("me", "--base-url", ft.sandbox.api_url + "/gateway/ft/", check=0)
+    assert [r.path for r in ft.sandbox.requests] == ["/gateway/ft/v1/me"]
+
+
+@pytest.mark.source
+def test_ssl_cert_file_is_honoured(ft: Runner, tls: Tls) -> None:
+    with Sandbox(seconds=0.05, tls=tls.context) as secure:
+        url = secure.api_url.replace("127.0.0.1", "localhost")
+        ft("me", "--base-url", url, env={"SSL_CERT_FILE": str(tls.ca_file)}, key=secure.key, check=0)
+        result = ft("me", "--base-url", url, key=secure.key, check=3)
+        assert "certificate" in result.stderr
+        assert "SSL_CERT_FILE" in result.stderr
