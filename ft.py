@@ -4,7 +4,8 @@
 One module, the standard library only, Python 3.8 or newer. It reads from top to bottom, each part using only
 what stands above it; `grep '^# ---'` lists the parts:
 
-    constants, errors, text, JSON, Console, configuration, keys, transport, Api, work, commands, parser, run
+    constants, errors, text, JSON, Console, configuration, keys, transport, Api, work, commands, parser, completion and
+    man page, run
 
 The way of one command, `ft list`:
 
@@ -619,9 +620,9 @@ class Console:
         """Ask on stderr, read stdin. UsageError where nobody can answer."""
         if not sys.stdin.isatty():
             raise UsageError("cannot ask for confirmation: stdin is not a terminal", "pass --yes to go ahead without")
-        self._write(sys.stderr, f"{consequence}\n{question} [y/N] ")
         answer = ""
         try:
+            self._write(sys.stderr, f"{consequence}\n{question} [y/N] ")
             answer = sys.stdin.readline()
         finally:
             if not answer.endswith("\n"):
@@ -2568,6 +2569,7 @@ def show_record(ft: Ft, args: argparse.Namespace, collection: str) -> None:
         ("Error", text_of(record, "errorMessage", "")),
         ("Audio URL", text_of(record, "audioUrl", "")),
         ("Duration", length(record.get("duration")) if record.get("duration") is not None else ""),
+        ("Asked for", length(record["requestedDuration"]) if record.get("requestedDuration") is not None else ""),
         ("File size", size(record["fileSize"]) if record.get("fileSize") is not None else ""),
         ("Tempo", f"{text_of(parameters, 'bpm')} bpm" if "bpm" in parameters else ""),
         ("Key", text_of(parameters, "keyscale", "")),
@@ -2999,14 +3001,24 @@ def update(ft: Ft, args: argparse.Namespace) -> None:
         raise FtError(f"the install script failed (exit {done.returncode}); ft {__version__} stays")
 
 
+@command("completion",
+         arg("shell", choices=("bash", "zsh", "fish", "powershell"), help="bash, zsh, fish or powershell"),
+         example='eval "$(ft completion bash)"')  # fmt: skip
+def completion(ft: Ft, args: argparse.Namespace) -> None:
+    """Print a shell's completion script. It completes commands, flags and their choices; load it where your shell
+    starts."""
+    ft.console.write(completion_script(args.shell))
+
+
 @command(
     "help",
     arg("topic", metavar="<command>", nargs="*", help="the command to explain; none: an overview"),
+    flag("--man", action="store_true", help="print the man page of all commands, as roff"),
     example="ft help generate",
 )
 def help_(ft: Ft, args: argparse.Namespace) -> None:
     """Print built-in help. Overall or for a single command."""
-    ft.console.write(help_text(args.topic))
+    ft.console.write(manual() if args.man else help_text(args.topic))
 
 
 # --- parser ----------------------------------------------------------------------------------------------------------
@@ -3180,6 +3192,225 @@ def help_text(words: Sequence[str]) -> str:
     lines += ["", "`ft help <command>` explains a command.", "", "example:"]
     lines.append(f"  {shown[0].example}" if name else '  ft generate "lofi chill piano, mellow, late night"')
     return "\n".join(lines) + "\n"
+
+
+# --- completion and man page -----------------------------------------------------------------------------------------
+
+# Each shell's script is its table of `candidates` and the same walk over the words before the cursor: a flag that takes
+# a value swallows the next word, others are passed over, and the rest lead from `ft` to a command.
+WALK = r"""
+_ft_offer() {
+    case $1 in
+TABLE        *) return 1 ;;
+    esac
+}
+
+_ft_walk() { # the word at the cursor, then those before it; sets offer
+    local word cur=$1 at=ft flag=
+    shift
+    for word; do
+        if [ "$word" = '=' ]; then # bash takes --flag=value apart
+            :
+        elif [ -n "$flag" ]; then
+            flag=
+        elif [ "${word#-}" != "$word" ]; then
+            ! _ft_offer "$word" || flag=$word
+        elif _ft_offer "$at $word"; then
+            at="$at $word"
+        fi
+    done
+    _ft_offer "${flag:-$at}"
+    case $flag:$cur in :-*) set -- "${offer[@]}" && _ft_offer 'ft -' && offer+=("$@") ;; esac
+}
+"""
+BASH = r"""
+_ft() {
+    local offer=() cur=${COMP_WORDS[COMP_CWORD]}
+    [ "$cur" != '=' ] || cur=
+    _ft_walk "$cur" "${COMP_WORDS[@]:1:COMP_CWORD-1}"
+    COMPREPLY=()
+    if [ "${offer[*]}" != '<path>' ]; then
+        COMPREPLY=($(compgen -W "${offer[*]}" -- "$cur"))
+    elif ! compopt -o default 2>/dev/null; then # bash 3
+        local IFS=$'\n'
+        COMPREPLY=($(compgen -f -- "$cur"))
+    fi
+}
+
+complete -F _ft ft
+"""
+ZSH = r"""
+_ft() {
+    local -a offer
+    if compset -P 1 '--*='; then
+        _ft_walk '' "${(@)words[2,CURRENT-1]}" "${IPREFIX%=}"
+    else
+        _ft_walk "$PREFIX" "${(@)words[2,CURRENT-1]}"
+    fi
+    if [ "${offer[*]}" = '<path>' ]; then _files; else _describe -V ft offer; fi
+}
+
+if [ "${funcstack[1]}" = _ft ]; then _ft "$@"; else compdef _ft ft; fi
+"""
+FISH = r"""function __ft_offer --no-scope-shadowing
+    switch "$argv[1]"
+TABLE        case '*'
+            return 1
+    end
+    return 0
+end
+
+function __ft_complete
+    set -l at ft
+    set -l flag
+    set -l offer
+    set -l cur (commandline -ct)
+    set -l given (string match -r -- '^(--[^=]+)=.*' $cur)
+    set -l words (commandline -opc) $given[2]
+    for word in $words[2..]
+        if set -q flag[1]
+            set flag
+        else if string match -q -- '-*' $word
+            __ft_offer $word; and set flag $word
+        else if __ft_offer "$at $word"
+            set at "$at $word"
+        end
+    end
+    set -q flag[1]; and __ft_offer $flag; or __ft_offer $at
+    if test "$offer" = '<path>'
+        set offer (__fish_complete_path (string replace -r -- '^--[^=]+=' '' $cur))
+    else if not set -q flag[1]; and string match -q -- '-*' $cur
+        set -l own $offer
+        __ft_offer 'ft -'
+        set -a offer $own
+    end
+    set -q given[1]; and set given "$given[2]="; or set given ''
+    string join \n -- $given$offer
+end
+
+complete -c ft -f -k -a '(__ft_complete)'
+"""
+POWERSHELL = r"""Register-ArgumentCompleter -Native -CommandName ft, ft.cmd -ScriptBlock {
+    param($current, $ast, $cursor)
+    $table = @{
+TABLE    }
+    $at = 'ft'
+    $flag = $null
+    $before = $ast.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursor } | Select-Object -Skip 1
+    foreach ($element in $before) {
+        $word = "$element"
+        if ($flag) { $flag = $null }
+        elseif ($word.StartsWith('-')) { if ($table.ContainsKey($word)) { $flag = $word } }
+        elseif ($table.ContainsKey("$at $word")) { $at = "$at $word" }
+    }
+    $offer = if ($flag) { $table[$flag] } else { $table[$at] }
+    if (-not $flag -and "$current".StartsWith('-')) { $offer = @($offer) + $table['ft -'] }
+    foreach ($row in $offer) {
+        $word, $text = $row -split "`t"
+        if ($word -ne '<path>' -and $word.StartsWith("$current")) { # without results, PowerShell offers files
+            [System.Management.Automation.CompletionResult]::new($word, $word, 'ParameterValue', "$word $text")
+        }
+    }
+}
+"""
+# For each shell: what stands for ' in a string, what parts a word from its description, between strings, a row, and
+# the script.
+SHELLS = {
+    "bash": (r"'\''", "", " ", "        '%s') offer=(%s) ;;\n", WALK.lstrip() + BASH),
+    "zsh": (r"'\''", ":", " ", "        '%s') offer=(%s) ;;\n", "#compdef ft\n" + WALK + ZSH),
+    "fish": (r"\'", "\t", " ", "        case '%s'\n            set offer %s\n", FISH),
+    "powershell": ("''", "\t", ", ", "        '%s' = @(%s)\n", POWERSHELL),
+}
+
+
+def candidates() -> dict[str, dict[str, str]]:
+    """The words that may follow, each with its meaning: `ft`, a group, or a command; a flag that takes a value, where
+    `<path>` stands for files. Under `ft -` are the flags of every command."""
+    table: dict[str, dict[str, str]] = {"ft": {}, "ft -": dict.fromkeys(("-h", "--help"), "show this help")}
+    for chosen in COMMANDS.values():
+        first, _, second = chosen.name.partition(" ")
+        table["ft"][first] = GROUPS.get(first, chosen.summary).rstrip(".")
+        if second:
+            table.setdefault(f"ft {first}", {})[second] = chosen.summary
+    table["ft help"] = dict(table["ft"])
+    table.update({f"ft help {group}": table[f"ft {group}"] for group in GROUPS})
+    for key, parameters in (("ft -", GLOBALS), *((f"ft {c.name}", c.parameters) for c in COMMANDS.values())):
+        offered = table.setdefault(key, {})
+        for names, options in parameters:
+            files = ("<path>",) if options.get("metavar") == "<path>" else ()
+            values = dict.fromkeys(options.get("choices", files), "")
+            if not names[0].startswith("-"):
+                offered.update(values)
+                continue
+            offered.update(dict.fromkeys(names, options["help"].partition(" (default")[0]))
+            if "action" not in options:
+                table.update(dict.fromkeys(names, values))
+    table["ft"]["--version"] = "print the version"
+    return table
+
+
+def completion_script(name: str) -> str:
+    """What completes `ft` in that shell. It holds all that it needs: to complete never starts Python."""
+    quote, separator, between, row, script = SHELLS[name]
+    rows = []
+    for key, offered in candidates().items():
+        words = [f"{word}{separator}{text}" if text and separator else word for word, text in offered.items()]
+        rows.append(row % (key, between.join("'" + word.replace("'", quote) + "'" for word in words)))
+    return script.replace("TABLE", "".join(rows))
+
+
+# Of the man page, what no declaration says: terms and what they mean.
+MANUAL = {
+    "EXIT STATUS": {
+        "0": "success; of several items, at least one succeeded",
+        "1": "an error of the API, or a failure on this machine",
+        "2": "a bad flag, argument, key or configuration",
+        "3": "no usable answer from the network",
+        "129, 130, 143": "stopped by SIGHUP, Ctrl-C, SIGTERM",
+        "141": "the reader of stdout went away",
+    },
+    "ENVIRONMENT": {
+        "FINETUNING_API_KEY": "the API key to use; `--api-key` wins over it, and it wins over the stored key",
+        "FINETUNING_CONFIG_HOME": "the configuration directory",
+        "NO_COLOR": "set to anything: no colours",
+        "HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE": "the proxy, the hosts that need none, the certificates to trust",
+        "FT_RELEASE_URL": f"where `ft update` finds releases (default: {RELEASE_URL})",
+    },
+    "FILES": {
+        "~/.config/finetuning/config.json": "the settings `baseUrl`, `defaultDuration` and `defaultBpm`. On macOS in "
+        "~/Library/Application Support/finetuning, on Windows in %APPDATA%\\finetuning",
+        "~/.config/finetuning/credentials": "the API key in plain text, only on a Linux without a keychain",
+    },
+}
+
+
+def manual() -> str:
+    """The man page, in the macros of man(7)."""
+    special = str.maketrans({"\\": r"\e", "-": r"\-", "'": r"\(aq", "~": r"\(ti", "^": r"\(ha"})
+
+    def roff(text: str) -> str:
+        lines = "\n".join(fold(text, 56)).translate(special)  # the escapes of a line have to fit into 80 bytes
+        return re.sub("`([^`]*)`", r"\\fB\1\\fR", re.sub("^[.]", r"\\&.", lines, flags=re.MULTILINE))
+
+    def entries(parameters: Iterable[Parameter]) -> Iterator[str]:
+        for names, options in parameters:
+            value = f" {options['metavar']}" if "metavar" in options and names[0].startswith("-") else ""
+            term = ", ".join(names) if names[0].startswith("-") else options["metavar"]
+            yield f".TP\n{roff(f'`{term}`{value}')}\n{roff(options['help'])}"
+
+    epoch = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+    page = [
+        f'.TH FT 1 {time.strftime("%Y-%m-%d", time.gmtime(epoch))} "ft {__version__}" "User Commands"',
+        ".SH NAME\nft \\- the command line of Finetuning.ai: music from a prompt",
+        ".SH SYNOPSIS\n.B ft\n<command> [flags]\n.SH COMMANDS",
+    ]
+    for chosen in COMMANDS.values():
+        page += [f".SS {roff(chosen.usage)}", roff(chosen.description), *entries(chosen.parameters), ".PP\n.EX"]
+        page += [*(line.translate(special) for line in fold_command(chosen.example, 60)), ".EE"]
+    page += [".SH GLOBAL FLAGS", "Before or after the command.", *entries(GLOBALS)]
+    for title, terms in MANUAL.items():
+        page += [f".SH {title}", *(f".TP\n{roff(f'`{term}`')}\n{roff(text)}" for term, text in terms.items())]
+    return "\n".join(page) + "\n"
 
 
 # --- run -------------------------------------------------------------------------------------------------------------
