@@ -220,6 +220,7 @@ def test_get_shows_everything_worth_knowing(ft: Runner, sandbox: Sandbox) -> Non
         webhook=HOOK,
     )  # fmt: skip
     shown = ft("get", record["id"], check=0).stdout
+    again = "ft generate 'lofi, late' --duration 90.3 --seed 9"
     assert re.findall(r"^(\S+(?: \S+)*) {2,}(.*)$", shown, re.MULTILINE) == [
         ("ID", record["id"]),
         ("Title", "Lofi"),
@@ -244,8 +245,7 @@ def test_get_shows_everything_worth_knowing(ft: Runner, sandbox: Sandbox) -> Non
         ("Generation time", "17s"),
         (
             "Make it again",
-            "ft generate 'lofi, late' --duration 90.3 --seed 9 --bpm 85 --key 'C#' --scale minor "
-            + "--language ja --time-sig 3",
+            f"{again} --bpm 85 --key 'C#' --scale minor --language ja --time-sig 3",
         ),
     ]
 
