@@ -30,10 +30,10 @@ class Proxy:
         self.heads: list[bytes] = []
         self.seen = bytearray()
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.host = "127.0.0.1:{}".format(self._listener.getsockname()[1])
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def __enter__(self) -> Proxy:  # noqa: PYI034
+    def __enter__(self) -> Proxy:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -153,7 +153,7 @@ def test_a_proxy_that_refuses_is_named(ft: Runner, service: Sandbox, tls: Tls, a
 
 def test_a_proxy_that_is_not_there_is_named(ft: Runner, service: Sandbox, tls: Tls) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        host = "127.0.0.1:{}".format(listener.getsockname()[1])
+        host = f"127.0.0.1:{listener.getsockname()[1]}"
     result = ft("me", env=environ(tls, f"http://jane:s3cret@{host}"), speed=60, check=3)
     assert f"through the proxy {host}: Connection refused" in result.stderr and "s3cret" not in result.stderr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from email.utils import formatdate
 from typing import Any
 
@@ -178,11 +179,11 @@ def test_retry_after_in_seconds(ft: Runner, status: int) -> None:
     assert "; trying again in 7 s\n" in result.stderr
 
 
-@pytest.mark.parametrize("date_form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"])
+@pytest.mark.parametrize(
+    "date_form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"]
+)
 def test_retry_after_as_a_date(ft: Runner, date_form: str) -> None:
     """In each of the three forms that HTTP knows, all UTC, wherever the client is."""
-    import time
-
     date = time.strftime(date_form, time.gmtime(time.time() + 30))
     ft.sandbox.fault("status", status=429, retry_after=date)
     result, slept = waits(ft, "me", env={"TZ": "Asia/Tokyo"})
