@@ -4,6 +4,7 @@
 # make bench      start-up times and throughput, as ratios
 # make matrix     the suite once with each Python there is; PYTHONS="…" chooses them
 # make dist       what a release serves, in dist/
+# make picture    the picture in the README, from a real session
 # make clean
 PYTHON = python3
 PYTHONS = $(shell $(PYTHON) tests/build.py pythons)
@@ -17,7 +18,6 @@ ft.pyz: ft.py tests/build.py
 test: $(VENV)/ready
 	rm -rf $(COVERAGE) && mkdir -p $(COVERAGE)
 	FT_COVERAGE=$(CURDIR)/$(COVERAGE) $(BIN)/python -m pytest -n auto
-	$(BIN)/python -m coverage combine -q --data-file=$(COVERAGE)/data $(COVERAGE)
 	$(BIN)/python -m coverage report --data-file=$(COVERAGE)/data
 
 check: $(VENV)/ready
@@ -36,6 +36,9 @@ matrix: $(VENV)/ready
 dist: ft.pyz
 	$(PYTHON) tests/build.py dist $@
 
+picture: $(VENV)/ready
+	$(BIN)/python tests/screenshot.py
+
 clean:
 	rm -rf $(VENV) build dist ft.pyz .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find tests -name __pycache__ -exec rm -rf {} +
@@ -47,4 +50,4 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
 	touch $@
 
-.PHONY: test check bench matrix dist clean
+.PHONY: test check bench matrix dist picture clean

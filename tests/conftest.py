@@ -5,7 +5,7 @@ A test asks for the fixture `ft` and runs twice: against ft.py and against a bui
 - FT_FORM=ft.py or ft.pyz: only this form.
 - FT_PYTHON=PATH: the interpreter that runs ft; without it the one that runs the tests.
 - FT_REQUIRE_ALL=1: a missing program that a test `needs` is a failure, not a skip.
-- FT_COVERAGE=DIRECTORY: measures the ft.py processes; coverage's data files go there.
+- FT_COVERAGE=DIRECTORY: measures the ft.py processes; `data` there is what `coverage report` reads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import signal
 import ssl
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any, ClassVar, Iterator, Mapping, Sequence
 
 import build
+import coverage
 import pytest
 import trustme
 from sandbox import Sandbox
@@ -54,6 +54,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.ft_pyz = os.path.join(directory, "ft.pyz")  # type: ignore[attr-defined]
     if (ROOT / "ft.py").exists():
         build.pyz(config.ft_pyz, [PYTHON])  # type: ignore[attr-defined]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Put together what tests/clock/sitecustomize.py measured."""
+    if os.environ.get("FT_COVERAGE") and not hasattr(session.config, "workerinput"):
+        directory = Path(os.environ["FT_COVERAGE"])
+        data = coverage.CoverageData(str(directory / "data"))
+        lines = {int(line) for file in directory.glob("*.lines") for line in file.read_text().split()}
+        data.add_lines({str(ROOT / "ft.py"): lines})
+        data.write()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -355,12 +365,7 @@ class Runner:
         if speed:
             result.update(PYTHONPATH=str(CLOCK), FT_TEST_SPEED=str(speed))
         if os.environ.get("FT_COVERAGE") and self.program.suffix == ".py":
-            result.update(
-                PYTHONPATH=str(CLOCK),
-                COVERAGE_PROCESS_START=str(ROOT / "pyproject.toml"),
-                COVERAGE_FILE=os.path.join(os.environ["FT_COVERAGE"], "data"),
-                FT_TEST_PACKAGES=sysconfig.get_path("purelib"),
-            )
+            result.update(PYTHONPATH=str(CLOCK), FT_COVERAGE=os.environ["FT_COVERAGE"])
         result.update(env or {})
         return {name: value for name, value in result.items() if value is not None}
 
