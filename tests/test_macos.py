@@ -11,8 +11,9 @@ import uuid
 from pathlib import Path
 from typing import Any, Iterator
 
+import patched
 import pytest
-from conftest import PYTHON, ROOT, Process, Result, Runner
+from conftest import ROOT, Process, Result, Runner
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a script with a #! line"),
@@ -44,10 +45,14 @@ class Mac:
         self.security.write_text(f"#!{sys.executable}\n{body}", encoding="utf-8")
         self.security.chmod(0o755)
 
-    def start(self, *argv: str, settings: dict[str, Any] | None = None, **how: Any) -> Process:
-        what = {"platform": "darwin", "SECURITY": str(self.security), **(settings or {})}
-        launcher = [PYTHON, str(ROOT / "tests" / "pretend.py"), json.dumps(what), str(self.ft.program)]
-        return self.ft.start(*argv, **{"key": None, **how}, _program=launcher)
+    def start(self, *argv: str, changes: str = "", **how: Any) -> Process:
+        lines = [
+            "import subprocess, urllib.request",  # while sys.platform is true
+            "sys.platform = 'darwin'",
+            f"ft.SECURITY = {str(self.security)!r}",
+            changes,
+        ]
+        return patched.start(self.ft, "\n".join(lines), *argv, **{"key": None, **how})
 
     def __call__(self, *argv: str, **how: Any) -> Result:
         return self.start(*argv, **how).finish()
@@ -196,7 +201,7 @@ def test_a_removal_that_fails_is_an_error_whatever_its_text_says(mac: Mac, code:
 
 def test_a_window_that_nobody_answers_is_announced_and_given_up_on(mac: Mac) -> None:
     (mac.directory / "mute").touch()
-    result = mac("me", settings={"KEYRING_PATIENCE": 0.3, "PROMPT_PATIENCE": 1.0}, check=1)
+    result = mac("me", changes="ft.KEYRING_PATIENCE, ft.PROMPT_PATIENCE = 0.3, 1.0", check=1)
     note, error, hint = result.stderr.splitlines()
     assert note == "note: waiting for security: answer its prompt if there is one"
     assert error == "error: macOS Keychain: security did not answer within 1 s"
@@ -206,7 +211,7 @@ def test_a_window_that_nobody_answers_is_announced_and_given_up_on(mac: Mac) -> 
 def test_a_window_that_is_answered_late_is_waited_for(mac: Mac) -> None:
     mac.keychain = {ITEM: mac.ft.sandbox.key}
     (mac.directory / "mute").touch()
-    running = mac.start("me", settings={"KEYRING_PATIENCE": 0.3}, check=0)
+    running = mac.start("me", changes="ft.KEYRING_PATIENCE = 0.3", check=0)
     running.expect("note: waiting for security")
     (mac.directory / "mute").unlink()
     running.finish()
@@ -256,25 +261,25 @@ def service() -> Iterator[str]:
 @pytest.mark.skipif(not os.environ.get("CI"), reason="may raise a window of the keychain: set CI=1 to run it")
 def test_the_real_keychain(ft: Runner, service: str) -> None:
     """A login, what `security` finds, a read, a replacement, a value of the official client, a logout."""
-    settings = json.dumps({"SERVICE": service})
-    launcher = [PYTHON, str(ROOT / "tests" / "pretend.py"), settings, str(ft.program)]
-    # The keychain belongs to the real home.
-    how: dict[str, Any] = {"key": None, "env": {"HOME": str(Path.home())}, "_program": launcher}
+
+    def run(*argv: str, **how: Any) -> Result:
+        home = {"HOME": str(Path.home())}  # the keychain is the real one's
+        return patched.run(ft, f"ft.SERVICE = {service!r}", *argv, key=None, env=home, check=0, **how)
 
     def security(*argv: str) -> str:
         argv = ("/usr/bin/security", *argv, "-s", service, "-a", "default")
         return subprocess.run(argv, stdout=subprocess.PIPE, encoding="utf-8").stdout.strip()
 
     for key in (ft.sandbox.key_other, ft.sandbox.key):
-        result = ft("auth", "login", "--stdin", stdin=key, check=0, **how)
+        result = run("auth", "login", "--stdin", stdin=key)
         assert "Stored in macOS Keychain. ✓" in result.stdout
         assert security("find-generic-password", "-w") == key
-    ft("me", check=0, **how)
+    run("me")
     assert ft.sandbox.requests[-1].headers["X-API-Key"] == ft.sandbox.key
     encoded = "go-keyring-base64:" + base64.b64encode(ft.sandbox.key_other.encode()).decode()
     security("add-generic-password", "-U", "-w", encoded)
-    ft("me", check=0, **how)
+    run("me")
     assert ft.sandbox.requests[-1].headers["X-API-Key"] == ft.sandbox.key_other
-    assert "Removed the key" in ft("auth", "logout", check=0, **how).stdout
+    assert "Removed the key" in run("auth", "logout").stdout
     assert security("find-generic-password", "-w") == ""
-    assert "No key was stored" in ft("auth", "logout", check=0, **how).stdout
+    assert "No key was stored" in run("auth", "logout").stdout

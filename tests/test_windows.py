@@ -11,8 +11,9 @@ from ctypes import wintypes
 from pathlib import Path
 from typing import Any, Iterator
 
+import patched
 import pytest
-from conftest import PYTHON, ROOT, Result, Runner
+from conftest import Result, Runner
 
 pytestmark = pytest.mark.source
 windows = pytest.mark.skipif(sys.platform != "win32", reason="needs Windows")
@@ -49,10 +50,7 @@ class Vault:
         self.advapi: Any = ctypes.WinDLL("advapi32", use_last_error=True)  # type: ignore[attr-defined]
 
     def __call__(self, *argv: str, **how: Any) -> Result:
-        launcher = [
-            PYTHON, str(ROOT / "tests" / "pretend.py"), json.dumps({"SERVICE": self.service}), str(self.ft.program)
-        ]  # fmt: skip
-        return self.ft(*argv, **{"key": None, **how}, _program=launcher)
+        return patched.run(self.ft, f"ft.SERVICE = {self.service!r}", *argv, **{"key": None, **how})
 
     def write(self, target: str, user: str, blob: bytes) -> None:
         data = ctypes.create_string_buffer(blob, len(blob))
@@ -175,6 +173,17 @@ def test_doctor_names_the_credential_manager(vault: Vault) -> None:
     assert doctor["keySource"] == doctor["keyStore"] == PLACE
 
 
+# An advapi32 whose every call fails with that error.
+FAILING = """
+import ctypes, ctypes.wintypes, subprocess, urllib.request  # while sys.platform is true
+class Dll:
+    def __init__(self, name, use_last_error):
+        assert (name, use_last_error) == ("advapi32", True)
+        self.CredReadW = self.CredWriteW = self.CredDeleteW = self.CredFree = lambda *_: 0
+ctypes.WinDLL = Dll
+ctypes.get_last_error = lambda: {error}
+sys.platform = "win32"
+"""
 FAILURES = {
     1312: "there is no logon session here (SSH, WinRM) (error 1312)",
     5: "access is denied (error 5)",
@@ -190,9 +199,7 @@ def test_every_error_of_the_credential_manager_is_one_sentence(
     ft: Runner, argv: list[str], function: str, error: int
 ) -> None:
     """Runs everywhere: with an advapi32 whose calls fail."""
-    settings = json.dumps({"platform": "win32", "error": error})
-    launcher = [PYTHON, str(ROOT / "tests" / "pretend.py"), settings, str(ft.program)]
-    result = ft(*argv, key=None, stdin=ft.sandbox.key, _program=launcher, check=1)
+    result = patched.run(ft, FAILING.format(error=error), *argv, key=None, stdin=ft.sandbox.key, check=1)
     reason = FAILURES[error].format(function=function)
     assert result.stderr.splitlines() == [
         f"error: {PLACE}: {reason}",
