@@ -33,7 +33,7 @@ matrix: $(VENV)/ready
 	    echo "== $$python"; FT_PYTHON=$$python $(BIN)/python -m pytest -q -n auto; \
 	done
 
-dist: ft.pyz
+dist:
 	$(PYTHON) tests/build.py dist $@
 
 picture: $(VENV)/ready

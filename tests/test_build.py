@@ -274,12 +274,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_module_and_nothing_else(wheel: Path) -> None:
     version = build.version()
-    assert wheel.name == f"ft-{version}-py3-none-any.whl"
+    assert wheel.name == f"finetuning_ft-{version}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         assert [name for name in names if ".dist-info/" not in name] == ["ft.py"]
-        metadata = archive.read(f"ft-{version}.dist-info/METADATA").decode()
-        assert archive.read(f"ft-{version}.dist-info/entry_points.txt").split() == [
+        metadata = archive.read(f"finetuning_ft-{version}.dist-info/METADATA").decode()
+        assert archive.read(f"finetuning_ft-{version}.dist-info/entry_points.txt").split() == [
             b"[console_scripts]",
             b"ft=ft:main",
         ]

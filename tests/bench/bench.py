@@ -62,14 +62,11 @@ class Machine:
     def __init__(self, directory: Path, sandbox: Sandbox) -> None:
         self.directory = directory
         self.python = directory / "venv" / "bin" / "python"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory / "venv"], check=True)
         make = "import sys; from flit_core import buildapi; buildapi.build_wheel(sys.argv[1])"
-        pip = ["-m", "pip", "--python", str(self.python), "install", "-q", "--no-index", "--no-deps"]
-        for words in (
-            ["-m", "venv", "--without-pip", str(directory / "venv")],
-            ["-c", make, str(directory)],
-            [*pip, "--find-links", str(directory), "ft"],
-        ):
-            subprocess.run([sys.executable, *words], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-c", make, directory], cwd=ROOT, check=True)
+        pip = [sys.executable, "-m", "pip", "--python", str(self.python), "install", "-q", "--no-index", "--no-deps"]
+        subprocess.run([*pip, *map(str, directory.glob("*.whl"))], check=True)
         build.pyz(directory / "ft.pyz", [str(self.python), *build.candidates()])
         self.forms: dict[str, list[str]] = {
             "ft.py": [str(self.python), str(ROOT / "ft.py")],
