@@ -2930,25 +2930,34 @@ def installed() -> str:
     """The zipapp that is running. FtError with the right command where `ft update` cannot help."""
     archive = getattr(__loader__, "archive", None)  # type: ignore[name-defined]
     place = os.path.realpath(archive or __file__)
-    if archive is None:
-        if "site-packages" in place or "dist-packages" in place:
-            upgrade = (
-                "pipx upgrade finetuning-ft" if "pipx" in place else "python3 -m pip install --upgrade finetuning-ft"
-            )
-            raise FtError(f"this ft came from pip: {place}", upgrade)
-        raise FtError(f"this ft is a checkout: {place}", "git pull")
     directory, name = os.path.split(place)
-    if re.match(
-        r"/(usr/)?s?bin$|/(nix|snap|gnu)/|/opt/homebrew/|.*/Cellar/",
-        directory + ("/" if directory == "/" else ""),
-    ):
+    if re.match("/(usr/)?s?bin/|/usr/lib/python|/(nix|snap|gnu)/|/opt/homebrew/|.*/Cellar/", place):
         raise FtError(f"this ft came from a package manager: {place}", "update it with that package manager")
-    if name != ("ft.pyz" if os.name == "nt" else "ft"):
-        raise FtError(
-            f"this ft did not come from the install script: {place}",
-            f"put {os.environ.get('FT_RELEASE_URL', RELEASE_URL)}/ft.pyz in its place",
-        )
+    if archive is None and os.path.basename(directory) in ("site-packages", "dist-packages"):
+        raise FtError(f"this ft came from pip: {place}", pip_command(directory))
+    if archive is None and os.path.exists(os.path.join(directory, ".git")):
+        raise FtError(f"this ft is a checkout: {place}", shell("git", "-C", directory, "pull"))
+    if archive is None or name != ("ft.pyz" if os.name == "nt" else "ft"):
+        url = os.environ.get("FT_RELEASE_URL", RELEASE_URL)
+        raise FtError(f"this ft did not come from the install script: {place}", f"put {url}/ft.pyz in its place")
     return place
+
+
+def pip_command(directory: str) -> str:
+    """What upgrades the package in `directory` that ft.py belongs to: from where it came, which pip notes (PEP 610)."""
+    import json
+    from importlib.metadata import distributions
+
+    for package in distributions(path=[directory]):
+        if "ft.py" in map(str, package.files or ()):
+            name = package.metadata["Name"]
+            if f"{os.sep}pipx{os.sep}" in directory:
+                return shell("pipx", "upgrade", name)
+            origin = json.loads(package.read_text("direct_url.json") or "{}")
+            vcs = f"{origin['vcs_info']['vcs']}+" if "vcs_info" in origin else ""
+            source = f"{vcs}{origin['url']}" if origin else name
+            return shell(sys.executable, "-m", "pip", "install", "--upgrade", source)
+    return "update it as you installed it"
 
 
 @command("update", example="ft update")
@@ -2977,28 +2986,37 @@ def update(ft: Ft, args: argparse.Namespace) -> None:
         raise NetworkError(f"unexpected reply from {release}: no version")
     new, old = ([int(part) for part in version.split(".")] for version in (newest, __version__))
     if new <= old:
-        return ft.console.print(f"ft {__version__} is the newest release.")
+        newer = f"newer than the newest release, {newest}" if new < old else "the newest release"
+        return ft.console.print(f"ft {__version__} is {newer}.")
     script_name = "install.ps1" if os.name == "nt" else "install.sh"
     script = get(script_name)
     sums = get("SHA256SUMS").decode("ascii", "replace").split()
     if (hashlib.sha256(script).hexdigest(), script_name) not in zip(sums[::2], (n.lstrip("*") for n in sums[1::2])):
         raise NetworkError(f"{script_name} from {release} does not match its published checksum")
     ft.console.note(f"updating ft {__version__} → {newest}")
-    environ = {name: value for name, value in os.environ.items() if name != "FINETUNING_API_KEY"}
+    environ = {name: value for name, value in os.environ.items() if name not in ("FINETUNING_API_KEY", "FT_FROM")}
     directory = os.path.dirname(place)
-    if os.name == "nt":
-        path = os.path.join(directory, f".ft-{os.urandom(6).hex()}.ps1")
-        Target.unfinished[path] = None
-        with open(path, "wb") as file:
-            file.write(script)
-        argv = ["powershell", "-NoProfile", "-ExecutionPolicy", "Bypass", "-File", path,
-                "-Prefix", directory, "-Version", newest, "-BaseUrl", release]  # fmt: skip
-        done = subprocess.run(argv, env=environ)
-    else:
-        argv = ["sh", "-s", "--", "--prefix", directory, "--version", newest, "--base-url", release]
-        done = subprocess.run(argv, env=environ, input=script)
-    if done.returncode:
-        raise FtError(f"the install script failed (exit {done.returncode}); ft {__version__} stays")
+    try:
+        if os.name == "nt":
+            path = os.path.join(directory, f".ft-{os.urandom(6).hex()}.ps1")
+            Target.unfinished[path] = None
+            with open(path, "wb") as file:
+                file.write(script)
+            argv = ["powershell", "-NoProfile", "-ExecutionPolicy", "Bypass", "-File", path,
+                    "-Prefix", directory, "-Version", newest, "-BaseUrl", release]  # fmt: skip
+        else:
+            argv = ["sh", "-s", "--", "--prefix", directory, "--version", newest, "--base-url", release]
+        # In a session of its own, so that the script and what it runs are stopped together, and only by us.
+        with subprocess.Popen(argv, env=environ, stdin=subprocess.PIPE, start_new_session=True) as running:
+            try:
+                running.communicate(b"" if os.name == "nt" else script)
+            except Stopped:
+                running.terminate() if os.name == "nt" else os.killpg(running.pid, signal.SIGTERM)
+                raise  # once it has cleaned up
+    except OSError as error:
+        raise FtError(f"cannot run the install script: {error.strerror}; ft {__version__} stays") from None
+    if running.returncode:
+        raise FtError(f"the install script failed (exit {running.returncode}); ft {__version__} stays")
 
 
 @command("completion",
