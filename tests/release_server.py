@@ -31,9 +31,7 @@ def archive(version: str, source: str = FT) -> bytes:
     buffer = io.BytesIO(b"#!/usr/bin/env python3\n")
     buffer.seek(0, io.SEEK_END)
     with zipfile.ZipFile(buffer, "a") as zipped:
-        zipped.writestr(
-            zipfile.ZipInfo("__main__.py"), "import ft\nft.main()\n"
-        )  # dated 1980: always the same
+        zipped.writestr(zipfile.ZipInfo("__main__.py"), "import ft\nft.main()\n")  # dated 1980: always the same
         zipped.writestr(zipfile.ZipInfo("ft.py"), source.replace("{version}", version))
     return buffer.getvalue()
 
