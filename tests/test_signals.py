@@ -1,0 +1,324 @@
+"""SIGINT, SIGTERM and SIGHUP in every phase: one line, the right code, the terminal restored, nothing left behind.
+
+The signal is sent when the process has reached the phase, as a gate of the sandbox or its own words tell.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from conftest import Process, Result, Runner
+
+if sys.platform == "win32":
+    pytest.skip("about POSIX signals", allow_module_level=True)
+
+import fcntl
+import pty
+import termios
+
+SPEED = 60
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+each_signal = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+source = pytest.mark.source
+
+
+@pytest.fixture
+def here(ft: Runner) -> Path:
+    ft.cwd = ft.home / "here"
+    ft.cwd.mkdir()
+    return ft.cwd
+
+
+@pytest.fixture
+def track(ft: Runner) -> str:
+    return str(ft.sandbox.add_generation(prompt="song", duration=240)["id"])
+
+
+def stop(process: Process, number: int) -> Result:
+    """Send the signal to the process alone; how it ended."""
+    process.send_signal(number)
+    result = process.finish(20)
+    last = "note: interrupted" if number == signal.SIGINT else "note: terminated"
+    assert result.code == 128 + number, repr(result)
+    text = result.stderr or result.stdout
+    assert text.splitlines()[-1] == last, repr(result)
+    assert "Traceback" not in text and "error: " not in text, repr(result)
+    return result
+
+
+def hidden(directory: Path) -> list[str]:
+    return [name for name in os.listdir(directory) if name.startswith(".")]
+
+
+# --- while it starts ----------------------------------------------------------------------------------------
+
+
+@each_signal
+def test_while_importing(ft: Runner, tmp_path: Path, number: int) -> None:
+    """No traceback: the process is stopped in the middle of an import, before it has a word of its own."""
+    (tmp_path / "slow").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    module = f"import os\nos.write(2, b'importing\\n')\nopen({str(tmp_path / 'fifo')!r})\n"
+    (tmp_path / "slow" / "argparse.py").write_text(module)
+    running = ft.start("list", env={"PYTHONPATH": str(tmp_path / "slow")})
+    running.expect("importing\n")
+    running.send_signal(number)
+    result = running.finish(20)
+    assert result.code == 128 + number
+    assert result.stderr == "importing\n"
+
+
+# --- on the network -----------------------------------------------------------------------------------------
+
+
+@source
+@each_signal
+def test_during_a_read(ft: Runner, number: int) -> None:
+    gate = ft.sandbox.hold("/v1/me")
+    running = ft.start("me")
+    assert gate.reached.wait(20)
+    result = stop(running, number)
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+    gate.release()
+
+
+@each_signal
+def test_during_the_submission(ft: Runner, here: Path, number: int) -> None:
+    """It says that `ft list` tells whether it was accepted, and never submits again."""
+    gate = ft.sandbox.hold("/v1/generations", method="POST")
+    running = ft.start("generate", "a song")
+    assert gate.reached.wait(20)
+    result = stop(running, number)
+    assert "note: the submission may have been accepted, and then costs its credit: `ft list` tells\n" in result.stderr
+    gate.release()
+    assert len(ft.sandbox.posts()) == 1
+    assert os.listdir(here) == []
+
+
+@each_signal
+@pytest.mark.parametrize("output", [[], ["-o", "my song.mp3"]], ids=["default", "named"])
+def test_between_polls(ft: Runner, here: Path, number: int, output: list[str]) -> None:
+    """It says that the track is still being made, still costs its credit, and how to go on. That command works."""
+    ft.sandbox.seconds = 3600
+    running = ft.start("generate", "a song", *output)
+    running.expect("note: queued as ")
+    result = stop(running, number)
+    (paid,) = ft.sandbox.book
+    words = f"ft download {paid} --wait" + (" -o 'my song.mp3'" if output else "")
+    assert "note: the track is still being made and still costs its credit\n" in result.stderr
+    assert f"hint: {words}\n" in result.stderr
+    ft.sandbox.finish(paid)
+    ft.sh(words, cwd=here, speed=SPEED, check=0)
+    (name,) = os.listdir(here)
+    assert (here / name).read_bytes() == ft.sandbox.track(paid)
+    assert len(ft.sandbox.posts()) == 1
+
+
+@source
+@each_signal
+def test_during_a_poll(ft: Runner, here: Path, number: int) -> None:
+    gate = ft.sandbox.hold("/v1/generations/.*", method="GET")
+    running = ft.start("generate", "a song", speed=SPEED)
+    assert gate.reached.wait(20)
+    result = stop(running, number)
+    assert f"hint: ft download {ft.sandbox.book[0]} --wait\n" in result.stderr
+    gate.release()
+
+
+@source
+@each_signal
+def test_while_waiting_to_try_again(ft: Runner, number: int) -> None:
+    ft.sandbox.fault("status", status=503, retry_after=40)
+    running = ft.start("list")
+    running.expect("trying again in 40 s")
+    stop(running, number)
+    assert len(ft.sandbox.requests) == 1
+
+
+@source
+@each_signal
+def test_while_waiting_on_a_terminal(ft: Runner, number: int) -> None:
+    """The spinner's line goes."""
+    ft.sandbox.seconds = 3600
+    running = ft.tty("generate", "a song", env={"NO_COLOR": "1"})
+    running.expect("processing, 0s")
+    running.send_signal(number)
+    result = running.finish(20)
+    assert result.code == 128 + number
+    assert not any("processing" in line for line in result.screen())
+
+
+# --- downloading --------------------------------------------------------------------------------------------
+
+
+@each_signal
+def test_while_downloading(ft: Runner, here: Path, track: str, number: int) -> None:
+    """No partial file; what was there before stays."""
+    (here / "song.mp3").write_bytes(b"old")
+    fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)
+    running = ft.start("download", track, "-o", "song.mp3")
+    assert fault.reached.wait(20)
+    stop(running, number)
+    assert os.listdir(here) == ["song.mp3"]
+    assert (here / "song.mp3").read_bytes() == b"old"
+
+
+@source
+@each_signal
+def test_while_downloading_what_was_generated(ft: Runner, here: Path, number: int) -> None:
+    fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)
+    running = ft.start("generate", "a song", speed=SPEED)
+    assert fault.reached.wait(20)
+    result = stop(running, number)
+    assert f"hint: the track is not lost: ft download {ft.sandbox.book[0]} --wait\n" in result.stderr
+    assert os.listdir(here) == []
+
+
+@each_signal
+def test_while_downloading_many(ft: Runner, here: Path, number: int) -> None:
+    """Four threads write hidden files; all of those go."""
+    tracks = [str(ft.sandbox.add_generation(prompt=f"song {n}", duration=240)["id"]) for n in range(6)]
+    ft.sandbox.fault("stall", origin="media", where="body", at=5000, times=None)
+    running = ft.start("download", *tracks)
+    ft.sandbox.wait_for(lambda _: sum(r.origin == "media" and r.status == 200 for r in ft.sandbox.requests) == 4)
+    stop(running, number)
+    assert os.listdir(here) == []
+
+
+@source
+@each_signal
+def test_while_downloading_to_stdout(ft: Runner, track: str, number: int) -> None:
+    fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)
+    running = ft.start("download", track, "-o", "-")
+    assert fault.reached.wait(20)
+    assert ft.sandbox.track(track).startswith(stop(running, number).stdout_bytes)
+
+
+@source
+@each_signal
+def test_while_waiting_to_download_again(ft: Runner, here: Path, track: str, number: int) -> None:
+    ft.sandbox.fault("status", origin="media", status=503, retry_after=40)
+    running = ft.start("download", track)
+    running.expect("trying again in 40 s")
+    stop(running, number)
+    assert os.listdir(here) == []
+
+
+@source
+def test_two_signals_are_one(ft: Runner, here: Path, track: str) -> None:
+    """The second does not interrupt the cleaning up."""
+    fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)
+    running = ft.start("download", track)
+    assert fault.reached.wait(20)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        running.send_signal(number)
+    result = running.finish(20)
+    assert result.code in (130, 143, 129)
+    assert "Traceback" not in result.stderr
+    assert os.listdir(here) == []
+
+
+@source
+@each_signal
+def test_while_the_reader_of_stdout_sleeps(ft: Runner, number: int) -> None:
+    """It does not wait until somebody reads what is left."""
+    reader, writer = os.pipe()
+    if sys.platform == "linux":
+        fcntl.fcntl(writer, 1031, 4096)  # F_SETPIPE_SZ, in the fcntl module since 3.10
+    argv = [*ft.argv, "list", "--limit", "99", "--json"]
+    running = subprocess.Popen(argv, env=ft.env(), cwd=ft.cwd, stdout=writer, stderr=subprocess.PIPE)
+    try:
+        waiting = array.array("i", [0])
+        while waiting[0] < 4096:
+            fcntl.ioctl(reader, termios.FIONREAD, waiting)
+            assert running.poll() is None
+        running.send_signal(number)
+        _, stderr = running.communicate(timeout=20)
+        assert running.returncode == 128 + number
+        assert stderr.count(b"\n") == 1
+    finally:
+        running.kill()
+        os.close(reader)
+        os.close(writer)
+
+
+# --- at a prompt --------------------------------------------------------------------------------------------
+
+
+def attributes(descriptor: int) -> list[Any]:
+    return termios.tcgetattr(descriptor)
+
+
+@pytest.fixture(scope="module")
+def fresh() -> list[Any]:
+    """The attributes of a new terminal."""
+    master, slave = pty.openpty()
+    found = attributes(slave)
+    os.close(master)
+    os.close(slave)
+    return found
+
+
+def by_signal(number: int) -> Callable[[Process], None]:
+    return lambda process: process.send_signal(number)
+
+
+WAYS: dict[str, tuple[int, Callable[[Process], None]]] = {
+    "Ctrl-C": (130, lambda process: process.send("\x03")),
+    **{number.name: (128 + number, by_signal(number)) for number in SIGNALS},
+}
+
+
+def at_prompt(ft: Runner, argv: list[str], prompt: str, echo: bool, way: str, fresh: list[Any]) -> Result:
+    code, interrupt = WAYS[way]
+    running = ft.tty(*argv, env={"NO_COLOR": "1"}, key=None if argv[0] == "auth" else ft.sandbox.key)
+    running.expect(prompt)
+    assert bool(attributes(running.master)[3] & termios.ECHO) == echo
+    interrupt(running)
+    running.popen.wait(20)
+    assert attributes(running.master) == fresh
+    result = running.finish()
+    assert result.code == code, repr(result)
+    assert result.screen()[-1] == ("note: interrupted" if code == 130 else "note: terminated")
+    assert "Traceback" not in result.stdout
+    return result
+
+
+@source
+@pytest.mark.parametrize("way", WAYS)
+def test_at_the_confirmation(ft: Runner, track: str, fresh: list[Any], way: str) -> None:
+    at_prompt(ft, ["delete", track], "[y/N] ", True, way, fresh)
+    assert ft.sandbox.requests == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_at_the_hidden_prompt(ft: Runner, fresh: list[Any], way: str) -> None:
+    """The key is typed unseen; afterwards the terminal echoes again."""
+    at_prompt(ft, ["auth", "login"], "Paste your API key: ", False, way, fresh)
+    assert ft.sandbox.requests == []
+
+
+# --- ignored ------------------------------------------------------------------------------------------------
+
+
+@source
+@each_signal
+def test_what_was_ignored_stays_ignored(ft: Runner, here: Path, track: str, number: signal.Signals) -> None:
+    """As by nohup, or by a shell for what it puts into the background."""
+    fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)
+    ignoring = ["sh", "-c", f'trap "" {number.name[3:]}; exec "$@"', "sh", *ft.argv]
+    running = ft.start("download", track, "-o", "song.mp3", _program=ignoring, check=0)
+    assert fault.reached.wait(20)
+    running.send_signal(number)
+    fault.release()
+    running.finish()
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
+    assert hidden(here) == []

@@ -1,0 +1,192 @@
+"""stdout, stderr and stdin as they may be: readers that go away, full devices, closed descriptors, poor encodings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Result, Runner
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="about POSIX descriptors")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /dev/full")
+source = pytest.mark.source
+PROMPT = "Café ☕ 夜の図書館 → ✓ 🎵"
+
+# Every command that writes to stdout, and one that has nothing to say there.
+READERS = [
+    ["help"], ["--version"], ["me"], ["list"], ["list", "--json"], ["get", "ID"], ["playlists"], ["doctor"],
+    ["playlist", "show", "Focus Beats"], ["generate", "x", "--no-wait"], ["download", "ID", "-o", "-"],
+]  # fmt: skip
+
+
+@pytest.fixture
+def track(ft: Runner) -> str:
+    return str(ft.sandbox.add_generation(prompt=PROMPT, duration=60)["id"])
+
+
+def of(argv: list[str], track: str) -> list[str]:
+    return [track if word == "ID" else word for word in argv]
+
+
+def words(argv: list[str]) -> str:
+    return " ".join(argv)
+
+
+def gone(ft: Runner, *argv: str, descriptor: str) -> tuple[int, bytes]:
+    """Run it with a pipe that nobody reads as stdout or stderr; the exit code and what came on the other one."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    other = "stderr" if descriptor == "stdout" else "stdout"
+    streams: dict[str, Any] = {descriptor: writer, other: subprocess.PIPE}
+    process = subprocess.Popen([*ft.argv, *argv], env=ft.env(), cwd=ft.cwd, stdin=subprocess.DEVNULL, **streams)
+    os.close(writer)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, err if descriptor == "stdout" else out
+
+
+# --- readers that go away -----------------------------------------------------------------------------------
+
+
+@posix
+@source
+@pytest.mark.parametrize("argv", READERS, ids=words)
+def test_the_reader_of_stdout_is_gone(ft: Runner, track: str, argv: list[str]) -> None:
+    """Silent, 141."""
+    code, stderr = gone(ft, *of(argv, track), descriptor="stdout")
+    assert code == 141
+    assert [line for line in stderr.splitlines() if not line.startswith(b"note: ")] == []
+
+
+@posix
+@pytest.mark.needs("head")
+def test_head(ft: Runner, track: str) -> None:
+    """It ends without a word however much it had to write."""
+    ft.sandbox.track_bytes = 10_000_000
+    result = ft.sh(f"{{ ft download {track} -o -; echo $? >&2; }} | head -c 10 | wc -c", check=0)
+    assert result.stdout.strip() == "10"
+    assert result.stderr.splitlines()[-1] == "141"
+    assert "Traceback" not in result.stderr and "Exception" not in result.stderr and "error" not in result.stderr
+
+
+@posix
+@source
+def test_the_reader_of_stderr_is_gone(ft: Runner, track: str) -> None:
+    """The results still come, with their exit code."""
+    for argv, code in (["-v", "list", "--json"], 0), (["get", "nothing"], 1), (["-v", "me", "--bad"], 2):
+        got, stdout = gone(ft, *argv, descriptor="stderr")
+        assert got == code
+        assert (code == 0) == bool(stdout)
+    assert json.loads(gone(ft, "list", "--json", descriptor="stderr")[1])["data"]
+
+
+# --- devices that are full ----------------------------------------------------------------------------------
+
+
+@linux
+@source
+@pytest.mark.parametrize("argv", READERS, ids=words)
+def test_stdout_is_full(ft: Runner, track: str, argv: list[str]) -> None:
+    result = ft.sh(f"ft {shlex.join(of(argv, track))} >/dev/full", check=1)
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("note: ")]
+    assert lines[0] == "error: cannot write output: No space left on device"
+    assert len(lines) == 1 or lines[1].startswith("hint: ")
+
+
+@linux
+@source
+def test_stderr_is_full(ft: Runner) -> None:
+    assert "ID" in ft.sh("ft -v list 2>/dev/full", check=0).stdout
+    ft.sh("ft get nothing 2>/dev/full", check=1)
+    ft.sh("ft list --bad 2>/dev/full", check=2)
+    ft.sh("ft list >/dev/full 2>/dev/full", check=1)
+
+
+# --- descriptors that are closed ----------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors(ft: Runner, tmp_path: Path, track: str, closed: str) -> None:
+    """No message lands in another stream or in a file of ours, whose descriptor might have become 0, 1 or 2."""
+    result = ft.sh(f"ft -v download {track} -o song.mp3 {closed}", check=0)
+    assert (tmp_path / "song.mp3").read_bytes() == ft.sandbox.track(track)
+    assert result.stdout == ("" if ">&-" in closed.replace("2>&-", "") else "Saved to song.mp3\n")
+    assert ("> GET " in result.stderr) == ("2>&-" not in closed)
+
+
+@posix
+@source
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("command", "code"), [("list", 0), ("get nothing", 1), ("delete x", 2), ("auth login", 2)])
+def test_closed_descriptors_and_the_exit_code(ft: Runner, closed: str, command: str, code: int) -> None:
+    result = ft.sh(f"ft {command} {closed}", check=code)
+    assert "Traceback" not in result.stderr and "Exception" not in result.stderr
+    assert "error" not in result.stdout
+
+
+# --- encodings ----------------------------------------------------------------------------------------------
+
+ENCODINGS: list[dict[str, str]] = [
+    {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "latin-1:strict"},
+    {"PYTHONIOENCODING": "utf-16"}, {"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"PYTHONIOENCODING": "cp437"}, {"LC_ALL": "nonsense"},
+]  # fmt: skip
+
+
+def readable(result: Result, env: dict[str, str]) -> str:
+    encoding = env.get("PYTHONIOENCODING", "utf-8").partition(":")[0]
+    assert b"Traceback" not in result.stderr_bytes and b"internal" not in result.stderr_bytes
+    return result.stdout_bytes.decode(encoding)
+
+
+@source
+@pytest.mark.parametrize("env", ENCODINGS, ids=lambda env: " ".join(env.values()))
+def test_poor_encodings(ft: Runner, track: str, env: dict[str, str]) -> None:
+    """No output ever dies of an encoding error; JSON stays JSON, with the same text in it."""
+    text = readable(ft("get", track, env=env, check=0), env)
+    assert f"{track}" in text and ("Café" in text or "Caf\\xe9" in text)
+    document = json.loads(readable(ft("get", track, "--json", env=env, check=0), env))
+    assert document["data"]["prompt"] == PROMPT
+    for argv in (["list"], ["doctor"], ["playlists"], ["help", "generate"]):
+        readable(ft(*argv, env=env, check=0), env)
+
+
+@source
+@pytest.mark.parametrize("env", ENCODINGS[:2], ids=lambda env: " ".join(env.values()))
+def test_stand_ins(ft: Runner, env: dict[str, str]) -> None:
+    """Where the encoding lacks ✓ and →, ASCII stands in."""
+    assert readable(ft("doctor", env=env, check=0), env).startswith("OK ft v")
+    stderr = ft("generate", "x", "--duration", "999", "--no-wait", env=env, check=0).stderr_bytes
+    assert b"note: duration clamped from 999 -> 210" in stderr
+
+
+@posix
+@source
+@pytest.mark.parametrize(
+    "argv", [[b"list", b"\xff"], [b"generate", b"caf\xe9"], [b"download", b"x", b"-o", b"\xed\xa0\x80"], [b"\xff"]],
+    ids=ascii,
+)  # fmt: skip
+def test_arguments_that_are_no_text(ft: Runner, argv: list[bytes]) -> None:
+    """Surrogates in argv are refused (2)."""
+    env = {name: value.encode() for name, value in ft.env().items()}
+    ran = subprocess.run([*map(os.fsencode, ft.argv), *argv], env=env, cwd=ft.cwd, capture_output=True, timeout=60)
+    assert ran.returncode == 2
+    assert ran.stdout == b""
+    assert ran.stderr.startswith(b"error: argument ") and b"is not valid text" in ran.stderr
+    assert ft.sandbox.requests == []
+
+
+@posix
+@source
+@pytest.mark.parametrize("env", [{}, {"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}], ids=lambda e: " ".join(e) or "-")
+def test_arguments_beyond_ascii(ft: Runner, tmp_path: Path, env: dict[str, str]) -> None:
+    """A prompt arrives, and a name is written, as it was typed."""
+    result = ft("generate", PROMPT, "-o", "夜 🎵.mp3", env=env, speed=60, check=0)
+    assert ft.sandbox.posts()[0].json["tags"] == PROMPT
+    assert (tmp_path / "夜 🎵.mp3").exists(), repr(result)
