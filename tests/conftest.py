@@ -142,6 +142,11 @@ class Stream:
         return not self._thread.is_alive()
 
 
+def text_of(data: bytes) -> str:
+    """What a process wrote, with Windows' line ends as everybody else's."""
+    return data.decode().replace("\r\n", "\n") if WINDOWS else data.decode()
+
+
 class Result:
     """A finished process: `code` as a shell has it (143 for SIGTERM), and the whole of what it wrote.
 
@@ -155,9 +160,9 @@ class Result:
         self.code = 128 - returncode if returncode < 0 else returncode
         self.stdout_bytes, self.stderr_bytes, self.piped_bytes = stdout, stderr, piped
 
-    stdout = property(lambda self: self.stdout_bytes.decode())
-    stderr = property(lambda self: self.stderr_bytes.decode())
-    piped = property(lambda self: self.piped_bytes.decode())
+    stdout = property(lambda self: text_of(self.stdout_bytes))
+    stderr = property(lambda self: text_of(self.stderr_bytes))
+    piped = property(lambda self: text_of(self.piped_bytes))
 
     @property
     def json(self) -> Any:
@@ -361,6 +366,8 @@ class Runner:
             name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TEMP", "COMSPEC") if name in os.environ
         }
         result.update(HOME=str(self.home), FINETUNING_CONFIG_HOME=str(self.config_dir), LC_ALL="C.UTF-8")
+        if WINDOWS:
+            result["PYTHONIOENCODING"] = "utf-8"
         result["FINETUNING_API_KEY"] = self.sandbox.key if key is SANDBOX_KEY else key
         if speed:
             result.update(PYTHONPATH=str(CLOCK), FT_TEST_SPEED=str(speed))
