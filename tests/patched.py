@@ -1,4 +1,7 @@
-"""Real `ft` processes in which a constant or a clock was changed before the command began."""
+"""Real `ft` processes in which the clock jumps instead of sleeping, and whose constants a test may change.
+
+Unlike `speed=`, a jump leaves the deadlines of calls as long as they are, so a slow machine fails no test.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,29 @@ from typing import Any
 
 from conftest import PYTHON, Process, Result, Runner
 
+JUMP = """
+clock, jumped = time.monotonic, [0.0]
+time.monotonic = lambda: clock() + jumped[0]
+def sleep(seconds):
+    jumped[0] += seconds
+    with open({!r}, "a") as log:
+        print(seconds, file=log)
+time.sleep = sleep
+"""
 
-def start(ft: Runner, changes: str, *argv: str, **how: Any) -> Process:
+
+def start(ft: Runner, *argv: str, changes: str = "", **how: Any) -> Process:
     """`changes` are Python statements; in them `ft` is the module, and `time`, `random` and `sys` are imported."""
     code = f"import random, sys, time\nsys.path.insert(0, {str(ft.program.parent)!r})\nimport ft\n"
     return ft.start(*argv, _program=[PYTHON, "-c", f"{code}{changes}\nsys.exit(ft.main())"], **how)
 
 
-def run(ft: Runner, changes: str, *argv: str, **how: Any) -> Result:
-    return start(ft, changes, *argv, **how).finish()
+def run(ft: Runner, *argv: str, changes: str = "", timeout: float = 60, **how: Any) -> Result:
+    """The same to its end, with a clock that jumps."""
+    return start(ft, *argv, changes=JUMP.format(str(ft.home / "slept")) + changes, **how).finish(timeout)
+
+
+def slept(ft: Runner) -> list[float]:
+    """The seconds of each sleep that the test's runs jumped over."""
+    log = ft.home / "slept"
+    return [float(line) for line in log.read_text().split()] if log.exists() else []

@@ -9,30 +9,22 @@ from pathlib import Path
 
 import patched
 import pytest
-from conftest import Result, Runner
-from sandbox import Request
+from conftest import Runner
+from sandbox import Request, Sandbox
 
 pytestmark = pytest.mark.source
 
-SPEED = 60
 FOREVER = "forever young"  # stays in processing
-# What makes the clock jump instead of sleeping: exact, and no time is lost.
-JUMP = (
-    "clock, slept = time.monotonic, [0]\n"
-    "time.monotonic = lambda: clock() + slept[0]\n"
-    "def sleep(seconds):\n"
-    "    slept[0] += seconds\n"
-    "    print('slept %.2f' % seconds, file=sys.stderr)\n"
-    "time.sleep = sleep\n"
-)
+
+
+@pytest.fixture(autouse=True)
+def at_once(sandbox: Sandbox) -> None:
+    """Generations are completed as soon as they are asked for: the clock jumps from poll to poll."""
+    sandbox.seconds = 0
 
 
 def polls(ft: Runner) -> list[Request]:
     return [r for r in ft.sandbox.requests if r.method == "GET" and r.path.startswith("/v1/generations/")]
-
-
-def slept(result: Result) -> list[float]:
-    return [float(text) for text in re.findall("^slept (.*)$", result.stderr, re.MULTILINE)]
 
 
 def the_id(ft: Runner) -> str:
@@ -45,8 +37,8 @@ def the_id(ft: Runner) -> str:
 
 
 def test_polls_after_3_seconds_then_1_3_times_as_long_up_to_15_for_5_minutes(ft: Runner) -> None:
-    result = patched.run(ft, JUMP, "generate", FOREVER, check=1)
-    waits = slept(result)
+    patched.run(ft, "generate", FOREVER, check=1)
+    waits = patched.slept(ft)
     # A wait can be slept in two halves: off a terminal a line a minute comes between.
     together, expected, interval = 0.0, [], 3.0
     while together + interval < 300:
@@ -60,7 +52,7 @@ def test_polls_after_3_seconds_then_1_3_times_as_long_up_to_15_for_5_minutes(ft:
 
 
 def test_the_timeout_says_how_to_go_on_with_the_real_id(ft: Runner) -> None:
-    result = patched.run(ft, JUMP, "generate", FOREVER, "-o", "out dir/x.mp3", check=1)
+    result = patched.run(ft, "generate", FOREVER, "-o", "out dir/x.mp3", check=1)
     identifier = the_id(ft)
     assert f"error: still processing, run `ft get {identifier}` later\n" in result.stderr
     assert f"ft download {identifier} --wait -o 'out dir/x.mp3'\n" in result.stderr
@@ -69,15 +61,14 @@ def test_the_timeout_says_how_to_go_on_with_the_real_id(ft: Runner) -> None:
 
 def test_the_5_minutes_hold_with_a_server_that_keeps_silent(ft: Runner) -> None:
     ft.sandbox.fault("stall", path="/v1/generations/.*", times=None)
-    changes = JUMP + "ft.READ_TIMEOUT = 0.05\n"
-    result = patched.run(ft, changes, "generate", "a song", check=1)
+    result = patched.run(ft, "generate", "a song", changes="ft.READ_TIMEOUT = 0.05", check=1)
     assert f"still processing, run `ft get {the_id(ft)}` later" in result.stderr
     assert result.stderr.count("it did not answer in time; asking again\n") == len(polls(ft))
 
 
 def test_a_line_a_minute_off_a_terminal(ft: Runner) -> None:
     """The first answers say pending or processing; then a line with the status and the time, once a minute."""
-    result = patched.run(ft, JUMP, "generate", FOREVER, check=1)
+    result = patched.run(ft, "generate", FOREVER, check=1)
     lines = re.findall(r"^note: (processing, .*)$", result.stderr, re.MULTILINE)
     assert len(lines) in (4, 5)
     assert all(re.fullmatch(f"processing, ({n}m|{n - 1}m 59s|59s)( .*)?", lines[n - 1]) for n in (1, 2, 3)), lines
@@ -101,7 +92,7 @@ def test_a_spinner_on_a_terminal(ft: Runner) -> None:
 )
 def test_faults_while_polling_are_noted_and_survived(ft: Runner, kind: str, tmp_path: Path) -> None:
     ft.sandbox.fault(kind, path="/v1/generations/.*", times=3)
-    result = ft("generate", "a song", "-o", "song.mp3", speed=SPEED, check=0)
+    result = patched.run(ft, "generate", "a song", "-o", "song.mp3", check=0)
     assert (tmp_path / "song.mp3").read_bytes() == ft.sandbox.track(the_id(ft))
     assert result.stderr.count("; asking again\n") == 3
     assert len(polls(ft)) == 4  # not 4 attempts each: polling is its own retrying
@@ -110,13 +101,13 @@ def test_faults_while_polling_are_noted_and_survived(ft: Runner, kind: str, tmp_
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 599])
 def test_429_and_5xx_while_polling_are_noted_and_survived(ft: Runner, status: int) -> None:
     ft.sandbox.fault("status", status=status, path="/v1/generations/.*", times=3, body="html")
-    result = ft("generate", "a song", "-o", "song.mp3", speed=SPEED, check=0)
+    result = patched.run(ft, "generate", "a song", "-o", "song.mp3", check=0)
     assert result.stderr.count("; asking again\n") == 3 and len(polls(ft)) == 4
     the_id(ft)
 
 
 def test_no_connection_while_polling_is_survived(ft: Runner) -> None:
-    process = ft.start("generate", FOREVER, "-o", "song.mp3", speed=SPEED, check=0)
+    process = ft.start("generate", FOREVER, "-o", "song.mp3", speed=20, check=0)
     ft.sandbox.wait_for(lambda request: request in polls(ft) and request.sent)
     ft.sandbox.down()
     process.expect("Connection refused; asking again\n")
@@ -127,24 +118,23 @@ def test_no_connection_while_polling_is_survived(ft: Runner) -> None:
 
 
 def test_429_while_polling_waits_as_long_as_it_says(ft: Runner) -> None:
-    ft.sandbox.seconds = 0
     ft.sandbox.fault("status", status=429, retry_after=40, path="/v1/generations/.*")
-    result = patched.run(ft, JUMP, "generate", "a song", "--json", check=0)
-    assert sum(slept(result)) == pytest.approx(43, abs=0.1)  # 3 s before the first poll
+    patched.run(ft, "generate", "a song", "--json", check=0)
+    assert sum(patched.slept(ft)) == pytest.approx(43, abs=0.1)  # 3 s before the first poll
 
 
 @pytest.mark.parametrize("wait", [600, 999999999])
 def test_429_that_asks_for_longer_than_the_5_minutes(ft: Runner, wait: int) -> None:
     ft.sandbox.fault("status", status=429, retry_after=wait, path="/v1/generations/.*", times=None)
-    result = patched.run(ft, JUMP, "generate", "a song", check=1)
-    assert sum(slept(result)) == pytest.approx(300, abs=1)
+    result = patched.run(ft, "generate", "a song", check=1)
+    assert sum(patched.slept(ft)) == pytest.approx(300, abs=1)
     assert f"still processing, run `ft get {the_id(ft)}` later" in result.stderr
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 def test_a_refusal_while_polling_ends_it_and_names_the_id(ft: Runner, status: int) -> None:
     ft.sandbox.fault("status", status=status, path="/v1/generations/.*", times=None)
-    result = ft("generate", "a song", speed=SPEED, check=2 if status == 400 else 1)
+    result = patched.run(ft, "generate", "a song", check=2 if status == 400 else 1)
     assert f"the track is not lost: ft download {the_id(ft)} --wait" in result.stderr
     assert len(polls(ft)) == 1
 
@@ -155,7 +145,7 @@ def test_a_refusal_while_polling_ends_it_and_names_the_id(ft: Runner, status: in
 )
 def test_a_status_that_is_none_is_asked_again(ft: Runner, fields: dict[str, object]) -> None:
     ft.sandbox.fault("record", path="/v1/generations/.*", times=2, **fields)
-    ft("generate", "a song", speed=SPEED, check=0)
+    patched.run(ft, "generate", "a song", check=0)
     assert len(polls(ft)) == 3
 
 
@@ -164,7 +154,7 @@ def test_a_status_that_is_none_is_asked_again(ft: Runner, fields: dict[str, obje
 
 def test_the_id_is_on_stderr_before_the_first_poll(ft: Runner) -> None:
     gate = ft.sandbox.hold("/v1/generations/.*")
-    process = ft.start("generate", "a song", speed=SPEED, check=0)
+    process = ft.start("generate", "a song", speed=20, check=0)
     assert gate.reached.wait(20)  # the first poll is under way, unanswered
     process.expect(the_id(ft), timeout=0)
     gate.release()
@@ -175,7 +165,7 @@ def test_the_id_is_on_stderr_before_the_first_poll(ft: Runner) -> None:
 def test_a_lost_answer_to_a_submission_may_have_been_accepted(ft: Runner, kind: str) -> None:
     """Said in one line with how to find out, exit 3, and it is not sent again; `ft list` then shows it."""
     ft.sandbox.fault(kind, method="POST", times=None, work=True)
-    result = ft("generate", "one of a kind", speed=SPEED, check=3)
+    result = patched.run(ft, "generate", "one of a kind", check=3)
     assert re.search("^error: .*; the submission may have been accepted$", result.stderr, re.MULTILINE)
     assert "hint: do not submit again before `ft list` has told you\n" in result.stderr
     identifier = the_id(ft)
@@ -198,14 +188,14 @@ def test_whatever_happens_there_is_one_post(ft: Runner, prompt: str) -> None:
         ft.sandbox.fault(kind, path="/v1/generations/.*")
     ft.sandbox.fault("status", status=503, path="/v1/generations/.*")
     ft.sandbox.fault("close", origin="media")
-    ft("generate", prompt, speed=SPEED, check=prompt == "fail")
+    patched.run(ft, "generate", prompt, check=prompt == "fail")
     assert the_id(ft)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_polling_leaves_the_command_to_go_on(ft: Runner, number: int, tmp_path: Path) -> None:
-    process = ft.start("generate", FOREVER, "-o", "song.mp3", speed=SPEED)
+    process = ft.start("generate", FOREVER, "-o", "song.mp3", speed=20)
     ft.sandbox.wait_for(lambda request: request in polls(ft))
     process.send_signal(number)
     result = process.finish()
@@ -232,7 +222,7 @@ def test_ctrl_c_while_the_submission_is_under_way(ft: Runner) -> None:
 def test_download_with_wait_goes_on(ft: Runner, tmp_path: Path) -> None:
     """Faults included, as generate does."""
     identifier = ft.sandbox.add_generation(prompt="a song", status="processing", duration=5)["id"]
-    process = ft.start("download", identifier, "--wait", "-o", "song.mp3", speed=SPEED, check=0)
+    process = ft.start("download", identifier, "--wait", "-o", "song.mp3", speed=20, check=0)
     ft.sandbox.wait_for(lambda request: request.sent)
     ft.sandbox.fault("close", path="/v1/generations/.*", times=2)
     process.expect("asking again")
@@ -245,5 +235,5 @@ def test_download_with_wait_goes_on(ft: Runner, tmp_path: Path) -> None:
 def test_download_with_wait_times_out_as_generate_does(ft: Runner) -> None:
     identifier = ft.sandbox.add_generation(prompt="a song", status="processing", duration=5)["id"]
     ft.sandbox.seconds = 1e6
-    result = patched.run(ft, JUMP, "download", identifier, "--wait", check=1)
+    result = patched.run(ft, "download", identifier, "--wait", check=1)
     assert f"still processing, run `ft get {identifier}` later" in result.stderr

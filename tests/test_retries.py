@@ -14,7 +14,6 @@ from conftest import Result, Runner
 
 pytestmark = pytest.mark.source
 
-SPEED = 60
 ID = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
 REQUESTS = {
     "GET": ("me",),
@@ -25,24 +24,15 @@ GIVE_UP = 4  # attempts
 
 
 def attempt(ft: Runner, request: str, code: int, requests: int, **how: Any) -> Result:
-    result = ft(*REQUESTS[request], **{"speed": SPEED, **how})
+    result = patched.run(ft, *REQUESTS[request], **how)
     assert (result.code, len(ft.sandbox.requests)) == (code, requests), repr(result)
     return result
 
 
 def waits(ft: Runner, *argv: str, random: float = 0.5, **how: Any) -> tuple[Result, list[float]]:
-    """The result, and the seconds that ft wanted to sleep, which it does not: jitter draws `random` each time."""
-    changes = (
-        f"random.random = lambda: {random}\n"
-        "clock, slept = time.monotonic, [0]\n"
-        "time.monotonic = lambda: clock() + slept[0]\n"
-        "def sleep(seconds):\n"
-        "    slept[0] += seconds\n"
-        "    print('slept', seconds, file=sys.stderr)\n"
-        "time.sleep = sleep\n"
-    )
-    result = patched.run(ft, changes, *argv, **how)
-    return result, [float(text) for text in re.findall("^slept (.*)$", result.stderr, re.MULTILINE)]
+    """The result, and the seconds that ft wanted to sleep; its jitter draws `random` each time."""
+    result = patched.run(ft, *argv, changes=f"random.random = lambda: {random}", **how)
+    return result, patched.slept(ft)
 
 
 # --- not sent -----------------------------------------------------------------------------------------------
@@ -52,7 +42,7 @@ def waits(ft: Runner, *argv: str, random: float = 0.5, **how: Any) -> tuple[Resu
 def test_not_sent(ft: Runner, request_: str, attempts: int) -> None:
     """Retried by all, once by a submission; nothing is said to be of unknown outcome."""
     ft.sandbox.down()
-    result = ft("-v", *REQUESTS[request_], speed=SPEED, check=3)
+    result = patched.run(ft, "-v", *REQUESTS[request_], check=3)
     assert result.stderr.count("< not sent: ") == attempts
     assert "may have been" not in result.stderr and "unknown" not in result.stderr
 
@@ -60,7 +50,7 @@ def test_not_sent(ft: Runner, request_: str, attempts: int) -> None:
 @pytest.mark.parametrize("request_", REQUESTS)
 def test_not_sent_at_first_and_then_well(ft: Runner, request_: str) -> None:
     ft.sandbox.down()
-    process = patched.start(ft, "random.random = lambda: 0.99", "-v", *REQUESTS[request_], check=0)
+    process = patched.start(ft, "-v", *REQUESTS[request_], changes="random.random = lambda: 0.99", check=0)
     process.expect("< not sent: ")
     ft.sandbox.up()
     process.finish()
@@ -265,6 +255,6 @@ def test_full_jitter(ft: Runner, random: float) -> None:
 def test_no_attempt_begins_after_a_minute(ft: Runner) -> None:
     """A server that keeps silent is asked no longer than that: 30 s for a silence, twice."""
     ft.sandbox.fault("stall", times=None)
-    changes = "ft.READ_TIMEOUT, ft.CALL_DEADLINE = 0.3, 0.5\nrandom.random = lambda: 0.01"
-    patched.run(ft, changes, "me", check=3)
+    changes = "ft.READ_TIMEOUT, ft.CALL_DEADLINE = 0.3, 0.5\nrandom.random = lambda: 0"
+    patched.run(ft, "me", changes=changes, check=3)
     assert len(ft.sandbox.requests) == 2

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
+import patched
 import pytest
 import trustme
 from conftest import FAST, PYTHON, Result, Runner, Tls
@@ -129,7 +130,7 @@ def test_the_stricter_check_of_python_3_13_is_explained(ft: Runner, tmp_path: Pa
 
 
 def test_a_server_that_speaks_no_tls(ft: Runner) -> None:
-    result = ft("me", "--base-url", ft.sandbox.api_url.replace("http:", "https:"), speed=60, check=3)
+    result = patched.run(ft, "me", "--base-url", ft.sandbox.api_url.replace("http:", "https:"), check=3)
     assert "error: cannot connect to " in result.stderr
 
 
@@ -149,6 +150,6 @@ def test_what_fails_before_tls_begins_was_not_sent(ft: Runner, tls: Tls, tmp_pat
     """Python opens SSLKEYLOGFILE when it makes its context."""
     env = {"SSL_CERT_FILE": str(tls.ca_file), "SSLKEYLOGFILE": str(tmp_path / "no" / "such" / "file")}
     with secure(ft, tls.context) as service:
-        result = ft("generate", "--no-wait", "a song", env=env, speed=60, check=3)
+        result = patched.run(ft, "generate", "--no-wait", "a song", env=env, check=3)
         assert "cannot connect" in result.stderr and "may have been" not in result.stderr
         assert service.connections() == 0
