@@ -1,0 +1,252 @@
+"""`ft completion`: real shells load the script and complete with it, without ft or Python anywhere near."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Callable, List, Sequence
+
+import pytest
+from conftest import PYTHON, ROOT, Process, Result, Runner
+
+COMMANDS = [
+    "auth login", "auth logout", "auth whoami", "me", "generate", "instrumental", "list", "get", "download", "delete",
+    "playlists", "playlist show", "playlist add", "playlist remove", "playlist move",
+    "sfx generate", "sfx list", "sfx get", "sfx download", "doctor", "update", "completion", "help",
+]  # fmt: skip
+FIRST = list(dict.fromkeys(command.split()[0] for command in COMMANDS))
+KEYS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"]
+LANGUAGES = ["en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru"]
+STATUSES = ["all", "pending", "processing", "completed", "failed"]
+
+# What is typed, and what is offered. All shells agree on it.
+CASES: dict[str, list[str]] = {
+    "ft ": [*FIRST, "--version"],
+    "ft pl": ["playlists", "playlist"],
+    "ft auth ": ["login", "logout", "whoami"],
+    "ft playlist ": ["show", "add", "remove", "move"],
+    "ft playlist m": ["move"],
+    "ft sfx ": ["generate", "list", "get", "download"],
+    "ft sfx l": ["list"],
+    "ft lsit ": [*FIRST, "--version"],
+    "ft help ": [*FIRST, "--man"],
+    "ft help gen": ["generate"],
+    "ft help playlist ": ["show", "add", "remove", "move"],
+    "ft completion ": ["bash", "zsh", "fish", "powershell"],
+    "ft completion z": ["zsh"],
+    "ft generate --key ": KEYS,
+    "ft generate --key A": ["A", "A#"],
+    "ft generate --scale ": ["major", "minor"],
+    "ft generate --time-sig ": list("234567"),
+    "ft generate --language ": LANGUAGES,
+    "ft list --status ": STATUSES,
+    "ft list --type ": ["music", "instrumental"],
+    "ft sfx list --limit 5 --status p": ["pending", "processing"],
+    "ft get 07e8d430 --j": ["--json"],
+    "ft delete --y": ["--yes"],
+    "ft delete -": ["-y", "--yes", "--json", "-h", "--help", "-v", "--verbose", "--api-key", "--base-url", "--config",
+                    "--no-color"],
+    "ft --no": ["--no-color"],
+    # A flag's value is no command, and no command is read into it.
+    "ft --config list l": ["list"],
+    "ft --config list --st": [],
+    "ft -v --base-url http://localhost:1 list --st": ["--status"],
+    "ft generate a list --bp": ["--bpm"],
+    "ft list --limit ": [],
+    "ft list --status completed --of": ["--offset"],
+    "ft --config=list list --st": ["--status"],
+}  # fmt: skip
+
+
+def start(directory: Path, *argv: str, stdin: str | None = None, terminal: bool = False) -> Process:
+    """A shell that finds no program but ls, which fish lists files with: it has to complete by itself."""
+    programs = directory / "bin"
+    programs.mkdir(exist_ok=True)
+    if not (programs / "ls").exists():
+        (programs / "ls").symlink_to(shutil.which("ls") or "")
+    env = {"PATH": str(programs), "HOME": str(directory), "LC_ALL": "C.UTF-8", "TERM": "dumb"}
+    program = shutil.which(argv[0]) or argv[0]
+    return Process(
+        [program, *argv[1:]], env=env, cwd=directory, stdin=stdin, terminal=(50, 200) if terminal else None, check=0
+    )
+
+
+BASH = r"""
+source ./script
+while read -r line; do
+    eval "COMP_WORDS=($line)" # as readline breaks it up
+    COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMPREPLY=(left over)
+    [[ $(complete -p ft) =~ -F\ ([^ ]+) ]] && "${BASH_REMATCH[1]}"
+    echo "${COMPREPLY[*]}"
+done
+"""
+# What compsys adds to its matches is recorded on the way.
+ZSH = r"""
+autoload -Uz compinit && compinit -D -u && {load}
+compadd() {{ local -a hits; builtin compadd -A hits "$@"; found+=("$hits[@]"); builtin compadd "$@" }}
+capture() {{ local -a found; zle complete; print -rn -- $'\1'"${{(Q)found[@]}}"$'\2'; BUFFER= }}
+zle -C complete complete-word _main_complete; zle -N capture; bindkey '^T' capture; PS1=; print rea''dy
+"""
+FISH = r"""
+source ./script
+while read -l line
+    echo (complete -C $line | string replace -r '\t.*' '')
+end
+"""
+
+
+def bash(directory: Path, lines: Sequence[str]) -> list[list[str]]:
+    def quoted(line: str) -> str:
+        words = [part for word in line.split(" ") for part in re.split("(=)", word) if part or not word]
+        return " ".join(map(shlex.quote, words))
+
+    typed = "".join(f"{quoted(line)}\n" for line in lines)
+    result = start(directory, "bash", "--norc", "-c", BASH, stdin=typed).finish()
+    assert result.stderr == ""
+    return [line.split() for line in result.stdout.splitlines()]
+
+
+def zsh(directory: Path, lines: Sequence[str], load: str = "source ./script") -> list[list[str]]:
+    process = start(directory, "zsh", "-f", "-i", terminal=True)
+    process.send(ZSH.format(load=load))
+    process.expect("ready")
+    found = []
+    for line in lines:
+        process.send(f"{line}\x14")
+        matches = process.expect(re.compile("\x01([^\x02]*)\x02"))[1].split()
+        found.append(list(dict.fromkeys(matches)))  # descriptions make several rounds
+    process.send("exit\n")
+    process.finish()
+    return found
+
+
+def fish(directory: Path, lines: Sequence[str]) -> list[list[str]]:
+    typed = "".join(f"{line}\n" for line in lines)
+    result = start(directory, "fish", "--no-config", "-c", FISH, stdin=typed).finish()
+    assert result.stderr == ""
+    found = [line.split() for line in result.stdout.splitlines()]
+    # Where nothing begins with what is typed, fish offers what merely has its letters somewhere.
+    return [[word for word in words if word.startswith(line.split(" ")[-1])] for line, words in zip(lines, found)]
+
+
+Shell = Callable[[Path, Sequence[str]], List[List[str]]]
+
+every_shell = pytest.mark.parametrize(
+    "shell", [pytest.param(shell, marks=pytest.mark.needs(shell.__name__)) for shell in (bash, zsh, fish)]
+)
+
+
+def script(ft: Runner, name: str) -> str:
+    result = ft("completion", name, check=0, key=None)
+    assert result.stderr == ""
+    (ft.cwd / "script").write_text(result.stdout, encoding="utf-8")
+    return str(result.stdout)
+
+
+@pytest.mark.source
+@every_shell
+def test_commands_flags_and_choices_are_completed(ft: Runner, shell: Shell) -> None:
+    script(ft, shell.__name__)
+    for (typed, expected), offered in zip(CASES.items(), shell(ft.cwd, list(CASES))):
+        assert sorted(offered) == sorted(expected), typed
+
+
+@pytest.mark.source
+@every_shell
+def test_every_flag_of_every_command_is_offered(ft: Runner, shell: Shell) -> None:
+    script(ft, shell.__name__)
+    code = f"import ft\nfor command in {COMMANDS}: print(ft.help_text(command.split()), end='\\0')"
+    texts = ft.start(code, _program=[PYTHON, "-c"], cwd=ROOT, check=0).finish().stdout.split("\0")
+    lines = [f"ft {command} --" for command in COMMANDS]
+    for command, text, offered in zip(COMMANDS, texts, shell(ft.cwd, lines)):
+        flags = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", text, re.MULTILINE)
+        assert "--api-key" in flags
+        assert sorted(offered) == sorted(flags), command
+
+
+@pytest.mark.source
+@pytest.mark.needs("zsh")
+def test_zsh_loads_it_from_fpath(ft: Runner) -> None:
+    (ft.cwd / "functions").mkdir()
+    (ft.cwd / "functions" / "_ft").write_text(script(ft, "zsh"))
+    load = "fpath=($PWD/functions $fpath) && compinit -D -u"
+    typed = ["ft auth ", "ft generate --key=C", "ft --config scr", "ft --config=scr"]
+    expected = [["login", "logout", "whoami"], ["C", "C#"], ["script"], ["script"]]
+    assert zsh(ft.cwd, typed, load) == expected
+
+
+@pytest.mark.source
+@pytest.mark.needs("fish")
+def test_fish_shows_what_a_command_does_and_completes_values_after_an_equals_sign(ft: Runner) -> None:
+    script(ft, "fish")
+    line = "source ./script; complete -C 'ft au'; complete -C 'ft list --status=c'; complete -C 'ft --config=scr'"
+    result = start(ft.cwd, "fish", "--no-config", "-c", line).finish()
+    assert result.stdout.splitlines() == ["auth\tSign in and out", "--status=completed", "--config=script"]
+
+
+@pytest.mark.source
+@pytest.mark.needs("bash")
+def test_bash_completes_at_the_prompt(ft: Runner) -> None:
+    """A real readline: words broken at =, file names with their own quoting."""
+    script(ft, "bash")
+    (ft.cwd / "my song.mp3").touch()
+    process = start(ft.cwd, "bash", "--norc", "-i", terminal=True)
+    process.send("PS1=; source ./script; ft() { printf '<%s>' \"$@\"; }; echo rea''dy\n")
+    process.expect("ready")
+    for typed, words in {
+        "gen\ta -o my\t\n": "<generate><a><-o><my song.mp3>",
+        "lis\t--status=c\t\n": "<list><--status=completed>",
+        "playlist mo\tx\n": "<playlist><move><x>",
+        "--config scr\tl\tist\n": "<--config><script><list>",
+    }.items():
+        process.send(f"ft {typed}")
+        process.expect(words)
+    process.send("exit\n")
+    process.finish()
+
+
+@pytest.mark.skipif(not shutil.which("pwsh"), reason="needs pwsh, which Debian does not have")
+def test_powershell_completes(ft: Runner) -> None:
+    script(ft, "powershell")
+    lines = [line for line in CASES if "=" not in line]
+    look = (
+        "Invoke-Expression (Get-Content -Raw ./script)\nforeach ($line in $input) {\n"
+        "(([System.Management.Automation.CommandCompletion]::CompleteInput($line, $line.Length, $null))"
+        ".CompletionMatches | ForEach-Object CompletionText) -join ' ' }"
+    )
+    result = start(
+        ft.cwd, "pwsh", "-NoProfile", "-Command", look, stdin="".join(f"{line}\n" for line in lines)
+    ).finish()
+    for line, offered in zip(lines, result.stdout.splitlines()):
+        assert sorted(offered.split()) == sorted(CASES[line]), line
+
+
+@every_shell
+@pytest.mark.source
+def test_the_script_is_sound(ft: Runner, shell: Shell) -> None:
+    """Its own shell finds no fault in it, and it is ASCII for whatever the terminal speaks."""
+    script(ft, shell.__name__)
+    assert (ft.cwd / "script").read_bytes().isascii()
+    result: Result = start(ft.cwd, shell.__name__, "-n", "./script").finish()
+    assert (result.stdout, result.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish", "powershell"])
+def test_it_takes_no_more_than_the_version_does(ft: Runner, name: str) -> None:
+    """No configuration, no key, no request, and nothing imported that costs time."""
+    ft.config("not JSON")
+    process = ft.start("completion", name, _program=[PYTHON, "-X", "importtime", str(ft.program)], key=None, check=0)
+    imported = set(re.findall(r"\| +(\S+)$", process.finish().stderr, re.MULTILINE))
+    assert imported & {"json", "urllib.request", "ssl", "subprocess", "shutil", "tempfile", "ctypes"} == set()
+    assert ft.sandbox.requests == []
+
+
+@pytest.mark.parametrize("words", [["tcsh"], [], ["bash", "zsh"]])
+def test_an_unknown_shell_is_a_usage_error(ft: Runner, words: list[str]) -> None:
+    result = ft("completion", *words, check=2)
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    if words == ["tcsh"]:
+        assert "'tcsh' is none of bash, zsh, fish, powershell" in result.stderr
