@@ -1,0 +1,296 @@
+"""The README is true: each of its commands is run as it stands, its tables are what ft says, its picture is made anew.
+
+What would reach the internet is run against a release site on loopback, with only the address replaced: see `online`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable, Iterator
+
+import build
+import pytest
+from conftest import PYTHON, ROOT, Result, Runner
+from release_server import ReleaseServer
+from sandbox import Sandbox
+
+sys.path.insert(0, str(ROOT))
+import ft as program
+
+pytestmark = [
+    pytest.mark.source,
+    pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell"),
+]
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SITE = "https://finetuning.ai/cli"
+BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+SHELL = [block for language, block in BLOCKS if language == "sh"]
+TRACK = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
+
+
+def block(word: str, language: str = "sh") -> str:
+    """The one block with this word in it."""
+    (found,) = (text for kind, text in BLOCKS if kind == language and word in text)
+    return found
+
+
+# What is not simply run in a shell against the sandbox; each is the matter of a test of its own below.
+SPECIAL = [block(word) for word in (
+    "install.sh | sh", "pip install", "ft.pyz", "sandbox.py", "ft auth login\n", "--stdin", "while IFS", "make test",
+    "ft doctor",
+)]  # fmt: skip
+PLAIN = [text for text in SHELL if text not in SPECIAL]
+
+
+@pytest.fixture
+def online(tmp_path: Path) -> Iterator[ReleaseServer]:
+    """A release of this very program, served on loopback in place of SITE."""
+    build.dist(tmp_path / "site", [PYTHON])
+    with ReleaseServer(tmp_path / "site") as server:
+        yield server
+
+
+@pytest.fixture
+def machine(ft: Runner) -> Callable[..., Result]:
+    """Runs a block of the README with bash, which stops at the first command that fails. `python3` is the one under
+    test; `sleep` sleeps a fifteenth."""
+    directory = ft.home / ".bin"
+    directory.mkdir()
+    sleep = shutil.which("sleep")
+    for name, script in (
+        ("python3", f'exec {shlex.quote(PYTHON)} "$@"'),
+        ("sleep", f'exec {sleep} "$({shlex.quote(PYTHON)} -c "print($1 / 15)")"'),
+    ):
+        (directory / name).write_text(f"#!/bin/sh\n{script}\n")
+        (directory / name).chmod(0o755)
+
+    def run(script: str, **how: object) -> Result:
+        return ft.sh("set -euo pipefail\n" + script, shell="bash", **{"check": 0, **how})  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.mark.needs("bash", "jq")
+@pytest.mark.parametrize("script", PLAIN, ids=lambda script: script.splitlines()[0][:50])
+def test_its_commands_work(machine: Callable[..., Result], script: str) -> None:
+    result = machine(script, speed=20)
+    assert "warning:" not in result.stderr.replace("warning: a9b16641-2f0c-4d4e-9b52-6f1f6c1f7d0e: Track already", "")
+
+
+def test_no_command_is_left_out() -> None:
+    assert {language for language, _ in BLOCKS} == {"sh", "powershell", "yaml", "dockerfile", "json"}
+    assert len(SPECIAL) == 9
+    assert len(PLAIN) >= 8
+
+
+# --- recipes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("bash")
+@pytest.mark.sandbox(rate_limits=True, window=4.0, seconds=0.01)
+def test_a_file_of_prompts_stays_within_the_rate_limit(
+    machine: Callable[..., Result], sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """The limit's minute and the pauses are both a fifteenth of what they are; one prompt fails."""
+    prompts = [f"prompt number {n}, with 'quotes' and $dollars" for n in range(11)]
+    (tmp_path / "prompts.txt").write_text("\n".join([*prompts, "please fail"]) + "\n")
+    machine(block("while IFS"), speed=50)
+    assert [post.json["tags"] for post in sandbox.posts()] == [*prompts, "please fail"]
+    assert {post.status for post in sandbox.posts()} == {202}
+    assert len(list((tmp_path / "tracks").glob("*.mp3"))) == 11
+    assert (tmp_path / "again.txt").read_text() == "please fail\n"
+
+
+@pytest.mark.needs("bash", "jq")
+def test_everything_completed_is_downloaded(machine: Callable[..., Result], sandbox: Sandbox, tmp_path: Path) -> None:
+    machine(block("ft download -o tracks/"))
+    completed = [r for r in sandbox.generations.values() if r["status"] == "completed"]
+    own = [r for r in completed if sandbox._owned(sandbox.keys["pro"], r["id"])]
+    names = {path.name[-12:-4] for path in (tmp_path / "tracks").iterdir()}
+    assert names == {record["id"][:8] for record in own}
+
+
+@pytest.mark.needs("bash", "jq")
+def test_failures_are_cleaned_up_and_a_playlist_is_moved(machine: Callable[..., Result], sandbox: Sandbox) -> None:
+    assert machine(block("--status failed")).stdout == "Deleted 4 of 4 track(s)\n"
+    assert not [r for r in sandbox.generations.values() if r["status"] == "failed"]
+    assert machine(block("--status failed")).stdout == ""  # nothing to do is no failure
+    assert machine(block(".data.tracks[].id")).stdout == "Moved 12 of 12 track(s)\n"
+    counts = {record["name"]: record["trackCount"] for record in sandbox.playlists.values()}
+    assert (counts["Drafts"], counts["Album"]) == (0, 15)
+
+
+@pytest.mark.needs("bash", "curl")
+def test_the_job_of_github_actions(
+    machine: Callable[..., Result], ft: Runner, online: ReleaseServer, tmp_path: Path
+) -> None:
+    """Its steps, as a runner runs them: with what earlier ones added to PATH."""
+    steps = re.findall(r"^ +- run: (.*)$", block("steps:", "yaml"), re.MULTILINE)
+    assert len(steps) == 2
+    paths = tmp_path / "github_path"
+    paths.touch()
+    env = {"GITHUB_PATH": str(paths), "RUNNER_TEMP": str(tmp_path / "runner"), "FT_RELEASE_URL": online.url}
+    for step in steps:
+        added = "".join(f"{path}:" for path in reversed(paths.read_text().splitlines()))
+        machine(f'export PATH="{added}$PATH"\n' + step.replace(SITE, online.url), env=env, speed=20)
+    assert (tmp_path / "jingle.mp3").exists()
+    assert Path(paths.read_text().strip(), "ft").exists()
+
+
+@pytest.mark.needs("bash", "unshare")
+@pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
+def test_the_image_without_a_network(machine: Callable[..., Result], online: ReleaseServer, tmp_path: Path) -> None:
+    """No image is built here: its RUN line is run in a network namespace that has no network, its files elsewhere."""
+    text = block("FROM", "dockerfile")
+    copied = re.search(r"^COPY (.*) /tmp/$", text, re.MULTILINE)
+    line = re.search("^RUN (.*)$", text, re.MULTILINE)
+    assert copied
+    assert line
+    for place in ("tmp", "usr"):
+        (tmp_path / place).mkdir()
+    for name in copied[1].split():
+        shutil.copy(tmp_path / "site" / name, tmp_path / "tmp")
+    line_here = line[1].replace("/tmp/", f"{tmp_path}/tmp/").replace("/usr/local/bin", str(tmp_path / "usr"))
+    if subprocess.run(["unshare", "-rn", "true"], check=False).returncode:
+        pytest.skip("may not make a network namespace")
+    machine(f"unshare -rn sh -c {shlex.quote(line_here)}")
+    assert os.listdir(tmp_path / "tmp") == []
+    assert online.requests == []
+    result = machine(f"{tmp_path}/usr/ft --version")  # what ENTRYPOINT names
+    assert result.stdout == f"ft {program.__version__}\n"
+
+
+# --- installing and signing in ------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("bash", "curl")
+def test_the_one_liner_installs_and_uninstalls(
+    machine: Callable[..., Result], online: ReleaseServer, tmp_path: Path
+) -> None:
+    env = {"FT_RELEASE_URL": online.url, "FT_INSTALL_DIR": str(tmp_path / "bin")}
+    machine(block("install.sh | sh").replace(SITE, online.url), env=env)
+    assert machine(f"{tmp_path}/bin/ft --version").stdout == f"ft {program.__version__}\n"
+    remove = re.search("`(curl [^`]* --uninstall)`", README)
+    assert remove
+    machine(remove[1].replace(SITE, online.url), env=env)
+    assert not (tmp_path / "bin" / "ft").exists()
+
+
+@pytest.mark.needs("bash", "curl", "sha256sum")
+def test_the_program_without_an_installer(
+    machine: Callable[..., Result], online: ReleaseServer, tmp_path: Path
+) -> None:
+    result = machine(block("ft.pyz").replace(SITE, online.url))
+    assert result.stdout == f"ft.pyz: OK\nft {program.__version__}\n"
+    shutil.copy(ROOT / "install.sh", tmp_path)
+    machine("sh install.sh --from ft.pyz", env={"FT_INSTALL_DIR": str(tmp_path / "bin")})
+    assert (tmp_path / "bin" / "ft").exists()
+
+
+@pytest.mark.needs("bash")
+def test_pip_installs_it(machine: Callable[..., Result], tmp_path: Path) -> None:
+    """Its line for pip, with this project's wheel in place of PyPI and into a directory; pipx takes the same name."""
+    pip, pipx = block("pip install").splitlines()
+    assert pip.split()[3:] == pipx.split()[1:] == ["install", "finetuning-ft"]
+    code = "import sys; from flit_core import buildapi; buildapi.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
+    env = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_TARGET": str(tmp_path / "packages")}
+    machine(pip, env={**env, "PIP_CONFIG_FILE": os.devnull})
+    result = machine("packages/bin/ft --version", env={"PYTHONPATH": str(tmp_path / "packages")})
+    assert result.stdout == f"ft {program.__version__}\n"
+
+
+def test_the_lines_for_windows_are_those_of_the_installer() -> None:
+    line = block("irm", "powershell")
+    assert line in "".join(
+        re.findall("^#     (.*\n)", (ROOT / "install.ps1").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+
+
+@pytest.mark.needs("bash")
+def test_the_first_track_needs_no_account(machine: Callable[..., Result], tmp_path: Path) -> None:
+    """As written, in what a clone holds of it."""
+    clone = tmp_path / "clone"
+    (clone / "tests").mkdir(parents=True)
+    for name in ("ft.py", "tests/sandbox.py", "tests/data"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, clone / name)
+    result = machine(block("sandbox.py"), cwd=clone, key=None)
+    (track,) = clone.glob("lofi-chill-piano-*.mp3")
+    assert result.stdout == f"Saved to {track.name}\n"
+    assert track.stat().st_size > 200_000
+
+
+def test_signing_in(machine: Callable[..., Result], ft: Runner, sandbox: Sandbox) -> None:
+    process = ft.tty(*shlex.split(block("ft auth login\n"))[1:], key=None, check=0)
+    process.expect("Paste your API key: ")
+    process.send(sandbox.key + "\r")
+    process.expect("Signed in as jane@example.com (pro tier)")
+    process.finish()
+    ft("auth", "logout", key=None, check=0)
+    machine(block("--stdin"), env={"FT_API_KEY": sandbox.key}, key=None)
+    assert "jane@example.com" in ft("me", key=None, check=0).stdout
+    assert "✓ key: ft_live_07ed...****" in machine(block("ft doctor"), key=None).stdout
+
+
+@pytest.mark.needs("make", "bash")
+def test_make_knows_the_targets(machine: Callable[..., Result]) -> None:
+    """`make test` is what runs this; installing Debian's packages is .ci/run's."""
+    assert block("make test").splitlines()[-1] == "make test"
+    for target in {*re.findall(r"`make( \w+)?`", README), " test"}:
+        machine(f"make -n{target}", cwd=ROOT)
+
+
+# --- tables -------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_commands_is_what_ft_declares() -> None:
+    rows = re.findall(r"^\| `(ft [^`]*)` \| (.*) \|$", README, re.MULTILINE)
+    assert rows == [(c.usage.replace(" [flags]", ""), c.summary) for c in program.COMMANDS.values()]
+
+
+def test_the_other_tables() -> None:
+    codes = re.findall(r"^\| (\d+) \|", README, re.MULTILINE)
+    assert codes == ["0", str(program.FAILED), str(program.USAGE), str(program.NETWORK), "130"]
+    for variable in re.findall(r"^\| `([A-Z_]+)`", README, re.MULTILINE):
+        assert variable in (ROOT / "ft.py").read_text(encoding="utf-8")
+
+
+def test_the_configuration_is_taken(ft: Runner, sandbox: Sandbox) -> None:
+    text = block("baseUrl", "json")
+    ft.config(text.replace(program.BASE_URL, sandbox.api_url).replace("60", "45"))
+    ft("generate", "x", "--no-wait", check=0)
+    assert sandbox.posts()[0].json["duration"] == 45
+    assert set(re.findall(r'"(\w+)":', text)) == set(program.Config.KEYS)
+
+
+def test_its_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(((?!https://)[^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_what_ft_says_of_itself_agrees(ft: Runner) -> None:
+    """Messages that the troubleshooting quotes are ft's own."""
+    source = (ROOT / "ft.py").read_text(encoding="utf-8")
+    for quoted in (
+        "is locked",
+        "its certificate is not trusted",
+        "still processing",
+        "may have been accepted",
+    ):
+        assert f"`{quoted}`" in README
+        assert quoted in source
+    assert f"## [{program.__version__}] - " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_picture_is_what_the_script_makes() -> None:
+    """A real session makes it; `make picture` after a change of what people see."""
+    import screenshot
+
+    assert screenshot.picture() == screenshot.PICTURE.read_text(encoding="utf-8")
