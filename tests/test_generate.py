@@ -292,21 +292,6 @@ def test_the_id_is_on_stderr_before_the_first_poll(ft: Runner) -> None:
 
 
 @pytest.mark.source
-def test_it_polls_every_3_to_15_seconds_with_exponential_backoff(ft: Runner) -> None:
-    speed = 60
-    result = generate(ft, "a drone forever", speed=speed, check=1)
-    times = [ft.sandbox.posts()[0].time, *(poll.time for poll in polls(ft))]
-    gaps = [(later - earlier) * speed for earlier, later in zip(times, times[1:])]
-    for gap, least in zip(gaps[:-1], [3 * 1.3**n for n in range(7)] + [15.0] * 99):
-        assert gap >= min(least, 15) * 0.95  # how much longer depends on the machine
-    assert 18 <= len(polls(ft)) <= 24, "24 polls fit into 5 minutes: at most"
-    identifier = ft.sandbox.book[0]
-    assert f"still processing, run `ft get {identifier}` later\n" in result.stderr
-    assert result.stdout == ""
-    assert len(ft.sandbox.posts()) == 1
-
-
-@pytest.mark.source
 def test_a_429_while_polling_waits_its_retry_after(ft: Runner) -> None:
     speed = 30
     ft.sandbox.fault("status", status=429, retry_after=20, method="GET")
@@ -419,37 +404,3 @@ def test_too_many_in_flight(ft: Runner) -> None:
 def test_the_servers_validation_error_is_exit_2(ft: Runner) -> None:
     ft.sandbox.fault("status", status=400, message="tags must not name artists", method="POST")
     assert "error: tags must not name artists (VALIDATION_ERROR)" in generate(ft, "x", check=2).stderr
-
-
-# --- the service's newer endpoints --------------------------------------------------------------------------
-
-
-@pytest.mark.source
-def test_instrumental_submits_to_its_own_endpoint_and_downloads(ft: Runner, tmp_path: Path) -> None:
-    ft("instrumental", "slow", "piano", "--duration", "90", "--verbatim", "--seed", "7", speed=SPEED, check=0)
-    (post,) = ft.sandbox.posts()
-    assert post.path == "/v1/instrumental"
-    assert post.json == {"prompt": "slow piano", "duration": 90, "enhance": False, "seed": 7}
-    assert tracks(tmp_path) == [f"slow-piano-{ft.sandbox.book[0][:8]}.mp3"]
-
-
-@pytest.mark.source
-def test_sound_effects_are_made_listed_shown_and_downloaded(ft: Runner, tmp_path: Path) -> None:
-    ft("sfx", "generate", "a door closes", "--duration", "3", "-o", "door.mp3", speed=SPEED, check=0)
-    (post,) = ft.sandbox.posts()
-    assert (post.path, post.json) == ("/v1/sound-effects", {"prompt": "a door closes", "enhance": True, "duration": 3})
-    (identifier,) = ft.sandbox.sound_effects
-    assert (tmp_path / "door.mp3").read_bytes() == ft.sandbox.track(identifier)
-    assert identifier in ft("sfx", "list", check=0).stdout
-    assert "a door closes" in ft("sfx", "get", identifier, check=0).stdout
-    ft("sfx", "download", identifier, "-o", "again.mp3", check=0)
-    assert (tmp_path / "again.mp3").read_bytes() == ft.sandbox.track(identifier)
-
-
-@pytest.mark.source
-def test_a_webhook_is_sent_and_nobody_waits(ft: Runner) -> None:
-    result = ft("generate", "dark trap", "--webhook", "https://example.com/hook", check=0)
-    assert result.stdout.startswith("Queued. id=")
-    assert body(ft)["webhook"] == "https://example.com/hook"
-    ft("generate", "dark trap", "--webhook", "http://example.com/hook", check=2)
-    assert len(ft.sandbox.posts()) == 1

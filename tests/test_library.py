@@ -116,24 +116,6 @@ def test_an_empty_list_prints_nothing_on_stdout_and_one_helpful_line_on_stderr(f
     assert ft("list", *argv, "--json", check=0).json["data"]["generations"] == []
 
 
-@pytest.mark.source
-def test_all_follows_the_pages_to_the_end(ft: Runner) -> None:
-    for n in range(150):
-        ft.sandbox.add_generation(prompt=f"track {n}")
-    document = ft("list", "--all", "--json", check=0).json
-    found = [g["id"] for g in document["data"]["generations"]]
-    assert len(found) == len(set(found)) > 150
-    assert document["data"]["hasMore"] is False
-    assert [r.query.get("offset") for r in ft.sandbox.requests] == [None, "99"]
-
-
-@pytest.mark.source
-def test_type_is_sent(ft: Runner) -> None:
-    rows = ft("list", "--type", "instrumental", check=0).stdout.splitlines()
-    assert len(rows) == 2
-    assert ft.sandbox.requests[0].query["type"] == "instrumental"
-
-
 # --- get ----------------------------------------------------------------------------------------------------
 
 
@@ -172,18 +154,6 @@ def test_while_it_is_not_completed_audio_url_is_null(ft: Runner, status: str) ->
     record = ft.sandbox.add_generation(status=status)
     assert ft("get", record["id"], "--json", check=0).json["data"]["audioUrl"] is None
     assert "Audio URL" not in ft("get", record["id"], check=0).stdout
-
-
-@pytest.mark.source
-def test_the_command_that_makes_a_track_again_works(ft: Runner) -> None:
-    flags = ["--seed", "0", "--key", "F#", "--scale", "minor", "--time-sig", "3", "--language", "ja", "--bpm", "90"]
-    ft("generate", "it's a \"test\" $HOME; drums", "--duration", "30", *flags, speed=POLLING, check=0)
-    output = ft("get", ft.sandbox.book[0], check=0).stdout
-    again = re.search("^Make it again +(.*)$", output, re.MULTILINE)
-    assert again
-    ft.sh(again[1] + " --no-wait", check=0)
-    first, second = ft.sandbox.posts()
-    assert first.json == second.json
 
 
 @pytest.mark.source
@@ -445,43 +415,6 @@ def test_10000_ids_are_100_requests_and_each_id_is_reported_once(ft: Runner) -> 
     assert [i for chunk in deletions(ft) for i in chunk] == everything
     assert document["data"]["deleted"] == own
     assert [error["id"] for error in document["data"]["errors"]] == strange
-
-
-@pytest.mark.sandbox(library=False)
-@pytest.mark.source
-def test_a_429_between_chunks_waits_its_retry_after_and_goes_on(ft: Runner) -> None:
-    own = [ft.sandbox.add_generation()["id"] for _ in range(150)]
-    ft.sandbox.fault("status", status=429, retry_after=10, after=1)
-    result = ft("delete", "--yes", *own, speed=20, check=0)
-    assert [r.status for r in ft.sandbox.requests] == [200, 429, 200]
-    assert ft.sandbox.requests[2].time - ft.sandbox.requests[1].time >= 0.45
-    assert result.stdout == "Deleted 150 of 150 track(s)\n"
-
-
-@pytest.mark.sandbox(library=False)
-@pytest.mark.source
-def test_a_chunk_that_fails_for_good_leaves_a_report_of_every_id(ft: Runner) -> None:
-    own = [ft.sandbox.add_generation()["id"] for _ in range(250)]
-    ft.sandbox.fault("status", status=401, after=1)
-    result = ft("delete", "--yes", "--json", *own, check=1)
-    data = result.json["data"]
-    assert data["deleted"] == own[:100]
-    assert [error["id"] for error in data["errors"]] == own[100:]
-    assert {error["error"] for error in data["errors"][:100]} == {"Invalid API key (INVALID_API_KEY)"}
-    assert {error["error"] for error in data["errors"][100:]} == {"not attempted"}
-    assert "error: Invalid API key (INVALID_API_KEY)\n" in result.stderr
-    assert len(ft.sandbox.requests) == 2
-
-
-@pytest.mark.sandbox(library=False)
-@pytest.mark.source
-def test_a_chunk_whose_answer_is_lost_is_of_unknown_outcome_and_exit_3(ft: Runner) -> None:
-    own = [ft.sandbox.add_generation()["id"] for _ in range(101)]
-    ft.sandbox.fault("lost", after=1)
-    result = ft("delete", "--yes", *own, check=3)
-    assert result.stdout == "Deleted 100 of 101 track(s)\n"
-    assert f"warning: {own[100]}: outcome unknown" in result.stderr
-    assert len(ft.sandbox.requests) == 2
 
 
 @pytest.mark.source

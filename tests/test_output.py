@@ -334,28 +334,3 @@ def test_json_loses_nothing_in_any_encoding(ft: Runner, env: dict[str, str]) -> 
 def test_an_argument_in_another_encoding_still_arrives(ft: Runner) -> None:
     ft("generate", "café", "--no-wait", env={"LC_ALL": "C"}, check=0)
     assert ft.sandbox.posts()[0].json["tags"] == "café"
-
-
-# --- a reader that goes away, a full disk -------------------------------------------------------------------
-
-
-@pytest.mark.source
-def test_when_the_reader_of_stdout_goes_away_it_is_141_without_a_word(ft: Runner) -> None:
-    for n in range(2000):
-        ft.sandbox.add_generation(prompt=f"{n} " + "x" * 500)
-    script = "{ ft list --all --json; echo $? >code; } | head -c 10"
-    result = ft.sh(script, check=0)
-    assert (ft.cwd / "code").read_text() == "141\n"
-    assert result.stderr == ""
-
-
-@pytest.mark.source
-def test_output_that_cannot_be_written_is_exit_1(ft: Runner) -> None:
-    result = ft.sh("ft list --json >/dev/full", check=1)
-    assert result.stderr.startswith("error: cannot write output: ")
-    ft.sh("ft help >/dev/full", check=1)
-
-
-@pytest.mark.source
-def test_closed_streams_are_no_reason_to_fail(ft: Runner) -> None:
-    ft.sh("ft list >&-; test $? = 0 && ft list 2>&- | grep -q lofi && ft list <&- >/dev/null 2>&-", check=0)
