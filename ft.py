@@ -212,7 +212,7 @@ def visible(text: str) -> str:
     """`text` on one line and safe for a terminal: unsafe characters appear as escapes."""
     if text.isprintable():
         return text
-    return "".join(c.encode("unicode_escape").decode() if unsafe(c) else c for c in text)
+    return text.translate({ord(c): c.encode("unicode_escape").decode() for c in set(text) if unsafe(c)})
 
 
 # Emoji of several characters, which one terminal shows as one and another side by side: flags; with a selector or a
@@ -455,7 +455,7 @@ def escape_json(text: str, ascii_only: bool) -> str:
 
     if text.isascii() and "\x7f" not in text:
         return text
-    return "".join(json.dumps(c)[1:-1] if c > "~" and (ascii_only or unsafe(c)) else c for c in text)
+    return text.translate({ord(c): json.dumps(c)[1:-1] for c in set(text) if c > "~" and (ascii_only or unsafe(c))})
 
 
 # --- Console ---------------------------------------------------------------------------------------------------------
@@ -2744,7 +2744,7 @@ def playlist_ids(api: Api, *wanted: str) -> list[str]:
         if re.fullmatch(UUID, word):
             return word
         sought = word.strip().casefold()
-        ids = [text_of(p, "id") for p, name in zip(playlists, names) if name.strip().casefold() == sought]
+        ids = [text_of(p, "id", "") for p, name in zip(playlists, names) if name.strip().casefold() == sought]
         if len(ids) > 1:
             raise UsageError(f"{len(ids)} playlists are called {word!r}: {', '.join(ids)}", "use the id")
         if not ids and not word.startswith("pl_"):
@@ -3339,12 +3339,15 @@ SHELLS = {
     "fish": (r"\'", "\t", " ", "        case '%s'\n            set offer %s\n", FISH),
     "powershell": ("''", "\t", ", ", "        '%s' = @(%s)\n", POWERSHELL),
 }
+# Flags of argparse's own making, in the form of the others.
+HELP = ("-h", "--help"), {"action": "help", "help": "show the help"}
+VERSION = ("--version",), {"action": "version", "help": "print the version"}
 
 
 def candidates() -> dict[str, dict[str, str]]:
     """The words that may follow, each with its meaning: `ft`, a group, or a command; a flag that takes a value, where
     `<path>` stands for files. Under `ft -` are the flags of every command."""
-    table: dict[str, dict[str, str]] = {"ft": {}, "ft -": dict.fromkeys(("-h", "--help"), "show this help")}
+    table: dict[str, dict[str, str]] = {"ft": {}}
     for chosen in COMMANDS.values():
         first, _, second = chosen.name.partition(" ")
         table["ft"][first] = GROUPS.get(first, chosen.summary).rstrip(".")
@@ -3352,7 +3355,11 @@ def candidates() -> dict[str, dict[str, str]]:
             table.setdefault(f"ft {first}", {})[second] = chosen.summary
     table["ft help"] = dict(table["ft"])
     table.update({f"ft help {group}": table[f"ft {group}"] for group in GROUPS})
-    for key, parameters in (("ft -", GLOBALS), *((f"ft {c.name}", c.parameters) for c in COMMANDS.values())):
+    for key, parameters in (
+        ("ft -", (*GLOBALS, HELP)),
+        ("ft", (VERSION,)),
+        *((f"ft {c.name}", c.parameters) for c in COMMANDS.values()),
+    ):
         offered = table.setdefault(key, {})
         for names, options in parameters:
             files = ("<path>",) if options.get("metavar") == "<path>" else ()
@@ -3363,7 +3370,6 @@ def candidates() -> dict[str, dict[str, str]]:
             offered.update(dict.fromkeys(names, options["help"].partition(" (default")[0]))
             if "action" not in options:
                 table.update(dict.fromkeys(names, values))
-    table["ft"]["--version"] = "print the version"
     return table
 
 
@@ -3425,7 +3431,7 @@ def manual() -> str:
     for chosen in COMMANDS.values():
         page += [f".SS {roff(chosen.usage)}", roff(chosen.description), *entries(chosen.parameters), ".PP\n.EX"]
         page += [*(line.translate(special) for line in fold_command(chosen.example, 60)), ".EE"]
-    page += [".SH GLOBAL FLAGS", "Before or after the command.", *entries(GLOBALS)]
+    page += [".SH GLOBAL FLAGS", "Before or after the command.", *entries((*GLOBALS, HELP, VERSION))]
     for title, terms in MANUAL.items():
         page += [f".SH {title}", *(f".TP\n{roff(f'`{term}`')}\n{roff(text)}" for term, text in terms.items())]
     return "\n".join(page) + "\n"
