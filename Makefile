@@ -2,6 +2,7 @@
 # make test       the whole suite, in a .venv of its own, with coverage
 # make check      linters and types
 # make bench      start-up times and throughput, as ratios
+# make long       500 generations with faults, 10,000 odd answers, 100 kills
 # make matrix     the suite once with each Python there is; PYTHONS="…" chooses them
 # make dist       what a release serves, in dist/
 # make picture    the picture in the README, from a real session
@@ -28,6 +29,10 @@ check: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python tests/bench/bench.py
 
+long: $(VENV)/ready
+	FT_SOAK=500 FT_FUZZ=10000 FT_KILLS=100 $(BIN)/python -m pytest -n 3 --hypothesis-show-statistics \
+	    tests/test_soak.py tests/test_fuzz.py tests/test_kill.py
+
 matrix: $(VENV)/ready
 	set -e; for python in $(PYTHONS); do \
 	    echo "== $$python"; FT_PYTHON=$$python $(BIN)/python -m pytest -q -n auto; \
@@ -50,4 +55,4 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
 	touch $@
 
-.PHONY: test check bench matrix dist picture clean
+.PHONY: test check bench long matrix dist picture clean

@@ -1,7 +1,7 @@
 """Generations and downloads while one request in five goes wrong in a random way: nothing is lost, nothing paid twice.
 
 Every credit in the sandbox's book is a file on disk with the right bytes, or its id, or a submission that may have been
-accepted, is named on stderr. FT_SOAK=N makes it N generations (`make soak`: 500), with a figure at the end.
+accepted, is named on stderr. FT_SOAK=N makes it N generations (`make long`: 500), with a figure at the end.
 """
 
 from __future__ import annotations
