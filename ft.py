@@ -2671,7 +2671,7 @@ def download_many(console: Console, ids: list[str], save: Callable[[str], str], 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(min(PARALLEL_DOWNLOADS, len(ids)))]
     for thread in threads:
         thread.start()
-    done = 0
+    done, hint = 0, None
     while progress.finished < len(ids):
         progress.draw()
         try:
@@ -2684,8 +2684,11 @@ def download_many(console: Console, ids: list[str], save: Callable[[str], str], 
             saved(console, path)
         elif isinstance(error, FtError):
             console.warning(f"{identifier}: {error.message}")
+            hint = hint or error.hint
         else:
             raise error
+    if hint:
+        console.hint(hint)
     console.print(f"Downloaded {done} of {len(ids)} track(s)")
     return 0 if done else FAILED
 

@@ -655,6 +655,7 @@ def test_no_success(ft: Runner, here: Path) -> None:
     result = ft("download", "abc", "def", check=1)
     assert result.stdout == "Downloaded 0 of 2 track(s)\n"
     assert result.stderr.count("warning: ") == 2
+    assert result.stderr.endswith("\nhint: an id has 36 characters: `ft list` shows them\n")
     assert names(here) == []
 
 
