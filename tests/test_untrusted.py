@@ -42,7 +42,7 @@ ODD: list[Any] = [
     None, True, -1, 0, 7.5, 10**400, -(10**400), 1e300, 5e-324, "", "x", " ", "\ud800", "\u0000", "x" * 5000, [], ["x"],
     [None], [[]], {}, {"x": {}}, [{}], [{"id": None}],
 ]  # fmt: skip
-NASTY = "\x1b]0;title\x07 \x1b[2J \x9b31m\r\n\b\x7f\x00 \u202e\u2066\u200f\u2028\u2029 \udcff\ud800 \ufeff\u00ad\U000e0041"
+NASTY = "\x1b]0;title\x07 \x1b[2J \x9b31m\r\n\b\x7f\x00\u202e\u2066\u200f\u2028\u2029 \udcff\ud800 \ufeff\u00ad\U000e0041"
 
 
 def safe(text: str) -> None:
