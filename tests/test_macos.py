@@ -52,7 +52,7 @@ class Mac:
             f"ft.SECURITY = {str(self.security)!r}",
             changes,
         ]
-        return patched.start(self.ft, "\n".join(lines), *argv, **{"key": None, **how})
+        return patched.start(self.ft, *argv, changes="\n".join(lines), **{"key": None, **how})
 
     def __call__(self, *argv: str, **how: Any) -> Result:
         return self.start(*argv, **how).finish()
@@ -264,7 +264,8 @@ def test_the_real_keychain(ft: Runner, service: str) -> None:
 
     def run(*argv: str, **how: Any) -> Result:
         home = {"HOME": str(Path.home())}  # the keychain is the real one's
-        return patched.run(ft, f"ft.SERVICE = {service!r}", *argv, key=None, env=home, check=0, **how)
+        changes = f"ft.SERVICE = {service!r}"
+        return patched.start(ft, *argv, changes=changes, key=None, env=home, check=0, **how).finish()
 
     def security(*argv: str) -> str:
         argv = ("/usr/bin/security", *argv, "-s", service, "-a", "default")

@@ -152,7 +152,7 @@ def broken(*arguments):
 ft.text_of = broken
 """
     for flags in ([], ["-v"]):
-        result = patched.run(ft, changes, *flags, "me", check=1)
+        result = patched.start(ft, *flags, "me", changes=changes, check=1).finish()
         assert "error: internal error: RuntimeError: " in result.stderr
         assert ("Traceback" in result.stderr) == bool(flags)
         assert_silent(result, ft.sandbox.key)

@@ -50,7 +50,8 @@ class Vault:
         self.advapi: Any = ctypes.WinDLL("advapi32", use_last_error=True)  # type: ignore[attr-defined]
 
     def __call__(self, *argv: str, **how: Any) -> Result:
-        return patched.run(self.ft, f"ft.SERVICE = {self.service!r}", *argv, **{"key": None, **how})
+        changes = f"ft.SERVICE = {self.service!r}"
+        return patched.start(self.ft, *argv, changes=changes, **{"key": None, **how}).finish()
 
     def write(self, target: str, user: str, blob: bytes) -> None:
         data = ctypes.create_string_buffer(blob, len(blob))
@@ -199,7 +200,8 @@ def test_every_error_of_the_credential_manager_is_one_sentence(
     ft: Runner, argv: list[str], function: str, error: int
 ) -> None:
     """Runs everywhere: with an advapi32 whose calls fail."""
-    result = patched.run(ft, FAILING.format(error=error), *argv, key=None, stdin=ft.sandbox.key, check=1)
+    changes = FAILING.format(error=error)
+    result = patched.start(ft, *argv, changes=changes, key=None, stdin=ft.sandbox.key, check=1).finish()
     reason = FAILURES[error].format(function=function)
     assert result.stderr.splitlines() == [
         f"error: {PLACE}: {reason}",
