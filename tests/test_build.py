@@ -141,7 +141,7 @@ def test_it_is_small(pyz: Path, tmp_path: Path) -> None:
     build.pyz(tmp_path / "ft.pyz", [])
     source_only = (tmp_path / "ft.pyz").stat().st_size
     assert source_only <= 48 * 1024
-    assert pyz.stat().st_size - source_only <= 80 * 1024 * len(found())
+    assert pyz.stat().st_size - source_only <= 90 * 1024 * len(found())  # 3.8 to 3.10 take 70, 3.11 to 3.13 85
 
 
 def test_a_failed_build_leaves_the_old_file(tmp_path: Path) -> None:
