@@ -20,7 +20,7 @@ def write(path: Path, text: str) -> Path:
 
 def base_url(ft: Runner, *argv: str, **how: object) -> object:
     """The one that is resolved, without asking it anything."""
-    return ft("doctor", "--json", *argv, speed=100, **how).json["baseUrl"]
+    return ft("doctor", "--json", *argv, **how).json["baseUrl"]
 
 
 # --- where it lies ------------------------------------------------------------------------------------------
@@ -46,6 +46,13 @@ def test_xdg_config_home_moves_it(ft: Runner, tmp_path: Path) -> None:
 def test_a_relative_xdg_config_home_is_ignored(ft: Runner, tmp_path: Path) -> None:
     write(tmp_path / ".config/finetuning/config.json", f'{{"baseUrl": "{ft.sandbox.api_url}"}}')
     ft("me", env={"FINETUNING_CONFIG_HOME": None, "XDG_CONFIG_HOME": "xdg"}, check=0)
+
+
+@linux
+@pytest.mark.source
+def test_without_a_home_directory_it_says_what_to_set(ft: Runner) -> None:
+    result = ft("me", env={"FINETUNING_CONFIG_HOME": None, "HOME": "relative"}, check=2)
+    assert "FINETUNING_CONFIG_HOME" in result.stderr
 
 
 def test_finetuning_config_home_is_a_custom_directory(ft: Runner, tmp_path: Path) -> None:
@@ -115,7 +122,7 @@ def test_without_a_file_the_built_in_defaults_count(ft: Runner) -> None:
 def test_the_default_base_url(ft: Runner) -> None:
     ft.config("{}")
     blocked = {"HTTPS_PROXY": ft.sandbox.media_url}  # a proxy that refuses to pass anything on
-    assert base_url(ft, env=blocked) == "https://pub.finetuning.ai"
+    assert base_url(ft, env=blocked, speed=100) == "https://pub.finetuning.ai"
 
 
 # --- what it holds ------------------------------------------------------------------------------------------
@@ -240,7 +247,7 @@ def test_a_base_url_that_a_key_must_not_be_sent_to_is_exit_2(ft: Runner, url: st
 def test_https_or_http_on_loopback_is_accepted_a_prefix_kept_a_trailing_slash_dropped(
     ft: Runner, url: str, resolved: str
 ) -> None:
-    assert base_url(ft, "--base-url", url) == resolved
+    assert base_url(ft, "--base-url", url, speed=100) == resolved
 
 
 def test_a_prefix_is_part_of_every_request(ft: Runner) -> None:

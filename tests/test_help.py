@@ -161,7 +161,7 @@ def test_the_example_in_a_help_text_works(ft: Runner, name: str) -> None:
         tracks.append(LOFI)
     if name == "playlist move":
         ft("playlist", "remove", "Album", LOFI, check=0)
-    ft.sh(example, speed=30, check=0)
+    ft.sh(example, speed=15, check=0)
     assert shlex.split(example)[: 1 + len(name.split())] == ["ft", *name.split()]
 
 

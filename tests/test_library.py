@@ -14,7 +14,7 @@ from sandbox import KNOWN_IDS, LOOSE
 LOFI = KNOWN_IDS[LOOSE[11][0]]  # "lofi chill piano, mellow, late night", completed
 NOBODY = "00000000-0000-4000-8000-000000000000"
 REASON = "Track not found or not owned by you"
-POLLING = 30  # times faster, so that the first poll comes after a tenth of a second
+POLLING = 15  # times faster, so that the first poll comes after a fifth of a second
 
 
 def ids(ft: Runner, **fields: Any) -> list[str]:

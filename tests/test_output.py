@@ -44,7 +44,7 @@ def test_requested_data_goes_to_stdout(ft: Runner, argv: list[str]) -> None:
     ids=" ".join,
 )  # fmt: skip
 def test_with_json_stdout_is_exactly_one_document_and_a_newline(ft: Runner, argv: list[str]) -> None:
-    result = ft(*argv, "--json", "-v", speed=30, check=0)
+    result = ft(*argv, "--json", "-v", speed=15, check=0)
     document, end = json.JSONDecoder().raw_decode(result.stdout)
     assert isinstance(document, dict)
     assert result.stdout[end:] == "\n"
@@ -56,19 +56,19 @@ def test_with_json_stdout_is_exactly_one_document_and_a_newline(ft: Runner, argv
     ids=" ".join,
 )  # fmt: skip
 def test_a_command_that_fails_before_it_has_a_document_prints_nothing_on_stdout(ft: Runner, argv: list[str]) -> None:
-    result = ft(*argv, "--json", key=None, check=1)
+    result = ft(*argv, "--json", key="no key", check=2)
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
 
 
 def test_progress_and_prompts_stay_on_the_terminal_when_stdout_is_a_pipe(ft: Runner) -> None:
-    result = ft.tty("generate", "dark trap", "--json", stdout="pipe", speed=30, check=0).finish()
+    result = ft.tty("generate", "dark trap", "--json", stdout="pipe", speed=15, check=0).finish()
     assert json.loads(result.piped)["data"]["status"] == "completed"
     assert "queued as" in result.stdout
 
 
 def test_off_a_terminal_there_is_no_spinner_and_no_bar(ft: Runner) -> None:
-    result = ft("generate", "dark trap", speed=30, check=0)
+    result = ft("generate", "dark trap", speed=15, check=0)
     assert "\r" not in result.stdout + result.stderr
     assert "\x1b" not in result.stdout + result.stderr
     assert len(result.stderr.splitlines()) <= 3
@@ -156,7 +156,7 @@ def test_no_colour_in_a_pipe(ft: Runner) -> None:
 
 @pytest.mark.source
 def test_a_dumb_terminal_gets_no_spinner(ft: Runner) -> None:
-    out = ft.tty("generate", "dark trap", env={"TERM": "dumb"}, speed=30, check=0).finish().stdout
+    out = ft.tty("generate", "dark trap", env={"TERM": "dumb"}, speed=15, check=0).finish().stdout
     assert "\x1b" not in out
     assert "\r" not in out.replace("\r\n", "")
 

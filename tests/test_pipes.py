@@ -21,7 +21,7 @@ def playlist(sandbox: Sandbox, name: str) -> str:
 
 
 def pipe(ft: Runner, script: str) -> Result:
-    result = ft.sh(script, speed=30, check=0)
+    result = ft.sh(script, speed=15, check=0)
     assert "error" not in result.stderr
     return result
 

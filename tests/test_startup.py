@@ -16,7 +16,7 @@ COSTLY = {
 def imported(ft: Runner, *argv: str) -> set[str]:
     """The top-level names of the modules that a run imports."""
     program = [PYTHON, "-I", "-X", "importtime", str(ft.program)]
-    result = ft.start(*argv, _program=program, env={"FT_COVERAGE": None}, check=0).finish()
+    result = ft.start(*argv, _program=program, check=0).finish()
     modules = re.findall(r"^import time:.*\| +([\w.]+)$", result.stderr, re.MULTILINE)
     assert "argparse" in modules
     return {module.partition(".")[0] for module in modules}
