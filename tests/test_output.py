@@ -12,9 +12,7 @@ from sandbox import DRAFTS, KNOWN_IDS, LOOSE, stamp
 
 LOFI = KNOWN_IDS[LOOSE[11][0]]
 ESCAPE = "\x1b["
-UNSAFE = (
-    "\x1b]0;title\x07\x1b[2J\x1b[31mred\r\n\x00\x08\x7f\x9b1m\u202eevil\u2066\u200b\u2028\ufeff\U000e0041 end"
-)
+UNSAFE = "\x1b]0;title\x07\x1b[2J\x1b[31mred\r\n\x00\x08\x7f\x9b1m\u202eevil\u2066\u200b\u2028\ufeff\U000e0041 end"
 
 
 def listed(ft: Runner, **fields: object) -> str:

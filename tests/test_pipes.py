@@ -44,9 +44,7 @@ def test_add_your_recent_completed_tracks_to_a_playlist(ft: Runner) -> None:
 def test_clean_up_every_failed_generation(ft: Runner) -> None:
     result = pipe(
         ft,
-        "ft list --status failed --json \\\n"
-        "  | jq -r '.data.generations[].id' \\\n"
-        "  | xargs ft delete --yes",
+        "ft list --status failed --json \\\n  | jq -r '.data.generations[].id' \\\n  | xargs ft delete --yes",
     )
     assert result.stdout == "Deleted 4 of 4 track(s)\n"
     assert all(record["status"] != "failed" for record in ft.sandbox.generations.values())
