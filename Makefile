@@ -46,7 +46,7 @@ picture: $(VENV)/ready
 
 clean:
 	rm -rf $(VENV) build dist ft.pyz .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find tests -name __pycache__ -exec rm -rf {} +
+	rm -rf __pycache__ tests/__pycache__ tests/*/__pycache__
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \

@@ -179,9 +179,11 @@ class Result:
     def __repr__(self) -> str:
         parts = [f"$ {shlex.join(self.argv)}", f"exit code {self.code}"]
         for name in ("stdout", "stderr", "piped"):
-            data = getattr(self, name + "_bytes")
-            if data:
-                parts.append(f"--- {name}\n{data.decode('utf-8', 'replace')}")
+            text = getattr(self, name + "_bytes").decode("utf-8", "replace")
+            if len(text) > 8000:
+                text = f"{text[:4000]}\n[… {len(text) - 8000} characters …]\n{text[-4000:]}"
+            if text:
+                parts.append(f"--- {name}\n{text}")
         return "\n".join(parts)
 
 
