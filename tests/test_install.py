@@ -240,9 +240,10 @@ def test_a_version_can_be_chosen(install: Installer, shell: str, how: str) -> No
     assert install.server.paths == ["/0.1.0/SHA256SUMS", "/0.1.0/ft.pyz"]
 
 
-def test_a_version_that_does_not_exist_is_an_error(unchanged: Installer) -> None:
-    result = unchanged("--version", "7.7.7", check=1)
-    assert f"error: cannot download {unchanged.server.url}/7.7.7/SHA256SUMS" in result.stderr
+def test_a_version_that_does_not_exist_is_an_error(install: Installer) -> None:
+    result = install("--version", "7.7.7", check=1)
+    assert f"error: cannot download {install.server.url}/7.7.7/SHA256SUMS (" in result.stderr
+    assert files(install.home) == {}  # the directory that was made for it is gone again
 
 
 @across_shells("how", "--base-url", "FT_BASE_URL")
