@@ -116,5 +116,5 @@ def picture() -> str:
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(picture(), encoding="utf-8", newline="\n")
+    PICTURE.write_bytes(picture().encode())
     print(f"wrote {PICTURE.relative_to(ROOT)}")

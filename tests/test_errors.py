@@ -8,6 +8,7 @@ import pytest
 from conftest import Runner
 from sandbox import Sandbox
 
+pytestmark = pytest.mark.source
 TRACK = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
 LIVE = "ft_live_" + "0" * 32
 PUBLIC = "Open Studio"
