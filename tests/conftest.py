@@ -46,6 +46,8 @@ SANDBOX_KEY = "the sandbox's key"  # stands for it in `ft(key=…)`, since None 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Build ft.pyz once for the whole run: xdist's workers are given the path of the controller's."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; ft would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         config.ft_pyz = config.workerinput["ft_pyz"]  # type: ignore[attr-defined]
         return
