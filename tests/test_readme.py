@@ -105,7 +105,7 @@ def test_a_file_of_prompts_stays_within_the_rate_limit(
     assert [post.json["tags"] for post in sandbox.posts()] == [*prompts, "please fail"]
     assert {post.status for post in sandbox.posts()} == {202}
     assert len(list((tmp_path / "tracks").glob("*.mp3"))) == 11
-    assert (tmp_path / "again.txt").read_text() == "please fail\n"
+    assert (tmp_path / "unfinished.txt").read_text() == "please fail\n"
 
 
 @pytest.mark.needs("bash", "jq")
