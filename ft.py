@@ -2914,12 +2914,13 @@ def doctor(ft: Ft, args: argparse.Namespace) -> int:
         document.update(email=me.get("email"), tier=me.get("tier"))
         return f"key: {redact(ft.keys.require())}  ({text_of(me, 'email')}, {text_of(me, 'tier')} tier)"
 
-    facts.append(("version", True, f"ft v{__version__} (Python {document['python']}, {sys.platform})"))
+    facts.append(("version", True, f"ft v{__version__}"))
     healthy = check("config", config) and check("base URL", base_url) and check("/health", health)
     keyed = check("key", key)
     check("key store", store)
     if healthy and keyed:
         check("key", account)
+    facts.append(("python", True, f"Python {document['python']} on {sys.platform}"))
     document["ok"] = exit_code == 0
     document["problems"] = [text for _, fine, text in facts if not fine]
     if args.json:

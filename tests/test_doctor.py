@@ -14,7 +14,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="there is no key only
 def test_doctor_shows_what_the_reference_shows(ft: Runner) -> None:
     result = ft("doctor", check=0)
     lines = result.stdout.splitlines()
-    assert re.match(r"✓ ft v\d+\.\d+\.\d+\b", lines[0])
+    assert re.fullmatch(r"✓ ft v\d+\.\d+\.\d+", lines[0])
     assert lines[1] == f"✓ config: {ft.config_dir / 'config.json'}"
     assert lines[2] == f"✓ base URL: {ft.sandbox.api_url}"
     assert lines[3] == "✓ /health → ok"
