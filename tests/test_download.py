@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
-from conftest import Result, Runner, Tls
+from conftest import PYTHON, Result, Runner, Tls
 from sandbox import Request, Sandbox
 
 pytestmark = pytest.mark.source
@@ -574,6 +574,27 @@ def test_a_full_disk(ft: Runner, small_disk: Path, track: str) -> None:
     assert f"ft download {ft.sandbox.book[0]} --wait -o disk/song.mp3" in result.stderr
     assert (small_disk / "song.mp3").read_bytes() == OLD
     assert names(small_disk) == ["song.mp3"]
+
+
+# A child's peak begins with that of its parent, so the parent has to be small.
+LAUNCH = """
+import os, sys
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+print(os.wait4(child, 0)[2].ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="in kilobytes on Linux")
+def test_no_buffering_in_memory(ft: Runner, here: Path, track: str) -> None:
+    """A big track takes as much memory as a small one, give or take 2 MB."""
+    peaks = []
+    for size in (1_000_000, 100_000_000):
+        ft.sandbox.track_bytes = size
+        program = [PYTHON, "-I", "-S", "-c", LAUNCH, *ft.argv]
+        result = ft.start("download", track, "-o", "song.mp3", _program=program, check=0).finish()
+        assert (here / "song.mp3").stat().st_size == size
+        peaks.append(int(result.stdout.split()[-1]))
+    assert abs(peaks[1] - peaks[0]) < 2000, peaks
 
 
 # --- to stdout ----------------------------------------------------------------------------------------------
