@@ -120,8 +120,8 @@ def test_user_and_password_go_to_the_proxy_and_nowhere_else(ft: Runner, service:
 def test_no_proxy_is_honoured(ft: Runner, service: Sandbox, tls: Tls, name: str) -> None:
     host = service.api_url.partition("//")[2]
     with Proxy() as proxy:
-        ft("me", env=environ(tls, f"http://{proxy.host}", NO_PROXY=name.format(host=host)), check=0)
-    assert proxy.heads == []
+        result = ft("-v", "me", env=environ(tls, f"http://{proxy.host}", NO_PROXY=name.format(host=host)), check=0)
+    assert proxy.heads == [] and "through the proxy" not in result.stderr
 
 
 def test_plain_http_on_loopback_never_goes_through_a_proxy(ft: Runner) -> None:

@@ -97,28 +97,26 @@ def test_a_certificate_that_has_expired(ft: Runner, tmp_path: Path) -> None:
 
 def test_the_stricter_check_of_python_3_13_is_explained(ft: Runner, tmp_path: Path) -> None:
     """A private CA without a key usage, as many companies have: good up to 3.12, refused from 3.13 on."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(7)
-        .not_valid_before(NOW - DAY)
-        .not_valid_after(NOW + DAY)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    ca_file = tmp_path / "ca.pem"
-    ca_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key = ec.generate_private_key(ec.SECP256R1())  # of both
+
+    def certificate(name: str, extension: x509.ExtensionType) -> bytes:
+        subject, issuer = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, n)]) for n in (name, "Our CA"))
+        serial = x509.random_serial_number()
+        return (
+            x509.CertificateBuilder(issuer, subject, key.public_key(), serial, NOW - DAY, NOW + DAY)
+            .add_extension(extension, critical=True)
+            .sign(key, hashes.SHA256())
+            .public_bytes(serialization.Encoding.PEM)
+        )
+
+    ca_file, chain = tmp_path / "ca.pem", tmp_path / "chain.pem"
+    ca_file.write_bytes(certificate("Our CA", x509.BasicConstraints(ca=True, path_length=None)))
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    (tmp_path / "key.pem").write_bytes(private)
+    chain.write_bytes(certificate("ft", x509.SubjectAlternativeName([x509.DNSName("localhost")])) + private)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(ca_file, tmp_path / "key.pem")
+    context.load_cert_chain(chain)
     strict = "import ssl, sys; sys.exit(bool(ssl.create_default_context().verify_flags & ssl.VERIFY_X509_STRICT))"
     with secure(ft, context) as service:
         url = service.api_url.replace("127.0.0.1", "localhost")

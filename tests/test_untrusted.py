@@ -42,7 +42,7 @@ ODD: list[Any] = [
     None, True, -1, 0, 7.5, 10**400, -(10**400), 1e300, 5e-324, "", "x", " ", "\ud800", "\u0000", "x" * 5000, [], ["x"],
     [None], [[]], {}, {"x": {}}, [{}], [{"id": None}],
 ]  # fmt: skip
-NASTY = "\x1b]0;title\x07 \x1b[2J \x9b31m\r\n\b\x7f\x00\u202e\u2066\u200f\u2028\u2029 \udcff\ud800 \ufeff\u00ad\U000e0041"
+NASTY = "\x1b]0;title\x07 \x1b[2J \x9b31m\r\n\b\x7f\x00\u202e\u2066\u200f\u2028\u2029\udcff\ud800\ufeff\u00ad\U000e0041"
 
 
 def safe(text: str) -> None:
@@ -187,6 +187,13 @@ def test_an_odd_answer_to_a_submission(ft: Runner, field: str) -> None:
         assert result.code == 0 or "may have been accepted" in result.stderr, repr(result)
         safe(result.stdout + result.stderr)
         assert len(ft.sandbox.posts()) == n
+
+
+@pytest.mark.parametrize("odd", ["\ud800", "..", "a/b", "a b", "\x00"], ids=ascii)
+def test_an_odd_id_is_polled_percent_encoded(ft: Runner, odd: str) -> None:
+    ft.sandbox.fault("body", method="POST", data=json.dumps({"data": {"id": odd}}))
+    assert "(NOT_FOUND)" in run(ft, "generate", "a song", check=1).stderr
+    assert len(ft.sandbox.requests) == 2 and "/" not in ft.sandbox.requests[1].target[len("/v1/generations/") :]
 
 
 @pytest.mark.parametrize("value", ["x", None, True, -1, 0, 1, 10**400, 7.5, [], {}])
