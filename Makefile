@@ -30,7 +30,7 @@ bench: $(VENV)/ready
 	$(BIN)/python tests/bench/bench.py
 
 long: $(VENV)/ready
-	FT_SOAK=500 FT_FUZZ=10000 FT_KILLS=100 $(BIN)/python -m pytest -n 3 --hypothesis-show-statistics \
+	FT_SOAK=500 FT_FUZZ=10000 FT_KILLS=100 $(BIN)/python -m pytest -n 3 -o faulthandler_timeout=0 --hypothesis-show-statistics \
 	    tests/test_soak.py tests/test_fuzz.py tests/test_kill.py
 
 matrix: $(VENV)/ready
