@@ -85,7 +85,7 @@ class Machine:
     def run(self, command: Sequence[str], env: Mapping[str, str]) -> tuple[float, float]:
         """The seconds that a command takes, and its peak memory in MB."""
         launch = [str(self.python), "-I", "-S", "-c", LAUNCH, *command]
-        ran = subprocess.run(launch, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.directory)
+        ran = subprocess.run(launch, env=env, capture_output=True, cwd=self.directory)
         if ran.returncode:
             raise SystemExit(f"failed: {' '.join(command)}\n{ran.stderr.decode()}")
         seconds, peak = ran.stdout.split()
