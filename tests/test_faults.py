@@ -144,7 +144,7 @@ def test_more_bytes_than_announced_are_not_read(ft: Runner) -> None:
 @pytest.mark.parametrize("body", ["html", "empty", "huge", "truncated", "stalled", "reset"])
 def test_an_error_is_reported_whatever_its_body(ft: Runner, body: str) -> None:
     ft.sandbox.fault("status", status=403, body=body)
-    assert "error: HTTP 403 Forbidden\n" in me(ft, 1, changes="ft.READ_TIMEOUT = 0.2").stderr
+    assert "error: HTTP 403 Forbidden\n" in me(ft, 1, changes="ft.READ_TIMEOUT = 1.0").stderr
     assert len(ft.sandbox.requests) == 1
 
 
