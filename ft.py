@@ -2461,6 +2461,10 @@ def create(ft: Ft, args: argparse.Namespace, collection: str, endpoint: str, bod
             console.note("the track is still being made and still costs its credit")
             console.hint(resume)
         raise
+    except BrokenPipeError:
+        if not stay:  # silent elsewhere, but nobody has been told the id
+            console.hint(f"the track is not lost: {resume}")
+        raise
     except FtError as error:
         if resume:
             error.hint = "; ".join(filter(None, [error.hint, f"the track is not lost: {resume}"]))

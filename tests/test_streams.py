@@ -18,10 +18,10 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /
 source = pytest.mark.source
 PROMPT = "Café ☕ 夜の図書館 → ✓ 🎵"
 
-# Every command that writes to stdout, and one that has nothing to say there.
+# Commands that write to stdout.
 READERS = [
     ["help"], ["--version"], ["me"], ["list"], ["list", "--json"], ["get", "ID"], ["playlists"], ["doctor"],
-    ["playlist", "show", "Focus Beats"], ["generate", "x", "--no-wait"], ["download", "ID", "-o", "-"],
+    ["playlist", "show", "Focus Beats"], ["download", "ID", "-o", "-"],
 ]  # fmt: skip
 
 
@@ -51,6 +51,14 @@ def gone(ft: Runner, *argv: str, descriptor: str) -> tuple[int, bytes]:
 
 
 # --- readers that go away -----------------------------------------------------------------------------------
+
+
+@posix
+@source
+def test_a_paid_track_is_named_although_the_reader_of_stdout_is_gone(ft: Runner) -> None:
+    code, stderr = gone(ft, "generate", "x", "--no-wait", descriptor="stdout")
+    assert code == 141
+    assert stderr.decode() == f"hint: the track is not lost: ft download {ft.sandbox.book[0]} --wait\n"
 
 
 @posix
