@@ -739,7 +739,16 @@ def old_python(tmp_path: Path) -> str:
     if os.environ.get("FT_OLD_PYTHON"):
         return os.environ["FT_OLD_PYTHON"]
     fake = tmp_path / "python3.6"
-    fake.write_text('#!/bin/sh\n[ "$1" != --version ] || { echo Python 3.6.15; exit; }\nexit 1\n')
+    run = "import sys; sys.version_info = (3, 6, 15); exec(sys.argv[1])"
+    fake.write_text(
+        f"""#!/bin/sh
+case $1 in
+    --version) echo Python 3.6.15 ;;
+    -c) exec {REAL_PYTHON} -c '{run}' "$2" ;;
+    *) exit 1 ;;
+esac
+"""
+    )
     fake.chmod(0o755)
     return str(fake)
 
@@ -845,7 +854,7 @@ def test_the_link_of_pipx_is_left_alone(install: Installer) -> None:
 def test_the_line_for_path_is_printed_when_it_is_needed(install: Installer, shell: str, login_shell: str) -> None:
     env = {"SHELL": login_shell}
     line = f'fish_add_path "{install.bin}"' if "fish" in login_shell else f'export PATH="{install.bin}:$PATH"'
-    result = install(shell=shell, env=env)
+    result = install(shell=shell, env=env, path=f"{install.tools}:{install.home}/*")
     assert result.stdout.splitlines()[-2:] == [
         f"{install.bin} is not on PATH. To add it, put this line into your shell's start-up file:",
         f"    {line}",
