@@ -100,7 +100,7 @@ bodies = st.one_of(
     documents.map(lambda document: json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")),
     documents.map(lambda document: json.dumps(document).encode()[:-1]),
     st.binary(max_size=200),
-    st.sampled_from([b"", b"[" * 99999, b"<html>", b"NaN", b'{"data": ' + b"7" * 5000 + b"}", b"\xef\xbb\xbf{}"]),
+    st.sampled_from([b"", b"[" * 5000, b"<html>", b"NaN", b'{"data": ' + b"7" * 5000 + b"}", b"\xef\xbb\xbf{}"]),
 )
 STATUSES = [
     200,
@@ -147,7 +147,7 @@ def http_answer(status: int, extra: list[tuple[str, str]], body: bytes, framing:
     if kind:
         lines.insert(0, f"Content-Type: {kind}")
     contents: set[bytes] = {
-        body[: int(v)] for n, v in extra if n == "Content-Length" and v.isdigit() and int(v) <= len(body)
+        body[: int(v)] for n, v in extra if n == "Content-Length" and re.fullmatch("[0-9]+", v) and int(v) <= len(body)
     }
     sent = body
     if framing in ("length", "short"):
