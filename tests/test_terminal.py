@@ -359,7 +359,8 @@ def test_off_a_terminal_waiting_is_a_line_at_the_start_a_line_a_minute_and_one_a
     assert lines[0] == f"note: queued as {identifier}, 1967 credits left"
     elapsed = [re.fullmatch(r"note: processing, (?:(\d+)m)? ?(?:(\d+)s)?", line) for line in lines[1:-2]]
     seconds = [60 * int(found[1] or 0) + int(found[2] or 0) for found in elapsed if found]
-    assert len(seconds) == len(elapsed) == 4
+    assert len(seconds) == len(elapsed)
+    assert len(seconds) in (4, 5)  # the fifth falls together with the end
     assert all(58 + 60 * n <= at <= 60 * n + 90 for n, at in enumerate(seconds))
     assert lines[-2] == f"error: still processing, run `ft get {identifier}` later"
     assert "\r" not in result.stderr
