@@ -627,6 +627,8 @@ class Console:
         finally:
             if not answer.endswith("\n"):
                 self._write(sys.stderr, "\n")
+        if not answer and os.name == "nt":  # NUL passes for a terminal there
+            raise UsageError("cannot ask for confirmation: stdin has ended", "pass --yes to go ahead without")
         return answer.strip().lower() in ("y", "yes")
 
     # Tables
@@ -1836,11 +1838,16 @@ def command_for(verb: str, collection: str, identifier: str, output: str | None 
     return shell(*words)
 
 
+def is_directory(output: str) -> bool:
+    """Whether -o names a directory: one that is there, or any that ends like one, on Windows also in its other way."""
+    return output.endswith(("/", os.sep)) or os.path.isdir(output)
+
+
 def output_path(output: str | None, record: Json) -> str:
     """Where a track goes: -o when it names a file, else the default name in -o's or the current directory."""
     if output is None:
         return file_name(record)
-    if output.endswith(os.sep) or os.path.isdir(output):
+    if is_directory(output):
         return os.path.join(output, file_name(record))
     return output
 
@@ -2630,7 +2637,7 @@ def download(ft: Ft, args: argparse.Namespace) -> int | None:
 def download_records(ft: Ft, args: argparse.Namespace, collection: str) -> int | None:
     ids = check_ids(args.id)
     output = args.output or "."
-    if len(ids) > 1 and (output == "-" or not (output.endswith(os.sep) or os.path.isdir(output))):
+    if len(ids) > 1 and (output == "-" or not is_directory(output)):
         raise UsageError("with several ids, -o must be a directory", "end its name with a slash to have it made")
     check_output(args.output)
     api = ft.api
