@@ -1432,6 +1432,8 @@ class Transport:
                 super().close()
 
         class Answer(http.client.HTTPResponse):
+            fp: Any = None  # what is closed when a signal comes before there is more
+
             def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
                 super().__init__(sock, *args, **options)
                 self.fp = io.BufferedReader(Socket(sock, self.fp.detach()), 65536)
