@@ -37,6 +37,7 @@ CLOCK = ROOT / "tests" / "clock"
 PYTHON = os.environ.get("FT_PYTHON", sys.executable)
 FORMS = [os.environ["FT_FORM"]] if os.environ.get("FT_FORM") else ["ft.py", "ft.pyz"]
 WINDOWS = sys.platform == "win32"
+PYPY = "pypy" in PYTHON
 FAST = 0.05  # seconds that the sandbox takes for a generation
 SANDBOX_KEY = "the sandbox's key"  # stands for it in `ft(key=…)`, since None means no key
 

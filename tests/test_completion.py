@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Callable, List, Sequence
 
 import pytest
-from conftest import PYTHON, ROOT, Process, Result, Runner
+from conftest import PYPY, PYTHON, ROOT, Process, Result, Runner
 
 COMMANDS = [
     "auth login", "auth logout", "auth whoami", "me", "generate", "instrumental", "list", "get", "download", "delete",
@@ -233,6 +233,7 @@ def test_the_script_is_sound(ft: Runner, shell: Shell) -> None:
     assert (result.stdout, result.stderr) == ("", "")
 
 
+@pytest.mark.skipif(PYPY, reason="PyPy knows no importtime")
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish", "powershell"])
 def test_it_takes_no_more_than_the_version_does(ft: Runner, name: str) -> None:
     """No configuration, no key, no request, and nothing imported that costs time."""

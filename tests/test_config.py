@@ -139,7 +139,7 @@ def test_flag_beats_config_beats_default(ft: Runner) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
-        ('{\n  "baseUrl": "https://x",\n}', 3, ""),
+        ('{\n  "baseUrl": "https://x",\n  oops\n}', 3, ""),
         ("", 1, ""),
         ("[]", 1, "object"),
         ('"text"', 1, "object"),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
-from conftest import PYTHON, Result, Runner, Tls
+from conftest import PYPY, PYTHON, Result, Runner, Tls
 from sandbox import Request, Sandbox
 
 pytestmark = pytest.mark.source
@@ -585,7 +585,7 @@ print(os.wait4(child, 0)[2].ru_maxrss)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="in kilobytes on Linux")
-@pytest.mark.skipif("pypy" in PYTHON, reason="PyPy frees what was written when it likes")
+@pytest.mark.skipif(PYPY, reason="PyPy frees what was written when it likes")
 def test_no_buffering_in_memory(ft: Runner, here: Path, track: str) -> None:
     """A big track takes as much memory as a small one, give or take 2 MB."""
     peaks = []

@@ -12,7 +12,7 @@ from typing import Any
 
 import patched
 import pytest
-from conftest import Result, Runner
+from conftest import PYPY, Result, Runner
 
 pytestmark = pytest.mark.source
 
@@ -228,6 +228,7 @@ def test_an_integer_of_4300_digits_passes_through(ft: Runner) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v")
 @pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.skipif(PYPY, reason="takes more to begin with")
 def test_200_mb_of_json_are_not_read(ft: Runner, announced: bool) -> None:
     if announced:
         ft.sandbox.fault("huge", times=None)
@@ -239,6 +240,7 @@ def test_200_mb_of_json_are_not_read(ft: Runner, announced: bool) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v")
+@pytest.mark.skipif(PYPY, reason="takes more to begin with")
 def test_200_mb_of_error_are_not_read(ft: Runner) -> None:
     ft.sandbox.fault("raw", data=b"HTTP/1.1 403 No\r\n\r\n" + b" " * 200_000_000)
     assert "error: HTTP 403 No\n" in ft.sh("ulimit -v 250000; ft me", check=1).stderr

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from conftest import Process, Result, Runner
+from conftest import PYPY, Process, Result, Runner
 
 if sys.platform == "win32":
     pytest.skip("about POSIX signals", allow_module_level=True)
@@ -311,6 +311,7 @@ def test_at_the_hidden_prompt(ft: Runner, fresh: list[Any], way: str) -> None:
 
 @source
 @each_signal
+@pytest.mark.skipif(PYPY, reason="PyPy does not tell what is ignored")
 def test_what_was_ignored_stays_ignored(ft: Runner, here: Path, track: str, number: signal.Signals) -> None:
     """As by nohup, or by a shell for what it puts into the background."""
     fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)

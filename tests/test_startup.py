@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import PYTHON, Runner
+from conftest import PYPY, PYTHON, Runner
 
 COSTLY = {
     "asyncio", "concurrent", "ctypes", "dataclasses", "email", "http", "inspect", "logging", "pathlib", "shutil",
@@ -15,6 +15,8 @@ COSTLY = {
 
 def imported(ft: Runner, *argv: str) -> set[str]:
     """The top-level names of the modules that a run imports."""
+    if PYPY:
+        pytest.skip("PyPy knows no importtime")
     program = [PYTHON, "-I", "-X", "importtime", str(ft.program)]
     result = ft.start(*argv, _program=program, check=0).finish()
     modules = re.findall(r"^import time:.*\| +([\w.]+)$", result.stderr, re.MULTILINE)

@@ -13,7 +13,7 @@ from typing import Iterator
 import patched
 import pytest
 import trustme
-from conftest import FAST, PYTHON, Result, Runner, Tls
+from conftest import FAST, PYPY, PYTHON, Result, Runner, Tls
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -144,6 +144,7 @@ def test_a_track_is_never_followed_from_https_to_http(ft: Runner, tls: Tls, tmp_
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a path that cannot be opened")
+@pytest.mark.skipif(PYPY, reason="PyPy has no SSLKEYLOGFILE")
 def test_what_fails_before_tls_begins_was_not_sent(ft: Runner, tls: Tls, tmp_path: Path) -> None:
     """Python opens SSLKEYLOGFILE when it makes its context."""
     env = {"SSL_CERT_FILE": str(tls.ca_file), "SSLKEYLOGFILE": str(tmp_path / "no" / "such" / "file")}
