@@ -1414,18 +1414,26 @@ class Transport:
 
             def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
                 self.sock = sock
-                self.raw = raw
+                self.raw = raw  # keeps it open
 
             def readable(self) -> bool:
                 return True
 
-            def readinto(self, buffer: Any) -> int | None:
-                if deadline is not None:
-                    left = deadline - time.monotonic()
+            def readinto(self, buffer: Any) -> int:
+                left = READ_TIMEOUT
+                while True:
+                    if deadline is not None:
+                        left = min(left, deadline - time.monotonic())
                     if left <= 0:
                         raise socket.timeout("timed out")
-                    self.sock.settimeout(min(left, READ_TIMEOUT))
-                return self.raw.readinto(buffer)
+                    piece = min(left, 1.0)  # a signal that comes just before a receive is seen only after it
+                    self.sock.settimeout(piece)
+                    try:
+                        return self.sock.recv_into(buffer)
+                    except socket.timeout as error:
+                        if error.errno:  # the system's own
+                            raise
+                        left -= piece
 
             def close(self) -> None:
                 self.raw.close()
