@@ -9,12 +9,14 @@ what stands above it; `grep '^# ---'` lists the parts:
 
 The way of one command, `ft list`:
 
-    main -> run -> parse -> list_ -> Api.records -> Transport.call -> Transport.send -> Console.table
+    main -> run -> execute -> parse
+                           -> list_ -> list_records -> Api.records -> Transport.call -> Transport.send
+                                                    -> show_tracks -> Console.table
 
 - `main` makes the process fit to work (streams, signals); `run` is the one funnel from exceptions to exit codes.
 - A command is a function with its flags declared right above it (`@command`); the parser, the help, the man page
   and the completion scripts are made from those declarations.
-- `Transport` is the only part that knows urllib, and the only one that retries.
+- `Transport` is the only part that knows urllib; how often a request may be sent is decided in its `call`.
 - Modules that cost time (urllib, ssl, subprocess, ctypes, json, ...) are imported where they are used.
 
 Exit codes: 0 success, 1 API error or a local failure, 2 bad flag or argument, 3 network error, 130 Ctrl-C,
@@ -144,7 +146,7 @@ class NetworkError(FtError):
 
 
 class ApiError(FtError):
-    """An answer of 400 or above from the API; `code` and `details` as api.md's table of errors has them."""
+    """An answer of 400 or above from the API; `code` and `details` as the API's documentation has them."""
 
     def __init__(self, status: int, message: str, code: str, details: Any, retry_after: float | None) -> None:
         super().__init__(f"{message} ({code})" if code else message)
@@ -911,7 +913,7 @@ def run_tool(
 
 
 class SecretService:
-    """Linux: GNOME Keyring, KWallet or KeePassXC through libsecret's `secret-tool` (keychains.md)."""
+    """Linux: GNOME Keyring, KWallet or KeePassXC through libsecret's `secret-tool`."""
 
     name = "the Secret Service keyring"
 
@@ -979,7 +981,7 @@ class MacKeychain:
 
     name = "macOS Keychain"
     ABSENT = 44
-    # Exit codes are OSStatus modulo 256 (keychains.md).
+    # Exit codes are OSStatus modulo 256.
     FAILURES = {
         2: "`security` did not understand the command",
         36: "it cannot be used from here: it is locked, or this is an SSH session",
@@ -1533,7 +1535,7 @@ class Transport:
     # Calls of the API
 
     def call(self, method: str, path: str, body: Any = None, *, retry: str = "all") -> Json:
-        """The JSON object that answers, after as many attempts as http.md's table allows: `retry` is "all" (a GET),
+        """The JSON object that answers, after as many attempts as are safe: `retry` is "all" (a GET),
         "chunk" (a bulk request), "create" (costs a credit) or "none" (the caller asks again itself).
         ApiError for a 4xx or 5xx, NetworkError for no usable answer."""
         spent, start = 0.0, time.monotonic()
@@ -1691,8 +1693,8 @@ def text_of(record: Json, name: str, absent: str = "-") -> str:
 
 
 class Api:
-    """One method for each endpoint, in api.md's order. Each returns the document as the service sent it, or raises
-    ApiError or NetworkError."""
+    """One method for each endpoint, in the order of the API's documentation. Each returns the document as the service
+    sent it, or raises ApiError or NetworkError."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
@@ -1985,7 +1987,7 @@ class StdoutTarget:
 
 def fetch(transport: Transport, url: str, target: Target | StdoutTarget, progress: Progress) -> None:
     """The bytes of `url` into `target`, resumed within this run when the connection breaks and the server can prove
-    that it is still the same file (http.md, Downloads). NetworkError, FtError."""
+    that it is still the same file. NetworkError, FtError."""
     import mmap
 
     buffer = memoryview(mmap.mmap(-1, DOWNLOAD_PIECE))  # aligned: copying costs half

@@ -68,7 +68,7 @@ def answer(status: str, body: bytes, *headers: str) -> bytes:
 
 
 def test_saved_under_its_default_name(ft: Runner, here: Path, track: str) -> None:
-    """`<slug>-<short-id>.mp3` in the current directory; the media host gets no key (api.md)."""
+    """`<slug>-<short-id>.mp3` in the current directory; the media host gets no key."""
     result = download(ft, track)
     name = f"night-drive-{track[:8]}.mp3"
     assert result.stdout == f"Saved to {name}\n"

@@ -20,7 +20,7 @@ TEN = "the service takes 10 generations a minute"
 SIXTY = "the service takes 60 requests a minute"
 GENERATE = ["generate", "dark trap"]
 
-# Every code of api.md's table: what brings it about, the message, the hint (None: no hint line) and the exit code.
+# Every code of the API's errors: what brings it about, the message, the hint (None: no hint line) and the exit code.
 # What the sandbox does not bring about by itself is a fault of that status and code.
 CODES: dict[str, tuple[dict[str, object], list[str], str, str | None, int]] = {
     "VALIDATION_ERROR": (

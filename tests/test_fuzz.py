@@ -1,4 +1,4 @@
-"""Property test: whatever the service and the media host answer, each command ends as decisions.md says.
+"""Property test: whatever the service and the media host answer, each command ends as it is meant to.
 
 Never a traceback, never an exit code outside the table, never a second submission, never a file with wrong content,
 never the key or a control character in the output. 200 cases; FT_FUZZ=N makes it N, others each time (`make long`).

@@ -1,4 +1,4 @@
-"""`ft generate`: the reference's section of that name, its polling behaviour, and decisions.md on generate."""
+"""`ft generate`: the reference's section of that name, its polling behaviour, and what lies around them."""
 
 from __future__ import annotations
 

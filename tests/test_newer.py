@@ -1,5 +1,5 @@
-"""What the service has and the command reference does not list yet (api.md, last section): instrumentals, sound
-effects, webhooks, pages to the end; and the command that makes a track again."""
+"""What the service has and the command reference does not list yet: instrumentals, sound effects, webhooks, pages to
+the end; and the command that makes a track again."""
 
 from __future__ import annotations
 

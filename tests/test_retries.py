@@ -198,7 +198,7 @@ def test_retry_after_that_is_neither_counts_as_absent(ft: Runner, value: str) ->
 
 
 def test_retry_after_in_the_document(ft: Runner) -> None:
-    """api.md: `retryAfter` in the error; the header wins where there are both."""
+    """`retryAfter` in the error; the header wins where there are both."""
     error = {"error": {"code": "RATE_LIMITED", "message": "Too many", "retryAfter": 9}}
     ft.sandbox.fault("body", data=json.dumps(error), status=429)
     _, slept = waits(ft, "me", check=0)
