@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -267,6 +268,13 @@ def fresh() -> list[Any]:
     return found
 
 
+def await_sleep(pid: int) -> None:
+    """Until it waits for what is typed: a signal just before would be seen by Python only after."""
+    state, end = Path(f"/proc/{pid}/stat"), time.monotonic() + 20
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "S" and time.monotonic() < end:
+        time.sleep(0.01)
+
+
 def by_signal(number: int) -> Callable[[Process], None]:
     return lambda process: process.send_signal(number)
 
@@ -282,6 +290,7 @@ def at_prompt(ft: Runner, argv: list[str], prompt: str, echo: bool, way: str, fr
     running = ft.tty(*argv, env={"NO_COLOR": "1"}, key=None if argv[0] == "auth" else ft.sandbox.key)
     running.expect(prompt)
     assert bool(attributes(running.master)[3] & termios.ECHO) == echo
+    await_sleep(running.popen.pid)
     interrupt(running)
     running.popen.wait(20)
     assert attributes(running.master) == fresh
