@@ -462,9 +462,9 @@ def escape_json(text: str, ascii_only: bool) -> str:
 
 # --- Console ---------------------------------------------------------------------------------------------------------
 
-# Colours that can be read on black and on white: no yellow, no blue.
-STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "magenta": "35", "cyan": "36"}
-STATUS_STYLES = {"completed": "green", "failed": "red", "processing": "magenta", "pending": "cyan"}
+# Colours that can be read on black and on white: no yellow, no blue, no cyan.
+STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "magenta": "35"}
+STATUS_STYLES = {"completed": "green", "failed": "red", "processing": "magenta", "pending": "dim"}
 SPINNER = "|/-\\"
 USEFUL = 12  # cells of a prompt or a name that still tell which it is
 
@@ -551,7 +551,7 @@ class Console:
         self._write(sys.stderr, f"{start}{text}\n")
 
     def note(self, text: str) -> None:
-        self.say("note", text, "cyan")
+        self.say("note", text, "bold")
 
     def warning(self, text: str) -> None:
         self.say("warning", text, "magenta")
@@ -1375,6 +1375,31 @@ class Response:
         return bytes(body)
 
 
+class Attempts:
+    """The attempts that one piece of work gets: at most 4, waiting for at most RETRY_BUDGET in all between them."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.count = 1
+        self._budget = RETRY_BUDGET
+
+    def another(self, failure: NetworkError | ApiError) -> None:
+        """Wait for the next attempt, as long as `failure` asks or with full jitter. Raises `failure` when there is
+        none."""
+        import random
+
+        seconds = failure.retry_after
+        if seconds is None:
+            seconds = random.random() * min(8.0, 0.5 * 2**self.count)
+        if self.count == ATTEMPTS or seconds > self._budget:
+            raise failure
+        self.count += 1
+        self._budget -= seconds
+        if seconds > 1:
+            self.console.note(f"{failure.message}; trying again in {seconds:.0f} s")
+        self.console.wait(seconds, lambda: "waiting to try again")
+
+
 class Transport:
     """The only part that talks to the network: `call` for the API, `open_public` for everything without a key."""
 
@@ -1514,12 +1539,13 @@ class Transport:
         except Unsent as error:
             cause = error.args[0]
             untrusted = hasattr(cause, "verify_message")
+            refused = re.match("Tunnel connection failed: 4", str(cause))  # http.client's words for a proxy's 4xx
             self.console.log(f"< not sent: {reason(cause)}")
             raise NetworkError(
                 f"cannot connect to {host}{through}: {reason(cause)}",
                 certificate_hint(cause) if untrusted else None,
                 sent=False,
-                final=untrusted,
+                final=untrusted or refused is not None,
             ) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -1538,39 +1564,23 @@ class Transport:
         """The JSON object that answers, after as many attempts as are safe: `retry` is "all" (a GET),
         "chunk" (a bulk request), "create" (costs a credit) or "none" (the caller asks again itself).
         ApiError for a 4xx or 5xx, NetworkError for no usable answer."""
-        spent, start = 0.0, time.monotonic()
-        for attempt in range(1, ATTEMPTS + 1):
+        attempts, start = Attempts(self.console), time.monotonic()
+        while True:
             try:
                 return self._call_once(method, path, body)
             except NetworkError as error:
                 failure: NetworkError | ApiError = error
                 again = retry != "none" and not error.final and (retry == "all" or not error.sent)
-                if retry == "create" and attempt > 1:
+                if retry == "create" and attempts.count > 1:
                     again = False
             except ApiError as error:
                 failure = error
                 again = (retry in ("all", "chunk") and error.status == 429) or (
                     retry == "all" and error.status in (500, 502, 503, 504)
                 )
-            if not again or attempt == ATTEMPTS or time.monotonic() - start > CALL_DEADLINE:
+            if not again or time.monotonic() - start > CALL_DEADLINE:
                 raise failure
-            spent += self.pause(failure, attempt, RETRY_BUDGET - spent)
-        raise AssertionError("unreachable")
-
-    def pause(self, failure: NetworkError | ApiError, attempt: int, budget: float) -> float:
-        """Wait before the next attempt, as long as `failure` asks or with full jitter; the seconds waited.
-        Raises `failure` when that is longer than `budget`."""
-        import random
-
-        seconds = failure.retry_after
-        if seconds is None:
-            seconds = random.random() * min(8.0, 0.5 * 2**attempt)
-        if seconds > budget:
-            raise failure
-        if seconds > 1:
-            self.console.note(f"{failure.message}; trying again in {seconds:.0f} s")
-        self.console.wait(seconds, lambda: "waiting to try again")
-        return seconds
+            attempts.another(failure)
 
     def _call_once(self, method: str, path: str, body: Any) -> Json:
         headers = {"Accept": "application/json"}
@@ -1992,8 +2002,8 @@ def fetch(transport: Transport, url: str, target: Target | StdoutTarget, progres
 
     buffer = memoryview(mmap.mmap(-1, DOWNLOAD_PIECE))  # aligned: copying costs half
     position, total, etag = 0, None, ""
-    spent = 0.0
-    for attempt in range(1, ATTEMPTS + 1):
+    attempts = Attempts(transport.console)
+    while True:
         resuming = position > 0 and total is not None and re.fullmatch('"[!#-~]*"', etag)  # a strong one
         headers = {"Range": f"bytes={position}-", "If-Range": etag} if resuming else {}
         try:
@@ -2022,9 +2032,9 @@ def fetch(transport: Transport, url: str, target: Target | StdoutTarget, progres
             target.commit()
             return
         except NetworkError as failure:
-            if failure.final or attempt == ATTEMPTS:
+            if failure.final:
                 raise
-            spent += transport.pause(failure, attempt, RETRY_BUDGET - spent)
+            attempts.another(failure)
 
 
 def check_track(response: Response) -> None:
@@ -2136,7 +2146,8 @@ def report(ft: Ft, args: argparse.Namespace, outcome: Outcome, past: str) -> int
     total = len(outcome.done) + len(outcome.errors)
     for error in outcome.errors:
         ft.console.warning(f"{text_of(error, outcome.id_name)}: {text_of(error, 'error', 'failed')}")
-    if any(error.get("error") == "Cannot add private track to public playlist" for error in outcome.errors):
+    private = any(error.get("error") == "Cannot add private track to public playlist" for error in outcome.errors)
+    if private and not outcome.failure:  # which has a hint of its own
         ft.console.hint("make the track public at finetuning.ai first")
     if args.json:
         ft.console.json(outcome.document())
@@ -2312,14 +2323,18 @@ YES = flag("-y", "--yes", action="store_true", help="do not ask; required where 
 def auth_login(ft: Ft, args: argparse.Namespace) -> None:
     """Prompt for an API key and store it in the OS keychain. The key is checked against the service first; a key that
     fails leaves the stored one as it was."""
-    source = "the prompt" if sys.stdin.isatty() and not args.stdin else "stdin"
-    if source == "stdin":
-        text = sys.stdin.buffer.read(4096).decode("utf-8-sig", "replace")  # PowerShell's pipes may begin with a BOM
+    if args.api_key and args.api_key.strip():
+        if args.stdin:
+            raise UsageError("the key is to come from --api-key and from stdin", "leave one of them out")
+        text, source = args.api_key, "--api-key"
+    elif args.stdin or not sys.stdin.isatty():
+        text, source = sys.stdin.buffer.read(4096).decode("utf-8-sig", "replace"), "stdin"  # PowerShell may send a BOM
         if not text.strip():
             raise UsageError("no API key on stdin", f"get one at {KEY_URL}")
     else:
         import getpass
 
+        source = "the prompt"
         try:
             text = getpass.getpass("Paste your API key: ", sys.stderr)
         except (EOFError, UnicodeError):
@@ -2998,15 +3013,15 @@ def update(ft: Ft, args: argparse.Namespace) -> None:
     transport = Transport(ft.console, release)
 
     def get(name: str) -> bytes:
-        for attempt in range(1, ATTEMPTS + 1):
+        attempts = Attempts(ft.console)
+        while True:
             try:
                 with transport.open_public(f"{release}/{name}", {}) as response:
                     return response.read_all(1 << 20)
             except NetworkError as error:
-                if error.final or attempt == ATTEMPTS:
+                if error.final:
                     raise
-                transport.pause(error, attempt, RETRY_BUDGET)
-        raise AssertionError("unreachable")
+                attempts.another(error)
 
     newest = get("VERSION").decode("ascii", "replace").strip()
     if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}", newest, re.ASCII):
@@ -3449,9 +3464,10 @@ def manual() -> str:
             term = ", ".join(names) if names[0].startswith("-") else options["metavar"]
             yield f".TP\n{roff(f'`{term}`{value}')}\n{roff(options['help'])}"
 
-    epoch = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")  # of who builds a package
+    seconds = int(epoch) if re.fullmatch("[0-9]{1,11}", epoch, re.ASCII) else time.time()
     page = [
-        f'.TH FT 1 {time.strftime("%Y-%m-%d", time.gmtime(epoch))} "ft {__version__}" "User Commands"',
+        f'.TH FT 1 {time.strftime("%Y-%m-%d", time.gmtime(seconds))} "ft {__version__}" "User Commands"',
         ".SH NAME\nft \\- the command line of Finetuning.ai: music from a prompt",
         ".SH SYNOPSIS\n.B ft\n<command> [flags]\n.SH COMMANDS",
     ]

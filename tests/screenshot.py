@@ -32,7 +32,6 @@ COLOURS = {
     "red": "#ff7b72",
     "green": "#7ee787",
     "magenta": "#d2a8ff",
-    "cyan": "#76d9e6",
     "prompt": "#8b949e",
 }
 

@@ -87,6 +87,20 @@ def test_login_stdin_reads_the_key_from_a_pipe(ft: Runner) -> None:
 
 
 @linux
+@pytest.mark.source
+def test_login_with_the_flag_stores_that_key_and_asks_for_none(ft: Runner) -> None:
+    result = ft.tty("auth", "login", "--api-key", f" {ft.sandbox.key}", key=None, check=0).finish()
+    assert "Paste" not in result.stdout and credentials(ft).read_text() == ft.sandbox.key + "\n"
+
+
+@pytest.mark.source
+def test_login_takes_the_key_from_one_place(ft: Runner) -> None:
+    result = ft("auth", "login", "--stdin", "--api-key", KEY, stdin=ft.sandbox.key, key=None, check=2)
+    assert "--api-key and from stdin" in result.stderr
+    assert not ft.sandbox.requests
+
+
+@linux
 def test_login_without_a_terminal_reads_stdin_all_the_same(ft: Runner) -> None:
     ft("auth", "login", stdin=ft.sandbox.key, key=None, check=0)
     assert credentials(ft).exists()

@@ -232,6 +232,16 @@ def test_what_cannot_be_added_to_the_target_stays_in_the_source(ft: Runner) -> N
     assert contents(ft, "Deep Work") == [first]
 
 
+@pytest.mark.source
+def test_a_failure_has_the_only_hint_even_beside_the_privacy_rule(ft: Runner) -> None:
+    ft.sandbox.fault("status", status=401, method="POST", after=1)
+    result = ft("playlist", "add", "Open Studio", *IN_DRAFTS, *(f"id-{n}" for n in range(100)), check=1)
+    assert "Cannot add private track to public playlist" in result.stderr
+    assert re.findall("^hint: (.*)", result.stderr, re.MULTILINE) == [
+        "run `ft auth login`: your stored key may have been revoked"
+    ]
+
+
 @pytest.mark.parametrize("argv", [["add"], ["move", "Drafts"]], ids=" ".join)
 def test_the_privacy_rule_gets_one_hint(ft: Runner, argv: list[str]) -> None:
     result = ft("playlist", *argv, "Open Studio", *IN_DRAFTS, check=1)

@@ -142,7 +142,7 @@ def test_plain_http_on_loopback_never_goes_through_a_proxy(ft: Runner) -> None:
     ],
 )
 def test_a_proxy_that_refuses_is_named(ft: Runner, service: Sandbox, tls: Tls, answer: bytes, why: str) -> None:
-    """And nothing was sent: a submission was certainly not received."""
+    """And nothing was sent: a submission was certainly not received. What it refuses is not asked for again."""
     with Proxy(answer) as proxy:
         env = environ(tls, f"http://jane:s3cret@{proxy.host}")
         result = patched.run(ft, "generate", "--no-wait", "a song", env=env, check=3)
@@ -150,7 +150,7 @@ def test_a_proxy_that_refuses_is_named(ft: Runner, service: Sandbox, tls: Tls, a
     assert f"error: cannot connect to {host} through the proxy {proxy.host}: " in result.stderr
     assert why in result.stderr
     assert "s3cret" not in result.stderr and "may have been" not in result.stderr
-    assert len(proxy.heads) == 2 and service.requests == []
+    assert len(proxy.heads) == (1 if why.startswith("40") else 2) and service.requests == []
 
 
 def test_a_proxy_that_is_not_there_is_named(ft: Runner, service: Sandbox, tls: Tls) -> None:
@@ -211,10 +211,10 @@ def test_a_real_proxy(ft: Runner, service: Sandbox, tls: Tls, tmp_path: Path) ->
                 time.sleep(0.02)
         env = environ(tls, f"http://jane:s3cret@127.0.0.1:{port}")
         assert ft("me", "--json", env=env, check=0).json["data"]["email"] == "jane@example.com"
-        result = patched.run(ft, "download", ID, env=env, check=3)
+        result = ft("download", ID, env=env, check=3)
         assert f"through the proxy 127.0.0.1:{port}: Tunnel connection failed: 403" in result.stderr
         env = environ(tls, f"http://jane:wr0ng@127.0.0.1:{port}")
-        result = patched.run(ft, "me", env=env, check=3)
+        result = ft("me", env=env, check=3)
         assert "Tunnel connection failed: 401" in result.stderr or "Tunnel connection failed: 407" in result.stderr
         assert "wr0ng" not in result.stderr
     finally:

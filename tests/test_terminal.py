@@ -247,10 +247,10 @@ def test_colours_only_add(ft: Runner, sandbox: Sandbox) -> None:
         ):
             assert "\x1b" not in plain
             assert SGR.sub("", coloured) == plain
-        assert set(re.findall(r"\x1b\[([0-9;]*)m", coloured)) <= {"0", "1", "31", "32", "35", "36"}
+        assert set(re.findall(r"\x1b\[([0-9;]*)m", coloured)) <= {"0", "1", "2", "31", "32", "35"}
     listed = ft.tty("list").finish().stdout
     shown = dict(re.findall(r"\x1b\[(\d+)m(\w+) *\x1b\[0m", listed))
-    assert shown == {"1": "PROMPT", "36": "pending", "35": "processing", "32": "completed", "31": "failed"}
+    assert shown == {"1": "PROMPT", "2": "pending", "35": "processing", "32": "completed", "31": "failed"}
 
 
 def test_a_pipe_gets_neither_colours_nor_cuts(ft: Runner, library: Sandbox) -> None:
