@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -87,7 +88,7 @@ def svg(screen: pyte.Screen) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" role="img" aria-label="{label}">',
         '<rect width="100%" height="100%" rx="8" fill="#161b22"/>',
-        f'<g font-family="{fonts}" font-size="14" fill="{colour}" xml:space="preserve">',
+        f'<g font-family="{fonts}" font-size="14" fill="{colour}">',
     ]
     for y in range(rows):
         cells = [(x, screen.buffer[y][x]) for x in range(COLUMNS) if screen.buffer[y][x].data]
@@ -96,10 +97,9 @@ def svg(screen: pyte.Screen) -> str:
             cells, lambda cell: (cell[1].fg, cell[1].bold, wcwidth(cell[1].data[0]) == 2 and cell[0])
         ):
             group = list(run)
-            text = "".join(cell.data for _, cell in group).rstrip()
-            if text:
-                start = MARGIN + (group[0][0] + len(text) - len(text.lstrip())) * CELL
-                text = text.lstrip()
+            for column in re.finditer(r"\S+(?: \S+)*", "".join(cell.data for _, cell in group)):
+                text = column[0]
+                start = MARGIN + (group[0][0] + column.start()) * CELL
                 length = sum(map(wcwidth, text)) * CELL
                 attributes = f'x="{start:.1f}" y="{MARGIN + y * LINE + 14}" textLength="{length:.1f}"'
                 if colour != "default":
