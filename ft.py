@@ -931,6 +931,8 @@ class SecretService:
         order in which a service finds them is any."""
         # `search` never prompts, unlike `lookup`, and tells absent from locked.
         code, out, err = self._run("search", "--all")
+        if re.search("dbus-launch|D-Bus", err):
+            raise Unavailable("there is no D-Bus session")
         if code:
             raise Unavailable(err.splitlines()[-1] if err else f"secret-tool: exit {code}")
         items = re.findall(r"^secret = (.*)\n(?:.*\n)*?modified = (.*)$", out, re.MULTILINE)
@@ -3095,6 +3097,10 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=26, width=help_width())
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        """Broken at spaces only, and without importing textwrap."""
+        return fold(text, width)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         """`-o, --output <path>`, as from Python 3.13 on."""

@@ -212,7 +212,9 @@ def test_help_fits_the_terminal(ft: Runner, columns: int) -> None:
     assert {"auth login", "me", "playlist move", "sfx get", "help"} <= set(names)
     running = [ft.tty("help", *name.split(), columns=columns, check=0) for name in (*names, "auth", "sfx")]
     for process in running:
-        check_lines(process.finish(), columns)
+        page = process.finish()
+        check_lines(page, columns)
+        assert not re.search(r"\w-$", page.stdout, re.MULTILINE), "broken within a word"
 
 
 def test_an_address_is_not_broken_where_a_line_of_its_own_can_hold_it(ft: Runner, sandbox: Sandbox) -> None:
