@@ -460,6 +460,14 @@ def ft(program: Path, sandbox: Sandbox, tmp_path: Path) -> Runner:
     return Runner(program, sandbox, tmp_path)
 
 
+@pytest.fixture
+def here(ft: Runner) -> Path:
+    """An empty working directory of its own."""
+    ft.cwd = ft.home / "here"
+    ft.cwd.mkdir()
+    return ft.cwd
+
+
 class Tls:
     """A certificate authority of the tests: `ca_file` for the client, `context` for a server at localhost."""
 

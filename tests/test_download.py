@@ -27,14 +27,6 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="about POSIX files")
 
 
 @pytest.fixture
-def here(ft: Runner) -> Path:
-    """An empty working directory."""
-    ft.cwd = ft.home / "here"
-    ft.cwd.mkdir()
-    return ft.cwd
-
-
-@pytest.fixture
 def track(sandbox: Sandbox) -> str:
     return str(sandbox.add_generation(prompt="Night drive, fado", duration=240)["id"])
 

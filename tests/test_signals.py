@@ -31,13 +31,6 @@ source = pytest.mark.source
 
 
 @pytest.fixture
-def here(ft: Runner) -> Path:
-    ft.cwd = ft.home / "here"
-    ft.cwd.mkdir()
-    return ft.cwd
-
-
-@pytest.fixture
 def track(ft: Runner) -> str:
     return str(ft.sandbox.add_generation(prompt="song", duration=240)["id"])
 
