@@ -3356,7 +3356,7 @@ end
 
 complete -c ft -f -k -a '(__ft_complete)'
 """
-POWERSHELL = r"""Register-ArgumentCompleter -Native -CommandName ft, ft.cmd -ScriptBlock {
+POWERSHELL = r"""Register-ArgumentCompleter -Native -CommandName 'ft', 'ft.cmd' -ScriptBlock {
     param($current, $ast, $cursor)
     $table = @{
 TABLE    }
