@@ -2198,18 +2198,18 @@ class Ft:
 
 
 class Command:
-    """A declared command. `name` is one word or two; `summary` and `description` come from the docstring."""
+    """A declared command. `name` is one word or two; `summary` is the first sentence of its `description`."""
 
     def __init__(
-        self, name: str, run: Callable[[Ft, argparse.Namespace], int | None], parameters: Sequence[Parameter],
-        example: str,
+        self, name: str, description: str, run: Callable[[Ft, argparse.Namespace], int | None],
+        parameters: Sequence[Parameter], example: str,
     ) -> None:  # fmt: skip
         self.name = name
+        self.description = description
+        self.summary = description.partition(". ")[0].rstrip(".")
         self.run = run
         self.parameters = parameters
         self.example = example
-        self.description = " ".join((run.__doc__ or "").split())
-        self.summary = self.description.partition(". ")[0].rstrip(".")
 
     @property
     def usage(self) -> str:
@@ -2225,12 +2225,12 @@ class Command:
 COMMANDS: dict[str, Command] = {}  # in the order of `ft help`
 
 
-def command(name: str, *parameters: Parameter, example: str) -> Callable[[Any], Any]:
+def command(name: str, description: str, *parameters: Parameter, example: str) -> Callable[[Any], Any]:
     """Declare the decorated function as `ft <name>`. It gets the context and its arguments, and returns nothing or the
     exit code of a batch; everything else is an exception."""
 
     def declare(run: Any) -> Any:
-        COMMANDS[name] = Command(name, run, parameters, example)
+        COMMANDS[name] = Command(name, description, run, parameters, example)
         return run
 
     return declare
@@ -2320,11 +2320,12 @@ YES = flag("-y", "--yes", action="store_true", help="do not ask; required where 
 # auth
 
 
-@command("auth login", flag("--stdin", action="store_true", help="read the key from stdin instead of asking for it"),
+@command("auth login",
+         "Prompt for an API key and store it in the OS keychain. The key is checked against the service first; a key "
+         "that fails leaves the stored one as it was.",
+         flag("--stdin", action="store_true", help="read the key from stdin instead of asking for it"),
          example='echo "$FT_API_KEY" | ft auth login --stdin')  # fmt: skip
 def auth_login(ft: Ft, args: argparse.Namespace) -> None:
-    """Prompt for an API key and store it in the OS keychain. The key is checked against the service first; a key that
-    fails leaves the stored one as it was."""
     if args.api_key and args.api_key.strip():
         if args.stdin:
             raise UsageError("the key is to come from --api-key and from stdin", "leave one of them out")
@@ -2358,9 +2359,10 @@ def auth_login(ft: Ft, args: argparse.Namespace) -> None:
         ft.console.warning("FINETUNING_API_KEY is set and wins over the stored key")
 
 
-@command("auth logout", example="ft auth logout")
+@command("auth logout",
+         "Forget the stored key. Removes it from the keychain, and from the plaintext fallback if there is one.",
+         example="ft auth logout")  # fmt: skip
 def auth_logout(ft: Ft, args: argparse.Namespace) -> None:
-    """Forget the stored key. Removes it from the keychain, and from the plaintext fallback if there is one."""
     removed = ft.keys.forget()
     if removed:
         outcome = f"Removed the key from {' and '.join(removed)}"
@@ -2373,9 +2375,10 @@ def auth_logout(ft: Ft, args: argparse.Namespace) -> None:
         ft.console.note("FINETUNING_API_KEY is still set")
 
 
-@command("auth whoami", JSON, example="ft auth whoami")
+@command("auth whoami",
+         "Show the signed-in account. Prints its email, tier and credits.",
+         JSON, example="ft auth whoami")  # fmt: skip
 def auth_whoami(ft: Ft, args: argparse.Namespace) -> None:
-    """Show the signed-in account. Prints its email, tier and credits."""
     document = ft.api.me()
     me = member(document, "data", dict)
     if args.json:
@@ -2392,9 +2395,10 @@ def auth_whoami(ft: Ft, args: argparse.Namespace) -> None:
     ])  # fmt: skip
 
 
-@command("me", JSON, example="ft me --json | jq '.data.limits'")
+@command("me",
+         "Alias of ft auth whoami. Prints the signed-in account's email, tier and credits.",
+         JSON, example="ft me --json | jq '.data.limits'")  # fmt: skip
 def me(ft: Ft, args: argparse.Namespace) -> None:
-    """Alias of ft auth whoami. Prints the signed-in account's email, tier and credits."""
     auth_whoami(ft, args)
 
 
@@ -2403,6 +2407,8 @@ def me(ft: Ft, args: argparse.Namespace) -> None:
 
 @command(
     "generate",
+    "Submit, poll, and download in one shot. Costs one credit. The prompt is free prose; when you stop waiting, the "
+    "track is still made, and `ft download <id>` gets it.",
     PROMPT,
     DURATION,
     flag("--bpm", type=number, metavar="<n>", shown="120, or defaultBpm of config.json",
@@ -2419,8 +2425,6 @@ def me(ft: Ft, args: argparse.Namespace) -> None:
     example='ft generate "upbeat ad jingle, brass and snare" --duration 30 --bpm 128 --key D --output ./jingle.mp3',
 )  # fmt: skip
 def generate(ft: Ft, args: argparse.Namespace) -> None:
-    """Submit, poll, and download in one shot. Costs one credit. The prompt is free prose; when you stop waiting, the
-    track is still made, and `ft download <id>` gets it."""
     if len(args.lyrics) > MAX_LYRICS:
         raise UsageError(f"the lyrics have {len(args.lyrics)} characters, more than {MAX_LYRICS}")
     body = {
@@ -2520,14 +2524,14 @@ def saved(console: Console, path: str) -> None:
 
 @command(
     "instrumental",
+    "Make a track without vocals: submit, poll, and download in one shot. Costs one credit. The record is listed, "
+    "shown, downloaded and deleted like any other.",
     PROMPT,
     flag("--duration", type=number, default=120, metavar="<sec>", help="length in seconds, 30-210 in steps of 15"),
     ENHANCE, SEED, OUTPUT, NO_WAIT, RECORD_JSON, WEBHOOK,
     example='ft instrumental "slow piano over rain" --duration 90',
 )  # fmt: skip
 def instrumental(ft: Ft, args: argparse.Namespace) -> None:
-    """Make a track without vocals: submit, poll, and download in one shot. Costs one credit. The record is listed,
-    shown, downloaded and deleted like any other."""
     body = {"prompt": joined_prompt(args.prompt), "duration": args.duration, "enhance": not args.verbatim}
     create(ft, args, GENERATIONS, "instrumental", body)
 
@@ -2535,12 +2539,13 @@ def instrumental(ft: Ft, args: argparse.Namespace) -> None:
 # the library
 
 
-@command("list", LIMIT, OFFSET, STATUS,
+@command("list",
+         "Show recent generations. Newest first, as a table or as JSON.",
+         LIMIT, OFFSET, STATUS,
          flag("--type", choices=("music", "instrumental"), metavar="<t>", shown="both",
               help="only music or instrumental"),
          ALL, JSON, example="ft list --status completed --limit 50")  # fmt: skip
 def list_(ft: Ft, args: argparse.Namespace) -> None:
-    """Show recent generations. Newest first, as a table or as JSON."""
     list_records(ft, args, GENERATIONS, type=args.type)
 
 
@@ -2588,9 +2593,10 @@ def show_tracks(console: Console, tracks: list[Json]) -> None:
     )
 
 
-@command("get", ID, JSON, example="ft get 07e8d430-2310-4c57-87a8-cf1e6db376f7")
+@command("get",
+         "Show one generation's detail. For a finished track also the command that makes it again.",
+         ID, JSON, example="ft get 07e8d430-2310-4c57-87a8-cf1e6db376f7")  # fmt: skip
 def get(ft: Ft, args: argparse.Namespace) -> None:
-    """Show one generation's detail. For a finished track also the command that makes it again."""
     show_record(ft, args, GENERATIONS)
 
 
@@ -2657,9 +2663,10 @@ def again(record: Json, parameters: Json) -> str:
     return shell("ft", kind, *([*flags, "--", prompt] if prompt.startswith("-") else [prompt, *flags]))
 
 
-@command("download", IDS, OUTPUT, WAIT, example="ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3")
+@command("download",
+         "Download an already-completed track. Several ids are downloaded four at a time, into -o's directory.",
+         IDS, OUTPUT, WAIT, example="ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3")  # fmt: skip
 def download(ft: Ft, args: argparse.Namespace) -> int | None:
-    """Download an already-completed track. Several ids are downloaded four at a time, into -o's directory."""
     return download_records(ft, args, GENERATIONS)
 
 
@@ -2733,10 +2740,11 @@ def download_many(console: Console, ids: list[str], save: Callable[[str], str], 
     return 0 if done else FAILED
 
 
-@command("delete", IDS, YES, JSON, example="ft delete --yes 07e8d430-2310-4c57-87a8-cf1e6db376f7")
+@command("delete",
+         "Permanently delete tracks. They disappear from your library, all playlists and public pages, and cannot be "
+         "restored.",
+         IDS, YES, JSON, example="ft delete --yes 07e8d430-2310-4c57-87a8-cf1e6db376f7")  # fmt: skip
 def delete(ft: Ft, args: argparse.Namespace) -> int | None:
-    """Permanently delete tracks. They disappear from your library, all playlists and public pages, and cannot be
-    restored."""
     if "-" in args.id and not args.yes:
         raise UsageError("cannot ask for confirmation: stdin holds the ids", "pass --yes to go ahead without")
     ids = check_ids(args.id)
@@ -2753,9 +2761,10 @@ def delete(ft: Ft, args: argparse.Namespace) -> int | None:
 # playlists
 
 
-@command("playlists", JSON, example="ft playlists")
+@command("playlists",
+         "List your playlists. Playlists are created in the web app.",
+         JSON, example="ft playlists")  # fmt: skip
 def playlists(ft: Ft, args: argparse.Namespace) -> None:
-    """List your playlists. Playlists are created in the web app."""
     document = ft.api.playlists()
     found = document["data"]["playlists"]
     if args.json:
@@ -2797,9 +2806,10 @@ def playlist_ids(api: Api, *wanted: str) -> list[str]:
     return [find(word) for word in wanted]
 
 
-@command("playlist show", PLAYLIST, JSON, example='ft playlist show "Focus Beats"')
+@command("playlist show",
+         "Show a playlist and the tracks in it. Your own, or anybody's public one by its id.",
+         PLAYLIST, JSON, example='ft playlist show "Focus Beats"')  # fmt: skip
 def playlist_show(ft: Ft, args: argparse.Namespace) -> None:
-    """Show a playlist and the tracks in it. Your own, or anybody's public one by its id."""
     [playlist_id] = playlist_ids(ft.api, args.playlist)
     document = ft.api.playlist(playlist_id)
     if args.json:
@@ -2820,15 +2830,11 @@ def playlist_show(ft: Ft, args: argparse.Namespace) -> None:
         show_tracks(ft.console, tracks)
 
 
-@command(
-    "playlist add",
-    PLAYLIST,
-    IDS,
-    JSON,
-    example='ft playlist add "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
-)
+@command("playlist add",
+         "Add tracks to a playlist. Public playlists take public tracks only, private ones only your own.",
+         PLAYLIST, IDS, JSON,
+         example='ft playlist add "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7')  # fmt: skip
 def playlist_add(ft: Ft, args: argparse.Namespace) -> int:
-    """Add tracks to a playlist. Public playlists take public tracks only, private ones only your own."""
     ids = check_ids(args.id)
     [playlist] = playlist_ids(ft.api, args.playlist)
     outcome = Outcome("added", "trackId")
@@ -2836,10 +2842,11 @@ def playlist_add(ft: Ft, args: argparse.Namespace) -> int:
     return report(ft, args, outcome, "Added")
 
 
-@command("playlist remove", PLAYLIST, IDS, JSON,
+@command("playlist remove",
+         "Remove tracks from a playlist. They stay in your library.",
+         PLAYLIST, IDS, JSON,
          example='ft playlist remove "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7')  # fmt: skip
 def playlist_remove(ft: Ft, args: argparse.Namespace) -> int:
-    """Remove tracks from a playlist. They stay in your library."""
     ids = check_ids(args.id)
     [playlist] = playlist_ids(ft.api, args.playlist)
     outcome = Outcome("removed", "trackId")
@@ -2847,11 +2854,12 @@ def playlist_remove(ft: Ft, args: argparse.Namespace) -> int:
     return report(ft, args, outcome, "Removed")
 
 
-@command("playlist move", arg("source", metavar="<src>", help="the playlist to take them from, id or name"),
+@command("playlist move",
+         "Move tracks between playlists. A track that cannot be added to the target stays in the source.",
+         arg("source", metavar="<src>", help="the playlist to take them from, id or name"),
          arg("target", metavar="<dst>", help="the playlist to put them in, id or name"), IDS, JSON,
          example='ft playlist move "Drafts" "Album" 07e8d430-2310-4c57-87a8-cf1e6db376f7')  # fmt: skip
 def playlist_move(ft: Ft, args: argparse.Namespace) -> int:
-    """Move tracks between playlists. A track that cannot be added to the target stays in the source."""
     ids = check_ids(args.id)
     source, target = playlist_ids(ft.api, args.source, args.target)
     if source.lower() == target.lower():
@@ -2864,42 +2872,47 @@ def playlist_move(ft: Ft, args: argparse.Namespace) -> int:
 # sound effects
 
 
-@command("sfx generate", PROMPT,
+@command("sfx generate",
+         "Make a sound effect: submit, poll, and download in one shot.",
+         PROMPT,
          flag("--duration", type=number, metavar="<sec>", shown="the service's choice", help="length in seconds"),
          ENHANCE, OUTPUT, NO_WAIT, RECORD_JSON, WEBHOOK,
          example='ft sfx generate "a heavy door closes" --duration 3')  # fmt: skip
 def sfx_generate(ft: Ft, args: argparse.Namespace) -> None:
-    """Make a sound effect: submit, poll, and download in one shot."""
     body = {"prompt": joined_prompt(args.prompt), "enhance": not args.verbatim}
     if args.duration is not None:
         body["duration"] = args.duration
     create(ft, args, SOUND_EFFECTS, "sound-effects", body)
 
 
-@command("sfx list", LIMIT, OFFSET, STATUS, ALL, JSON, example="ft sfx list --limit 10")
+@command("sfx list",
+         "Show recent sound effects. Newest first, as a table or as JSON.",
+         LIMIT, OFFSET, STATUS, ALL, JSON, example="ft sfx list --limit 10")  # fmt: skip
 def sfx_list(ft: Ft, args: argparse.Namespace) -> None:
-    """Show recent sound effects. Newest first, as a table or as JSON."""
     list_records(ft, args, SOUND_EFFECTS)
 
 
-@command("sfx get", ID, JSON, example="ft sfx get 07e8d430-2310-4c57-87a8-cf1e6db376f7")
+@command("sfx get",
+         "Show one sound effect's detail.",
+         ID, JSON, example="ft sfx get 07e8d430-2310-4c57-87a8-cf1e6db376f7")  # fmt: skip
 def sfx_get(ft: Ft, args: argparse.Namespace) -> None:
-    """Show one sound effect's detail."""
     show_record(ft, args, SOUND_EFFECTS)
 
 
-@command("sfx download", IDS, OUTPUT, WAIT, example="ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7")
+@command("sfx download",
+         "Download already-completed sound effects. As `ft download` does.",
+         IDS, OUTPUT, WAIT, example="ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7")  # fmt: skip
 def sfx_download(ft: Ft, args: argparse.Namespace) -> int | None:
-    """Download already-completed sound effects. As `ft download` does."""
     return download_records(ft, args, SOUND_EFFECTS)
 
 
 # the tool itself
 
 
-@command("doctor", JSON, example="ft doctor")
+@command("doctor",
+         "Health check + resolved config dump. The first thing to try when something feels off.",
+         JSON, example="ft doctor")  # fmt: skip
 def doctor(ft: Ft, args: argparse.Namespace) -> int:
-    """Health check + resolved config dump. The first thing to try when something feels off."""
     facts: list[tuple[str, bool, str]] = []  # name, fine, text
     document: Json = {"version": __version__, "python": sys.version.split()[0], "platform": sys.platform}
     exit_code = 0
@@ -3004,9 +3017,10 @@ def pip_command(directory: str) -> str:
     return "update it as you installed it"
 
 
-@command("update", example="ft update")
+@command("update",
+         "Re-run the install script to upgrade. It puts the newest release into the directory that this ft lies in.",
+         example="ft update")  # fmt: skip
 def update(ft: Ft, args: argparse.Namespace) -> None:
-    """Re-run the install script to upgrade. It puts the newest release into the directory that this ft lies in."""
     import hashlib
     import subprocess
 
@@ -3064,22 +3078,22 @@ def update(ft: Ft, args: argparse.Namespace) -> None:
 
 
 @command("completion",
+         "Print a shell's completion script. It completes commands, flags and their choices; load it where your shell "
+         "starts.",
          arg("shell", choices=("bash", "zsh", "fish", "powershell"), help="bash, zsh, fish or powershell"),
          example='eval "$(ft completion bash)"')  # fmt: skip
 def completion(ft: Ft, args: argparse.Namespace) -> None:
-    """Print a shell's completion script. It completes commands, flags and their choices; load it where your shell
-    starts."""
     ft.console.write(completion_script(args.shell))
 
 
 @command(
     "help",
+    "Print built-in help. Overall or for a single command.",
     arg("topic", metavar="<command>", nargs="*", help="the command to explain; none: an overview"),
     flag("--man", action="store_true", help="print the man page of all commands, as roff"),
     example="ft help generate",
 )
 def help_(ft: Ft, args: argparse.Namespace) -> None:
-    """Print built-in help. Overall or for a single command."""
     ft.console.write(manual() if args.man else help_text(args.topic))
 
 

@@ -128,7 +128,7 @@ def test_each_bytecode_is_what_its_python_makes_of_the_source(pyz: Path, tmp_pat
         import marshal, sys
 
         source, bytecode = (open(path, "rb").read() for path in sys.argv[1:])
-        assert marshal.loads(bytecode) == compile(source, "ft.py", "exec", dont_inherit=True, optimize=0)
+        assert marshal.loads(bytecode) == compile(source, "ft.py", "exec", dont_inherit=True, optimize=2)
     """
     with zipfile.ZipFile(pyz) as archive:
         archive.extractall(tmp_path)
