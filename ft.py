@@ -2,12 +2,7 @@
 """ft: the command-line client of Finetuning.ai, which makes music from a prompt.
 
 One module, the standard library only, Python 3.8 or newer. It reads from top to bottom, each part using only
-what stands above it; `grep '^# ---'` lists the parts:
-
-    constants, errors, text, JSON, Console, configuration, keys, transport, Api, work, commands, parser, completion and
-    man page, run
-
-The way of one command, `ft list`:
+what stands above it; `grep '^# ---'` lists the parts. The way of one command, `ft list`:
 
     main -> run -> execute -> parse
                            -> list_ -> list_records -> Api.records -> Transport.call -> Transport.send
@@ -18,12 +13,7 @@ The way of one command, `ft list`:
   and the completion scripts are made from those declarations.
 - `Transport` is the only part that knows urllib; how often a request may be sent is decided in its `call`.
 - Modules that cost time (urllib, ssl, subprocess, ctypes, json, ...) are imported where they are used.
-
-Exit codes: 0 success, 1 API error or a local failure, 2 bad flag or argument, 3 network error, 130 Ctrl-C,
-129 SIGHUP, 143 SIGTERM, 141 the reader of stdout went away.
-
-Environment: FINETUNING_API_KEY, FINETUNING_CONFIG_HOME, NO_COLOR; HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE as
-everywhere; FT_RELEASE_URL for `ft update`.
+- Exit codes, environment variables and files are listed in `MANUAL`.
 """
 
 from __future__ import annotations
@@ -47,7 +37,7 @@ if TYPE_CHECKING:
     import http.client
     import ssl
     import urllib.request
-    from types import FrameType, TracebackType
+    from types import FrameType
     from typing import (
         Any,
         Callable,
@@ -204,14 +194,15 @@ def redact(text: str) -> str:
 
 
 def unsafe(character: str) -> bool:
-    """Whether a terminal may act on it: controls, bidi and other formats (but the joiners of emoji and scripts)."""
+    """Whether a terminal may act on it: controls, bidi and other formats, but no joiners."""
     from unicodedata import category
 
     return category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\u200c\u200d"
 
 
 def visible(text: str) -> str:
-    """`text` on one line and safe for a terminal: unsafe characters appear as escapes."""
+    """`text` on one line and safe for a terminal: keys redacted (before they are cut in two), the unsafe as escapes."""
+    text = redact(text)
     if text.isprintable():
         return text
     return text.translate({ord(c): c.encode("unicode_escape").decode() for c in set(text) if unsafe(c)})
@@ -278,8 +269,7 @@ def fold(text: str, cells: int) -> list[str]:
 
 
 def fold_command(text: str, cells: int) -> list[str]:
-    """A shell command in lines of at most `cells`, to be pasted as they are: never broken within a word or between a
-    flag and its value."""
+    """A shell command in lines of at most `cells`, to be pasted as they are: no word or flag and value broken."""
     lines: list[str] = []
     for word in re.findall(r"""(?:-\S+ )?(?:"[^"]*"|'[^']*'|[^\s"'])+""", text):
         if lines and cell_width(f"{lines[-1]} {word} \\") <= cells:
@@ -344,11 +334,11 @@ def size(count: Any) -> str:
     """A number of bytes for people."""
     if not is_number(count) or not 0 <= count < 1e18:
         return "-"
-    if count < 1000:
+    if round(count) < 1000:
         return f"{count:.0f} B"
     for unit in ("kB", "MB", "GB"):
         count /= 1000
-        if count < 1000 or unit == "GB":
+        if round(count, 1) < 1000 or unit == "GB":
             break
     return f"{count:.1f} {unit}"
 
@@ -364,7 +354,7 @@ def slug(text: str) -> str:
 def file_name(record: Json) -> str:
     """The default name of a track's file: `<slug>-<short-id>.mp3`, made of safe characters only."""
     words = next(
-        (slug(w) for w in (record.get("title"), record.get("prompt")) if isinstance(w, str) and slug(w)),
+        (slug(redact(w)) for w in (record.get("title"), record.get("prompt")) if isinstance(w, str) and slug(w)),
         "track",
     )
     return f"{words}-{slug(str(record.get('id'))[:8]) or 'unnamed'}.mp3"
@@ -379,10 +369,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def shell(*words: str) -> str:
-    """A command for a person to paste."""
+    """A command for a person to paste; what is unsafe in it as code points, for bash, zsh and ksh."""
     import shlex
 
-    return " ".join(map(shlex.quote, words))
+    def quoted(word: str) -> str:
+        if any(map(unsafe, word)):
+            return "$'" + "".join(f"\\U{ord(c):08x}" if c in "\\'" or unsafe(c) else c for c in word) + "'"
+        safe = shlex.quote(word)
+        return f"'{safe}'" if safe.startswith("=") else safe  # zsh would look for a command of that name
+
+    return " ".join(map(quoted, words))
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
@@ -485,6 +481,8 @@ class Console:
         self._spoken = time.monotonic()  # when stderr last got a line
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+            if os.name != "nt":
+                os.set_blocking(stream.fileno(), True)  # Python loses what does not fit into one that does not block
 
     # Writing
 
@@ -623,6 +621,7 @@ class Console:
         if not sys.stdin.isatty():
             raise UsageError("cannot ask for confirmation: stdin is not a terminal", "pass --yes to go ahead without")
         answer = ""
+        sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
         try:
             self._write(sys.stderr, f"{consequence}\n{question} [y/N] ")
             answer = sys.stdin.readline()
@@ -667,7 +666,7 @@ class Console:
         self.write("\n".join(lines) + "\n")
 
     def details(self, pairs: Sequence[tuple[str, str]], command: tuple[str, str] | None = None) -> None:
-        """A block of labels and values, at its end one whose value is a command. On a terminal long values are folded
+        """Labels and values, at its end one whose value is a command. On a terminal long values are folded
         under themselves; an address, which must not be broken, has a line of its own."""
         indent = max(len(label) for label, _ in pairs) + 2
         room = self.columns(sys.stdout)
@@ -760,7 +759,10 @@ def config_directory() -> str:
     """Where config.json and, on a headless Linux, the key's fallback file lie."""
     environ = os.environ
     if environ.get("FINETUNING_CONFIG_HOME"):
-        return os.path.abspath(environ["FINETUNING_CONFIG_HOME"])
+        try:
+            return os.path.abspath(environ["FINETUNING_CONFIG_HOME"])
+        except OSError:
+            raise UsageError("FINETUNING_CONFIG_HOME is relative to a working directory that is gone") from None
     home = os.path.expanduser("~")
     if sys.platform == "win32":
         base = environ.get("APPDATA") or os.path.join(home, "AppData", "Roaming")
@@ -881,8 +883,8 @@ def check_key(text: str, source: str) -> str:
 def run_tool(
     console: Console, argv: list[str], stdin: str = "", patience: float = KEYRING_PATIENCE
 ) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a keychain's tool; secrets go to it by stdin. With more than the usual patience,
-    a person is told what is waited for. Unavailable when the tool is absent, NoAnswer when it takes too long."""
+    """Exit code, stdout and stderr of a keychain's tool; secrets go to it by stdin. Unavailable when the tool is
+    absent, NoAnswer when it takes too long."""
     import subprocess
 
     environ = {name: value for name, value in os.environ.items() if name != "FINETUNING_API_KEY"}
@@ -927,8 +929,7 @@ class SecretService:
         return run_tool(self.console, argv, stdin, patience)
 
     def _secrets(self) -> list[str]:
-        """What all matching items hold, the last modified first. Another program's item may stand beside ours, and the
-        order in which a service finds them is any."""
+        """What all matching items hold, ours and other programs', the last modified first."""
         # `search` never prompts, unlike `lookup`, and tells absent from locked.
         code, out, err = self._run("search", "--all")
         if re.search("dbus-launch|D-Bus", err):
@@ -953,9 +954,12 @@ class SecretService:
         except Locked:
             pass  # storing prompts
         self._store(key)
-        if len(self._secrets()) > 1:  # a second item would be found instead of ours one day
-            self._run("clear")
-            self._store(key)
+        try:
+            if len(self._secrets()) > 1:  # a second item would be found instead of ours one day
+                self._run("clear")
+                self._store(key)
+        except Unavailable:
+            pass  # but the key is stored
 
     def _store(self, key: str) -> None:
         label = f"--label=Password for '{ACCOUNT}' on '{SERVICE}'"
@@ -1252,11 +1256,18 @@ class Keys:
         return self.keychain.name
 
     def forget(self) -> list[str]:
-        """Remove the key from the file and the keychain; the names of the places that had one."""
+        """Remove the key from the file and the keychain; the names of the places that had one. FtError when a keychain
+        keeps it, or may."""
         removed = [self.file.path] if self.file and self.file.clear() else []
         try:
             if self.keychain.clear():
                 removed.insert(0, self.keychain.name)
+        except (FtError, NoAnswer) as error:
+            for place in removed:
+                self.console.note(f"removed the key from {place}")
+            if isinstance(error, FtError):
+                raise
+            raise FtError(f"{self.keychain.name} may still hold the key: {error}") from None
         except Unavailable as error:
             self.trouble = str(error)
         return removed
@@ -1278,7 +1289,7 @@ def parse_retry_after(value: str | None) -> float | None:
         date = parsedate_to_datetime(value)
         date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)  # the form of asctime names no zone
         return max(0.0, date.timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError, IndexError):
+    except (TypeError, ValueError, OverflowError, IndexError, UnboundLocalError):  # the last is one of 3.8's own
         return None
 
 
@@ -1311,11 +1322,10 @@ def certificate_hint(error: BaseException) -> str | None:
 
 
 class Response:
-    """An open answer; close it. `url` is the one that answered, `host` its name for messages."""
+    """An open answer; close it. `host` is the name of who answered, for messages."""
 
-    def __init__(self, raw: http.client.HTTPResponse, url: str, host: str) -> None:
+    def __init__(self, raw: http.client.HTTPResponse, host: str) -> None:
         self.raw = raw
-        self.url = url
         self.host = host
         self.status: int = raw.status
         self.headers = raw.headers
@@ -1324,7 +1334,7 @@ class Response:
     def __enter__(self) -> Response:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.raw.close()
 
     def length(self) -> int | None:
@@ -1558,7 +1568,7 @@ class Transport:
         self.console.log(f"< {raw.status} {raw.reason} ({time.monotonic() - start:.2f} s)")
         for header, value in raw.headers.items():
             self.console.log(f"< {header}: {value}")
-        return Response(raw, url, host)
+        return Response(raw, host)
 
     # Calls of the API
 
@@ -1704,6 +1714,11 @@ def text_of(record: Json, name: str, absent: str = "-") -> str:
     return value if isinstance(value, str) else format_json(value)
 
 
+def listing(collection: str) -> str:
+    """The command that lists a collection."""
+    return "ft sfx list" if collection == SOUND_EFFECTS else "ft list"
+
+
 class Api:
     """One method for each endpoint, in the order of the API's documentation. Each returns the document as the service
     sent it, or raises ApiError or NetworkError."""
@@ -1728,7 +1743,7 @@ class Api:
     def create(self, endpoint: str, body: Json) -> Json:
         """POST /v1/generations, /v1/instrumental or /v1/sound-effects: costs a credit, so it is never repeated once
         it may have been received. The record under `data` has an `id`."""
-        unsure = "do not submit again before `ft list` has told you"
+        unsure = f"do not submit again before `{listing(endpoint)}` has told you"
         try:
             document = self.transport.call("POST", self._path(endpoint), body, retry="create")
             identifier = member(member(document, "data", dict), "id", str)
@@ -1740,6 +1755,8 @@ class Api:
                 raise NetworkError(f"{error.message}; the submission may have been accepted", unsure) from None
             raise
         except ApiError as error:
+            if error.code == "QUEUE_FULL" and error.hint:
+                error.hint = error.hint.replace("ft list", listing(endpoint))
             if error.status >= 500 and error.code != "GENERATION_FAILED":  # that one says that it was not
                 error.hint = "; ".join(filter(None, [error.hint, f"it may have been accepted: {unsure}"]))
             raise
@@ -1798,32 +1815,27 @@ def check_id(identifier: str, what: str = "id") -> str:
 def check_ids(ids: Sequence[str]) -> list[str]:
     """The ids of a bulk command in order, each once; `-` stands for those on stdin, one a line."""
     if "-" in ids:
-        lines = [line.strip() for line in sys.stdin.buffer.read().decode("utf-8", "surrogateescape").splitlines()]
+        text = sys.stdin.buffer.read().decode("utf-8-sig", "surrogateescape")  # PowerShell's pipes may begin with a BOM
+        lines = [line.strip() for line in text.splitlines()]
         i = ids.index("-")
-        ids = [*ids[:i], *filter(None, lines), *ids[i + 1 :]]
+        ids = [*ids[:i], *filter(None, lines), *(word for word in ids[i + 1 :] if word != "-")]
         if not ids:
             raise UsageError("no ids on stdin")
     return list(dict.fromkeys(check_id(i) for i in ids))
-
-
-def explain_not_found(error: ApiError, identifier: str) -> ApiError:
-    """`error`, with a hint when a 404 may come from an id that is not whole."""
-    if error.status == 404 and not re.fullmatch(UUID, identifier):
-        error.hint = "an id has 36 characters: `ft list` shows them"
-    return error
 
 
 def get_record(api: Api, collection: str, identifier: str) -> Json:
     try:
         return api.record(collection, identifier)
     except ApiError as error:
-        raise explain_not_found(error, identifier) from None
+        if error.status == 404 and not re.fullmatch(UUID, identifier):
+            error.hint = f"an id has 36 characters: `{listing(collection)}` shows them"
+        raise
 
 
 def wait_for(console: Console, api: Api, collection: str, identifier: str) -> Json:
-    """The document of a record once it is completed or failed, asked for every 3 to 15 seconds for 5 minutes. What
-    happens on the network meanwhile is noted and asked again; only a refusal (4xx but 429) is raised. FtError at the
-    time-out."""
+    """The document of a record once it is completed or failed. What happens on the network meanwhile is noted and
+    asked again; only a refusal (4xx but 429) is raised. FtError at the time-out."""
     start = time.monotonic()
     interval = pause = POLL_FIRST
     status = "processing"
@@ -1858,12 +1870,12 @@ def command_for(verb: str, collection: str, identifier: str, output: str | None 
     if verb == "download":
         words.append("--wait")
     if output is not None:
-        words += ["-o", output]
+        words += [f"--output={output}"] if re.match("-.", output) else ["-o", output]
     return shell(*words)
 
 
 def is_directory(output: str) -> bool:
-    """Whether -o names a directory: one that is there, or any that ends like one, on Windows also in its other way."""
+    """Whether -o names a directory: one that is there, or any that ends like one."""
     return output.endswith(("/", os.sep)) or os.path.isdir(output)
 
 
@@ -1898,18 +1910,30 @@ class Target:
 
     def __init__(self, path: str) -> None:
         self.name = path
-        self.path = os.path.realpath(path)
+        try:
+            self.path = os.path.realpath(path)
+        except OSError as error:  # the working directory is gone
+            raise self._refused(error) from None
         self._part = os.path.join(os.path.dirname(self.path), f".ft-{os.urandom(6).hex()}.part")
         self._file: Any = None
 
     def __enter__(self) -> Target:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.remove(self._part)
 
     def _refused(self, error: OSError) -> FtError:
         return FtError(f"cannot write {self.name}: {error.strerror or error}")
+
+    def _check_replaceable(self) -> None:
+        there = os.stat(self.path)  # fails for a name that is too long, unlike os.path.exists
+        if not stat.S_ISREG(there.st_mode):
+            kind = "a directory" if stat.S_ISDIR(there.st_mode) else "not a regular file"
+            raise FtError(f"cannot write {self.name}: it is {kind}")
+        directory = os.stat(os.path.dirname(self.path))
+        if directory.st_mode & stat.S_ISVTX and os.geteuid() not in (0, directory.st_uid, there.st_uid):  # as in /tmp
+            raise FtError(f"cannot write {self.name}: it belongs to another user")
 
     def open(self) -> None:
         """Begin, or begin again from nothing."""
@@ -1918,14 +1942,11 @@ class Target:
                 self._file.seek(0)
                 self._file.truncate()
                 return
-            try:
-                mode = os.stat(self.path).st_mode  # fails for a name that is too long, unlike os.path.exists
-            except FileNotFoundError:
-                mode = stat.S_IFREG
-            if not stat.S_ISREG(mode):
-                kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-                raise FtError(f"cannot write {self.name}: it is {kind}")
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            try:
+                self._check_replaceable()
+            except FileNotFoundError:
+                pass
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             with self._making:
                 if self.stopped:
@@ -1982,7 +2003,7 @@ class StdoutTarget:
     def __enter__(self) -> StdoutTarget:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         pass
 
     def open(self) -> None:
@@ -2114,8 +2135,7 @@ class Outcome:
 
 
 def run_batch(ids: list[str], send: Callable[[list[str]], Json], outcome: Outcome) -> None:
-    """Send `ids` in chunks of 100 and gather what became of each. A chunk that fails for good, or a signal, ends it:
-    the failure is kept, and the ids that were not attempted are told apart from those whose outcome is unknown."""
+    """Send `ids` in chunks of 100 and gather what became of each. A chunk that fails for good, or a signal, ends it."""
     for start in range(0, len(ids), CHUNK):
         chunk = ids[start : start + CHUNK]
         try:
@@ -2250,13 +2270,13 @@ def flag(*names: str, default: Any = None, shown: str | None = None, **options: 
 
 
 def number(text: str) -> int | float:
-    if not re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
+    if not re.fullmatch(r"-?[0-9]{1,300}(\.[0-9]{1,300})?", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return float(text) if "." in text else int(text)
 
 
 def integer(text: str) -> int:
-    if not re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII):
+    if not re.fullmatch(r"-?[0-9]{1,300}", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
 
@@ -2340,11 +2360,11 @@ def auth_login(ft: Ft, args: argparse.Namespace) -> None:
         source = "the prompt"
         try:
             text = getpass.getpass("Paste your API key: ", sys.stderr)
-        except (EOFError, UnicodeError):
+        except (EOFError, UnicodeError, Stopped) as error:
+            sys.stderr.write("\n")  # getpass leaves its line open
+            if isinstance(error, Stopped):
+                raise
             raise UsageError("no API key given", f"get one at {KEY_URL}") from None
-        except Stopped:  # getpass leaves its line open
-            sys.stderr.write("\n")
-            raise
         except KeyboardInterrupt:  # Windows reads Ctrl-C as a character here
             raise Stopped(signal.SIGINT) from None
     ft.transport.key = key = check_key(text, source)
@@ -2494,7 +2514,8 @@ def create(ft: Ft, args: argparse.Namespace, collection: str, endpoint: str, bod
             path = save_track(ft, document["data"], args.output, Progress(console), {})
     except Stopped:
         if not resume:
-            console.note("the submission may have been accepted, and then costs its credit: `ft list` tells")
+            tells = f"`{listing(collection)}` tells"
+            console.note(f"the submission may have been accepted, and then costs its credit: {tells}")
         elif document["data"].get("status") == "completed":
             console.hint(f"the track is not lost: {resume}")
         else:
@@ -2555,13 +2576,15 @@ def list_records(ft: Ft, args: argparse.Namespace, collection: str, **query: Any
     offset, limit = args.offset, 99 if args.all else args.limit
     document = ft.api.records(collection, limit=limit, offset=offset or None, status=status, **query)
     data = document["data"]
+    page = data
     while (
         args.all
-        and data.get("hasMore") is True
-        and isinstance(data.get("nextOffset"), int)
-        and data["nextOffset"] > offset
+        and page[name]
+        and page.get("hasMore") is True
+        and isinstance(page.get("nextOffset"), int)
+        and page["nextOffset"] > offset
     ):
-        offset = data["nextOffset"]
+        offset = page["nextOffset"]
         page = ft.api.records(collection, limit=limit, offset=offset, status=status, **query)["data"]
         document["data"] = data = {**page, name: data[name] + page[name]}
     if args.json:
@@ -2606,6 +2629,10 @@ def show_record(ft: Ft, args: argparse.Namespace, collection: str) -> None:
         return ft.console.json(document)
     record = document["data"]
     parameters = record.get("parameters") if isinstance(record.get("parameters"), dict) else {}
+
+    def given(name: str, form: Callable[[Any], str]) -> str:
+        return "" if record.get(name) is None else form(record[name])
+
     pairs = [
         ("ID", text_of(record, "id")),
         ("Title", text_of(record, "title", "")),
@@ -2614,9 +2641,9 @@ def show_record(ft: Ft, args: argparse.Namespace, collection: str) -> None:
         ("Status", text_of(record, "status")),
         ("Error", text_of(record, "errorMessage", "")),
         ("Audio URL", text_of(record, "audioUrl", "")),
-        ("Duration", length(record.get("duration")) if record.get("duration") is not None else ""),
-        ("Asked for", length(record["requestedDuration"]) if record.get("requestedDuration") is not None else ""),
-        ("File size", size(record["fileSize"]) if record.get("fileSize") is not None else ""),
+        ("Duration", given("duration", length)),
+        ("Asked for", given("requestedDuration", length)),
+        ("File size", given("fileSize", size)),
         ("Tempo", f"{text_of(parameters, 'bpm')} bpm" if "bpm" in parameters else ""),
         ("Key", text_of(parameters, "keyscale", "")),
         ("Time signature", text_of(parameters, "timesignature", "")),
@@ -2629,10 +2656,7 @@ def show_record(ft: Ft, args: argparse.Namespace, collection: str) -> None:
         ("Webhook", text_of(record, "webhook", "")),
         ("Created", moment(record.get("createdAt"))),
         ("Completed", moment(record.get("completedAt"))),
-        (
-            "Generation time",
-            length(record.get("generationTime")) if record.get("generationTime") is not None else "",
-        ),
+        ("Generation time", given("generationTime", length)),
     ]
     command = again(record, parameters) if collection == GENERATIONS else ""
     ft.console.details([pair for pair in pairs if pair[1]], ("Make it again", command) if command else None)
@@ -2988,25 +3012,27 @@ def installed() -> str:
     archive = getattr(__loader__, "archive", None)  # type: ignore[name-defined]
     place = os.path.realpath(archive or __file__)
     directory, name = os.path.split(place)
-    if re.match("/(usr/)?s?bin/|/usr/lib/python|/(nix|snap|gnu)/|/opt/homebrew/|.*/Cellar/", place):
+    library = archive is None and os.path.basename(directory) in ("site-packages", "dist-packages")
+    by_pip = pip_command(directory) if library and "/Cellar/" not in place else ""
+    if not by_pip and re.match("/(usr/)?s?bin/|/usr/lib/python|/(nix|snap|gnu)/|/opt/homebrew/|.*/Cellar/", place):
         raise FtError(f"this ft came from a package manager: {place}", "update it with that package manager")
-    if archive is None and os.path.basename(directory) in ("site-packages", "dist-packages"):
-        raise FtError(f"this ft came from pip: {place}", pip_command(directory))
+    if library:
+        raise FtError(f"this ft came from pip: {place}", by_pip or "update it as you installed it")
     if archive is None and os.path.exists(os.path.join(directory, ".git")):
         raise FtError(f"this ft is a checkout: {place}", shell("git", "-C", directory, "pull"))
     if archive is None or name != ("ft.pyz" if os.name == "nt" else "ft"):
-        url = os.environ.get("FT_RELEASE_URL", RELEASE_URL)
+        url = os.environ.get("FT_RELEASE_URL") or RELEASE_URL
         raise FtError(f"this ft did not come from the install script: {place}", f"put {url}/ft.pyz in its place")
     return place
 
 
 def pip_command(directory: str) -> str:
-    """What upgrades the package in `directory` that ft.py belongs to: from where it came, which pip notes (PEP 610)."""
+    """What upgrades the package in `directory`, if pip put it there: from where it came, as pip notes (PEP 610)."""
     import json
     from importlib.metadata import distributions
 
     for package in distributions(path=[directory]):
-        if "ft.py" in map(str, package.files or ()):
+        if "ft.py" in map(str, package.files or ()) and (package.read_text("INSTALLER") or "").strip() == "pip":
             name = package.metadata["Name"]
             if f"{os.sep}pipx{os.sep}" in directory:
                 return shell("pipx", "upgrade", name)
@@ -3014,7 +3040,7 @@ def pip_command(directory: str) -> str:
             vcs = f"{origin['vcs_info']['vcs']}+" if "vcs_info" in origin else ""
             source = f"{vcs}{origin['url']}" if origin else name
             return shell(sys.executable, "-m", "pip", "install", "--upgrade", source)
-    return "update it as you installed it"
+    return ""
 
 
 @command("update",
@@ -3024,7 +3050,7 @@ def update(ft: Ft, args: argparse.Namespace) -> None:
     import hashlib
     import subprocess
 
-    release = check_base_url(os.environ.get("FT_RELEASE_URL", RELEASE_URL), "FT_RELEASE_URL")
+    release = check_base_url(os.environ.get("FT_RELEASE_URL") or RELEASE_URL, "FT_RELEASE_URL")
     place = installed()
     transport = Transport(ft.console, release)
 
@@ -3107,7 +3133,7 @@ GROUPS = {
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """As wide as the terminal. Given a width, argparse need not import shutil, half the cost of building a parser."""
+    """As wide as the terminal, without importing shutil, half the cost of building a parser."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=26, width=help_width())
@@ -3130,6 +3156,11 @@ def help_width() -> int:
         return 100
 
 
+def unmarked(word: str) -> str:
+    """A word after `--`, as it was."""
+    return word.lstrip("\0")
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with our errors, no abbreviations, and flags allowed between a command's arguments."""
 
@@ -3149,37 +3180,49 @@ class Parser(argparse.ArgumentParser):
         flags = self.add_argument_group("flags")
         self._action_groups.insert(-2, self._action_groups.pop())
         for names, options in chosen.parameters:
-            (flags if names[0].startswith("-") else self).add_argument(*names, **options)
+            if names[0].startswith("-"):
+                flags.add_argument(*names, **options)
+            else:
+                self.add_argument(*names, **{"type": unmarked, **options})
         self.set_defaults(command=chosen)
         return self
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if not self._defaults or self._intermixing:
+        if self._intermixing:
+            return super().parse_known_args(args, namespace)
+        if not self._defaults:
+            self._check_leading_flags(args)
             return super().parse_known_args(args, namespace)
         self._intermixing = True
+        if "--" in args:  # what follows is no flag; argparse parses twice and has lost the `--` the second time
+            end = args.index("--") + 1
+            args = [*args[:end], *("\0" + word for word in args[end:])]
         namespace, extras = self.parse_known_intermixed_args(args, namespace)
+        extras = [word for word in extras if word != "--"]
         if extras:
             name = extras[0].partition("=")[0]
             if not name.startswith("-"):
-                self.error(f"unexpected argument {name!r}")
-            self.unknown_flag(name)
+                self.error(f"unexpected argument {unmarked(extras[0])!r}")
+            self._unknown_flag(name)
         return namespace, extras
 
-    def unknown_flag(self, name: str) -> NoReturn:
+    def _unknown_flag(self, name: str) -> NoReturn:
         self.error(f"unknown flag {name}{nearest(name, self._option_string_actions)}")
 
-    def check_leading_flags(self, argv: Sequence[str]) -> None:
+    def _check_leading_flags(self, argv: Sequence[str]) -> None:
         """Refuse an unknown flag before the command: its value would pass for the command."""
         words = iter(argv)
         for word in words:
+            if not word.startswith("-"):
+                return
             name, equals, _ = word.partition("=")
             action = self._option_string_actions.get(name)
             if action and action.nargs is None and not equals:
                 next(words, None)
-            elif not action and name.startswith("--"):
-                self.unknown_flag(name)
-            elif not name.startswith("-"):
-                return
+            elif not action and (name.startswith("--") or not re.fullmatch("-[vh]+", name)):
+                if any(name in names for chosen in COMMANDS.values() for names, _ in chosen.parameters):
+                    self.error(f"{name} goes after the command")
+                self._unknown_flag(name)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
@@ -3237,9 +3280,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         chosen = COMMANDS.get(" ".join(argv[:count]))
         if chosen and len(chosen.name.split()) == count <= len(argv):
             return command_parser(chosen).parse_args(argv[count:], args)
-    root = tree()
-    root.check_leading_flags(argv)
-    args = root.parse_args(argv, args)
+    args = tree().parse_args(argv, args)
     if not hasattr(args, "command") and not args.version:
         raise HelpAsked(help_text([word for word in argv if word in GROUPS][:1]))
     return args

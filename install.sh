@@ -67,7 +67,7 @@ main() {
     "$action"
 }
 
-say() { [ -n "$quiet" ] || printf '%s\n' "$1"; }
+say() { [ -n "$quiet" ] || printf '%s\n' "$1" || :; }
 warn() { printf 'warning: %s\n' "$1" >&2; }
 die() {
     printf 'error: %s\n' "$1" >&2
@@ -101,6 +101,7 @@ install() {
     [ "$new" = "ft ${version:-${new#ft }}" ] ||
         die "$origin says that it is '$new', not 'ft ${version:-X.Y.Z}'; nothing was changed"
     mv -f "$tmp/ft" "$target" || die "cannot replace $target"
+    trap '' PIPE # ft is there, whether or not somebody reads that
     say "Installed $new in $dir/ft"
     check_path
 }

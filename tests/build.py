@@ -36,7 +36,8 @@ ROOT = Path(__file__).resolve().parent.parent
 INSTALLERS = ["install.sh", "install.ps1"]
 PYTHON = re.compile(r"(python|pypy)3(\.\d+)?(\.exe)?")
 
-# Runs on every Python that somebody may have, 2.7 included, and is parsed by it before anything else.
+# Runs on every Python that somebody may have, 2.7 included, and is parsed by it before anything else. PLACES tells
+# where each bytecode lies in bytecode.xz. A Ctrl-C within main() never gets here.
 MAIN = """\
 import sys
 
@@ -45,7 +46,7 @@ if sys.version_info < (3, 8):
     sys.stderr.write("error: ft needs Python 3.8 or newer; this is Python %s (%s)\\n" % found)
     sys.exit(2)
 
-PLACES = {}  # of each Python's bytecode in bytecode.xz
+PLACES = {}
 
 try:
     from importlib.util import MAGIC_NUMBER
@@ -64,10 +65,11 @@ try:
         exec(loads(bytecode), ft.__dict__)
 
     sys.exit(ft.main())
-except KeyboardInterrupt:  # outside of main(), which has its own word for it
+except KeyboardInterrupt:
     sys.exit(130)
 """
-XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "pb": 0}]  # for bytes of no alignment
+# For bytes of no alignment. Who unpacks it takes memory for the whole dictionary, 2 MB here and 64 MB by default.
+XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2 << 20, "lc": 4, "pb": 0}]
 
 DESCRIBE = """\
 import sys, importlib.util

@@ -170,6 +170,18 @@ def test_it_runs_with_each_python(pyz: Path, tmp_path: Path) -> None:
         assert (result.stdout, result.stderr) == (f"ft {build.version()}\n", "")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v")
+def test_it_starts_with_little_memory(pyz: Path, tmp_path: Path) -> None:
+    """To unpack its bytecode takes no more memory than that has: a Python that starts runs ft, too."""
+    for python in found().values():
+        for limit in range(20_000, 200_000, 5_000):
+            command = ["sh", "-c", f'ulimit -v {limit} && exec "$@"', "sh", python, "-I"]
+            if run(*command, "-c", "import argparse, runpy, zlib", cwd=tmp_path).code == 0:
+                break
+        command[2] = command[2].replace(str(limit), str(limit + 15_000))
+        run(*command, pyz, "--version", cwd=tmp_path, check=0)
+
+
 @pytest.mark.skipif(WINDOWS, reason="a shebang")
 @pytest.mark.parametrize("how", ["{0}", "./ft.pyz", "../{1}/ft.pyz"])
 def test_it_runs_as_a_command_where_only_python3_is_reachable(how: str, pyz: Path, tmp_path: Path) -> None:

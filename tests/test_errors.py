@@ -137,6 +137,26 @@ def test_a_wrong_flag_shows_the_nearest_one_and_the_usage_of_its_command(
     assert sandbox.requests == []
 
 
+@pytest.mark.parametrize(
+    ("argv", "error", "usage"),
+    [
+        (["--jsno", "list"], "unknown flag --jsno", "ft <command> [flags]"),
+        (["--verbos", "list"], "unknown flag --verbos; did you mean `--verbose`?", "ft <command> [flags]"),
+        (["-x", "list"], "unknown flag -x", "ft <command> [flags]"),
+        (["-V"], "unknown flag -V; did you mean `-v`?", "ft <command> [flags]"),
+        (["-n", "5", "list"], "unknown flag -n", "ft <command> [flags]"),
+        (["--json", "list"], "--json goes after the command", "ft <command> [flags]"),
+        (["-o", "x", "download", TRACK], "-o goes after the command", "ft <command> [flags]"),
+        (["playlist", "--json", "show", "Drafts"], "--json goes after the command", "ft playlist <command> [flags]"),
+        (["playlist", "-x", "show"], "unknown flag -x", "ft playlist <command> [flags]"),
+    ],
+)
+def test_a_wrong_flag_before_the_command(ft: Runner, argv: list[str], error: str, usage: str) -> None:
+    first, second = ft(*argv, check=2).stderr.splitlines()
+    assert first == f"error: {error}"
+    assert second.startswith(f"hint: usage: {usage}; ")
+
+
 @pytest.mark.parametrize("argv", [["me"], ["list", "--json"], ["generate", "x"], ["delete", "--yes", TRACK]])
 def test_without_a_key_it_says_how_to_get_one_and_the_three_ways_to_give_it(
     ft: Runner, sandbox: Sandbox, argv: list[str]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
+import patched
 import pytest
 from conftest import Runner
 from sandbox import LANGUAGES, Request
@@ -150,10 +152,31 @@ def test_words_need_no_quotes(ft: Runner) -> None:
     assert body(ft)["tags"] == "lofi chill piano"
 
 
+@pytest.mark.parametrize(
+    ("argv", "prompt"),
+    [
+        (["--", "-x- --no-wait"], "-x- --no-wait"),
+        (["--", "--dark"], "--dark"),
+        (["--", "-o"], "-o"),
+        (["--", "mellow", "--seed", "5", "--json"], "mellow --seed 5 --json"),
+        (["a", "--duration", "30", "b", "--", "-c"], "a b -c"),
+        (["--", "a", "--", "b"], "a -- b"),
+    ],
+)
+@pytest.mark.parametrize("before", [["generate"], ["--no-color", "generate"]], ids=len)
 @pytest.mark.source
-def test_a_prompt_may_begin_with_a_dash_after_two(ft: Runner) -> None:
-    generate(ft, "--no-wait", "--", "-x- --no-wait", check=0)
-    assert body(ft)["tags"] == "-x- --no-wait"
+def test_what_follows_two_dashes_is_prompt(ft: Runner, argv: list[str], prompt: str, before: list[str]) -> None:
+    ft(*before, "--no-wait", *argv, check=0)
+    assert body(ft)["tags"] == prompt and "seed" not in body(ft)
+
+
+@pytest.mark.source
+def test_two_dashes_where_there_is_nothing_to_take(ft: Runner) -> None:
+    assert ft("list", "--", check=0).stdout
+    assert "error: unexpected argument '--x'\n" in ft("list", "--", "--x", check=2).stderr
+    assert "--lyrics: expected one argument" in ft("generate", "x", "--lyrics", "--", "y", check=2).stderr
+    assert "cannot ask for confirmation" in ft("delete", "--", "abc", "--yes", check=2).stderr
+    assert "`-x`" in ft("help", "--", "-x", check=2).stderr
 
 
 def test_a_prompt_in_any_script_arrives_and_names_its_file(ft: Runner, tmp_path: Path) -> None:
@@ -168,6 +191,13 @@ def test_what_the_server_clamps_is_noted_on_stderr(ft: Runner) -> None:
     assert "note: bpm clamped from 10 → 60\n" in result.stderr
     assert (body(ft)["duration"], body(ft)["bpm"]) == (500, 10), "clamping is the server's"
     assert "clamped" not in result.stdout
+
+
+@pytest.mark.source
+def test_a_value_out_of_range_may_be_of_many_digits(ft: Runner) -> None:
+    argv = ["x", "--duration", "9" * 30, "--bpm", f"{'9' * 300}.5", "--seed", "9" * 300, "--no-wait"]
+    assert "note: duration clamped from " in generate(ft, *argv, check=0).stderr
+    assert body(ft)["seed"] == int("9" * 300) and body(ft)["duration"] == int("9" * 30)
 
 
 @pytest.mark.source
@@ -271,6 +301,45 @@ def test_an_output_that_cannot_be_written_is_found_before_the_credit_is_spent(
     result = generate(ft, "dark trap", "-o", output, check=1)
     assert result.stderr.startswith("error: cannot write ")
     assert not ft.sandbox.requests
+
+
+@pytest.mark.source
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no sticky directories")
+def test_what_only_its_owner_may_replace_is_found_before_the_credit_is_spent(ft: Runner, tmp_path: Path) -> None:
+    """As others' files in /tmp: they may be writable, but nobody else may rename over them."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "x.mp3").write_text("theirs")
+    (shared / "x.mp3").chmod(0o666)
+    shared.chmod(0o1777)
+    changes = "ft.os.geteuid = lambda: 12345"
+    result = patched.run(ft, "generate", "dark trap", "-o", "shared/x.mp3", changes=changes, check=1)
+    assert result.stderr == "error: cannot write shared/x.mp3: it belongs to another user\n"
+    assert not ft.sandbox.requests
+    patched.start(ft, "generate", "dark trap", "-o", "shared/y.mp3", changes=changes, speed=20, check=0).finish()
+
+
+@pytest.mark.source
+@pytest.mark.skipif(sys.platform == "win32", reason="a directory in use stays there")
+def test_in_a_directory_that_is_gone(ft: Runner) -> None:
+    script = 'mkdir gone && cd gone && rmdir "$PWD" && '
+    ft.config_dir.rename(ft.home / "conf")
+    env = {"FINETUNING_CONFIG_HOME": str(ft.home / "conf")}
+    result = ft.sh(script + "ft generate dark trap", env=env, check=1)
+    assert "error: cannot write track-00000000.mp3: No such file or directory\n" in result.stderr
+    result = ft.sh(script + "ft me", env={"FINETUNING_CONFIG_HOME": "conf"}, check=2)
+    assert "error: FINETUNING_CONFIG_HOME is relative to a working directory that is gone\n" in result.stderr
+    assert not ft.sandbox.requests
+
+
+@pytest.mark.source
+def test_an_output_that_begins_with_a_dash_can_be_pasted(ft: Runner, tmp_path: Path) -> None:
+    ft.sandbox.fault("status", origin="media", status=404)
+    result = generate(ft, "dark trap", "--output=-x.mp3", check=3)
+    command = result.stderr.rpartition("the track is not lost: ")[2].strip()
+    assert command.endswith(" --wait --output=-x.mp3")
+    ft.sh(command, check=0)
+    assert (tmp_path / "-x.mp3").exists()
 
 
 @pytest.mark.source

@@ -230,6 +230,13 @@ def test_an_upgrade_renames_the_new_file_over_the_old_one(installed: Installer, 
     assert installed.version() == "ft 0.2.0\n"
 
 
+@every_shell
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_an_install_that_nobody_can_be_told_of_succeeds(installed: Installer, shell: str) -> None:
+    installed(shell=shell, prefix=["/bin/sh", "-c", '"$@" >/dev/full', "sh"])
+    assert installed.version() == "ft 0.2.0\n"
+
+
 @across_shells("how", "--version 0.1.0", "--version=0.1.0", "FT_VERSION")
 def test_a_version_can_be_chosen(install: Installer, shell: str, how: str) -> None:
     if how == "FT_VERSION":

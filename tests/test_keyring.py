@@ -323,12 +323,43 @@ def test_ctrl_c_ends_the_wait_for_a_mute_keyring(ft: Runner, mute: dict[str, str
     assert not processes_with(f"FINETUNING_CONFIG_HOME={ft.config_dir}")
 
 
+def slow(ft: Runner, keyring: Keyring, lines: str) -> dict[str, str]:
+    """An environment whose secret-tool is the real one, after these lines of sh."""
+    text = f'#!/bin/sh\n{lines}\nexec {shutil.which("secret-tool")} "$@"\n'
+    return {**keyring.env, **program(ft.home / "bin", "secret-tool", text)}
+
+
+@pytest.mark.parametrize("stuck", ["clear", "search"])
+def test_a_logout_that_the_keyring_does_not_answer_says_that_the_key_may_be_there(
+    ft: Runner, keyring: Keyring, stuck: str
+) -> None:
+    """As with a window that nobody sees. The file beside it is removed all the same, and told."""
+    keyring.store(ft.sandbox.key)
+    credentials = ft.config_dir / "credentials"
+    credentials.write_text(ft.sandbox.key)
+    env = slow(ft, keyring, f'[ "$1" != {stuck} ] || exec sleep 600')
+    result = ft("auth", "logout", key=None, env=env, check=1, timeout=90)
+    assert result.stdout == ""
+    assert f"note: removed the key from {credentials}\n" in result.stderr
+    assert f"error: {PLACE} may still hold the key: secret-tool did not answer within " in result.stderr
+    assert keyring.lookup() == ft.sandbox.key and not credentials.exists()
+
+
+def test_a_key_that_was_stored_is_not_stored_in_plain_text_as_well(ft: Runner, keyring: Keyring) -> None:
+    """Although the keyring is too busy to be asked whether another item stands beside it."""
+    stored = ft.home / "stored"
+    lines = f'[ "$1" != store ] || touch {stored}\n[ "$1" != search ] || [ ! -e {stored} ] || exec sleep 600'
+    env = slow(ft, keyring, lines)
+    result = ft("auth", "login", "--stdin", key=None, stdin=ft.sandbox.key, env=env, check=0)
+    assert f"Stored in {PLACE}. ✓\n" in result.stdout and result.stderr == ""
+    assert keyring.lookup() == ft.sandbox.key
+    assert not (ft.config_dir / "credentials").exists()
+
+
 def test_a_store_that_waits_for_a_person_says_so(ft: Runner, keyring: Keyring) -> None:
     """Storing in a locked keyring raises a window. It is answered here once ft has said that it waits."""
     answered = ft.home / "answered"
-    text = f'#!/bin/sh\n[ "$1" != store ] || until [ -e {answered} ]; do sleep 0.05; done\n'
-    text += f'exec {shutil.which("secret-tool")} "$@"\n'
-    env = {**keyring.env, **program(ft.home / "bin", "secret-tool", text)}
+    env = slow(ft, keyring, f'[ "$1" != store ] || until [ -e {answered} ]; do sleep 0.05; done')
     running = ft.start("auth", "login", "--stdin", key=None, stdin=ft.sandbox.key, env=env, check=0)
     running.expect("note: waiting for secret-tool: answer its prompt if there is one")
     answered.touch()

@@ -323,6 +323,15 @@ def test_anything_but_yes_deletes_nothing_and_is_exit_0(ft: Runner, answer: str)
 
 
 @pytest.mark.source
+def test_an_answer_that_is_no_text_deletes_nothing(ft: Runner) -> None:
+    process = ft.tty("delete", LOFI, stdout="pipe", env={"PYTHONIOENCODING": "ascii"}, check=0)
+    process.expect("[y/N] ")
+    process.send("да\r")
+    assert process.finish().piped == "Aborted.\n"
+    assert not ft.sandbox.requests
+
+
+@pytest.mark.source
 def test_ctrl_c_at_the_question_deletes_nothing(ft: Runner) -> None:
     process = ft.tty("delete", LOFI, check=130)
     process.expect("[y/N] ")

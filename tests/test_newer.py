@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +105,22 @@ def test_sound_effects_are_listed_by_page_and_by_status(ft: Runner, sandbox: San
     empty = ft("sfx", "list", "--status", "failed", check=0)
     assert (empty.stdout, empty.stderr) == ("", "note: nothing here with status failed; `ft sfx generate` makes one\n")
     assert [request.query.get("status") for request in sandbox.requests[-1:]] == ["failed"]
+
+
+def test_a_sound_effect_is_looked_for_in_its_own_list(ft: Runner, sandbox: Sandbox) -> None:
+    """Tracks and sound effects have a list each: with the wrong one, what was made would be made and paid again."""
+    for fault in ({"kind": "lost"}, {"kind": "status", "status": 503}):
+        sandbox.fault(**fault, path="/v1/sound-effects", method="POST")
+        assert "`ft sfx list` has told you" in ft("sfx", "generate", "door", speed=SPEED).stderr
+    sandbox.fault("status", status=429, code="QUEUE_FULL", path="/v1/sound-effects", method="POST")
+    assert "`ft sfx list --status processing`" in ft("sfx", "generate", "door", check=1).stderr
+    for verb in ("get", "download"):
+        assert "hint: an id has 36 characters: `ft sfx list` shows them" in ft("sfx", verb, "abc", check=1).stderr
+    gate = sandbox.hold("/v1/sound-effects", method="POST")
+    process = ft.start("sfx", "generate", "door", check=130)
+    assert gate.reached.wait(20)
+    process.send_signal(signal.SIGINT)
+    assert "`ft sfx list` tells" in process.finish().stderr
 
 
 def test_a_sound_effect_is_shown_and_downloaded(ft: Runner, sandbox: Sandbox, tmp_path: Path) -> None:
@@ -263,6 +278,9 @@ def test_get_of_a_failed_track_shows_why_and_no_command(ft: Runner, sandbox: San
         ["generate", "lofi chill piano, mellow, late night"],
         ["generate", 'it\'s "odd" $HOME `id` \\ 100% ! ; & | * ~ #', "--key", "Bb", "--scale", "minor"],
         ["generate", "--seed", "0", "--", "--not a flag"],
+        ["generate", "--", "--dark"],
+        ["generate", "a\nb\t'c' \\ \x07 \u200f\u05e9\u05dc\u05d5\u05dd \u00ad!"],
+        ["generate", "=foo"],
         ["generate", "夜想曲 🎹", "--language", "ja", "--time-sig", "7", "--bpm", "61.5", "--duration", "12.25"],
         ["generate", "word " * 130 + "end", "--seed", "123456789012"],
         ["instrumental", "slow piano", "--duration", "45", "--verbatim"],
@@ -271,7 +289,7 @@ def test_get_of_a_failed_track_shows_why_and_no_command(ft: Runner, sandbox: San
     ids=lambda argv: argv[-1][:20],
 )
 @pytest.mark.parametrize("columns", [None, 60, 80])
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.needs("bash", "zsh")
 def test_the_command_that_makes_a_track_again_makes_it_again(
     ft: Runner, sandbox: Sandbox, argv: list[str], columns: int | None
 ) -> None:
@@ -285,7 +303,8 @@ def test_the_command_that_makes_a_track_again_makes_it_again(
         shown = ft.tty("get", first, columns=columns, env={"NO_COLOR": "1"}, check=0).finish().stdout
     command = re.search(r"^Make it again +(ft .*)", shown, re.DOTALL | re.MULTILINE)
     assert command
-    ft.sh(command[1].replace("\r\n", "\n").rstrip("\n").replace(f"ft {argv[0]}", f"ft {argv[0]} --no-wait", 1), check=0)
+    pasted = command[1].replace("\r\n", "\n").rstrip("\n").replace(f"ft {argv[0]}", f"ft {argv[0]} --no-wait", 1)
+    ft.sh(pasted, "bash" if columns is None else "zsh", check=0)
     old, new = (post.json for post in sandbox.posts())
     assert new.pop("seed") == sandbox.generations[first]["parameters"]["seed"]
     old.pop("seed", None)

@@ -99,10 +99,10 @@ def test_a_file_of_prompts_stays_within_the_rate_limit(
     machine: Callable[..., Result], sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """The limit's minute and the pauses are both a fifteenth of what they are; one prompt fails."""
-    prompts = [f"prompt number {n}, with 'quotes' and $dollars" for n in range(11)]
-    (tmp_path / "prompts.txt").write_text("\n".join([*prompts, "please fail"]) + "\n")
+    prompts = [f"prompt number {n}, with 'quotes' and $dollars" for n in range(10)]
+    (tmp_path / "prompts.txt").write_text("\n".join([*prompts, "please fail", "--a last line without an end"]))
     machine(block("while IFS"), speed=50)
-    assert [post.json["tags"] for post in sandbox.posts()] == [*prompts, "please fail"]
+    assert [post.json["tags"] for post in sandbox.posts()] == [*prompts, "please fail", "--a last line without an end"]
     assert {post.status for post in sandbox.posts()} == {202}
     assert len(list((tmp_path / "tracks").glob("*.mp3"))) == 11
     assert (tmp_path / "unfinished.txt").read_text() == "please fail\n"

@@ -143,6 +143,26 @@ def test_a_service_that_repeats_the_key_does_not_get_it_shown(
         assert_silent(ft("-v", *argv, speed=100), key)
 
 
+@linux
+@pytest.mark.parametrize("columns", [40, 57, 64, 80])
+def test_a_key_that_a_line_is_too_short_for_is_not_shown_in_pieces(ft: Runner, columns: int) -> None:
+    """Tables cut and details fold what the service sends, and the live line cuts what ft says."""
+    key = ft.sandbox.key
+    record = ft.sandbox.add_generation(prompt=key, title=key, errorMessage=f"is {key} a key? " * 9, status="failed")
+    ft.sandbox.add_playlist(f"for {key}", [str(record["id"])])
+    message = f"no such authorisation?key={key} and {key}"
+    for argv in (["list"], ["get", str(record["id"])], ["playlists"], ["playlist", "show", f"for {key}"]):
+        assert_silent(ft.tty(*argv, columns=columns).finish(), key)
+    ft.sandbox.fault("status", status=401, message=message, times=None)
+    assert_silent(ft.tty("doctor", columns=columns).finish(), key)
+
+
+@linux
+def test_a_file_is_not_named_after_a_key(ft: Runner) -> None:
+    record = ft.sandbox.add_generation(title=ft.sandbox.key)
+    assert_silent(ft("download", str(record["id"]), check=0), ft.sandbox.key.replace("_", "-"))
+
+
 def test_an_internal_error_shows_no_key_not_even_with_v(ft: Runner) -> None:
     changes = """
 def broken(*arguments):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,38 @@ def test_stderr_is_full(ft: Runner) -> None:
     ft.sh("ft get nothing 2>/dev/full", check=1)
     ft.sh("ft list --bad 2>/dev/full", check=2)
     ft.sh("ft list >/dev/full 2>/dev/full", check=1)
+
+
+# --- a pipe that does not block -----------------------------------------------------------------------------
+
+
+@posix
+def test_a_pipe_that_another_program_made_non_blocking_gets_everything(ft: Runner) -> None:
+    """Of more than it holds, Python alone would lose the rest in silence."""
+    track = ft.sandbox.add_generation(duration=200)["id"]
+    import fcntl
+    import termios
+
+    for _ in range(200):
+        ft.sandbox.add_generation()
+    for argv in (["download", track, "-o", "-"], ["list", "--json", "--all"]):
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        with open(reader, "rb") as pipe:
+            running = subprocess.Popen(
+                [*ft.argv, *argv], env=ft.env(), cwd=ft.cwd, stdin=subprocess.DEVNULL, stdout=writer
+            )
+            os.close(writer)
+            waiting = array.array("i", [0])
+            while waiting[0] < 65536 and running.poll() is None:  # until it is full
+                fcntl.ioctl(reader, termios.FIONREAD, waiting)
+                time.sleep(0.01)
+            data = pipe.read()
+        assert running.wait() == 0
+        if argv[0] == "download":
+            assert data == ft.sandbox.track(track)
+        else:
+            assert len(json.loads(data)["data"]["generations"]) > 200
 
 
 # --- descriptors that are closed ----------------------------------------------------------------------------

@@ -206,6 +206,14 @@ def test_pages_that_lead_nowhere(ft: Runner, value: Any) -> None:
     assert len(ft.sandbox.requests) <= 5
 
 
+def test_pages_without_an_end(ft: Runner) -> None:
+    for n in range(1, 60):
+        page = {"data": {"generations": [], "hasMore": True, "nextOffset": n}}
+        ft.sandbox.fault("body", path="/v1/generations", status=200, data=json.dumps(page))
+    assert run(ft, "list", "--all").code == 0
+    assert len(ft.sandbox.requests) == 1
+
+
 def test_a_playlist_whose_id_leads_elsewhere(ft: Runner) -> None:
     """Its id is percent-encoded, or refused: it cannot change the request's path."""
     for odd in ("../../v1/me", "a/b", "..", ".", "", "\ud800", "a\r\nX-Evil: 1", "?x", "#"):

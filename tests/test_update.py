@@ -109,6 +109,12 @@ def test_it_upgrades_in_the_directory_it_lies_in(installed: Installed, site: Pat
     assert installed.server.paths == ["/VERSION"]
 
 
+def test_it_succeeds_although_nobody_can_read_what_it_says(installed: Installed) -> None:
+    result = installed(prefix=["sh", "-c", '"$@" >/dev/full', "sh"])
+    assert "stays" not in result.stderr
+    assert installed("--version").stdout == f"ft {NEW}\n"
+
+
 def test_it_follows_the_link_it_was_started_by(installed: Installed, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to("my bin/ft")
@@ -312,10 +318,10 @@ def test_a_checkout_is_pulled(installed: Installed, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["ft.pyz", "ft.py", "ft-0.0.1"])
 def test_a_dropped_file_is_replaced_by_hand(installed: Installed, built: Path, tmp_path: Path, name: str) -> None:
     program = Path(shutil.copy(ROOT / "ft.py" if name == "ft.py" else built / "old", tmp_path / name))
-    assert refusal(installed, program) == [
-        f"this ft did not come from the install script: {program}",
-        f"put {installed.server.url}/ft.pyz in its place",
-    ]
+    told = [f"this ft did not come from the install script: {program}"]
+    assert refusal(installed, program) == [*told, f"put {installed.server.url}/ft.pyz in its place"]
+    installed.env["FT_RELEASE_URL"] = ""  # as if it were not set
+    assert refusal(installed, program) == [*told, "put https://finetuning.ai/cli/ft.pyz in its place"]
 
 
 @pytest.fixture(scope="module")
@@ -347,6 +353,20 @@ def test_what_pip_installed_is_upgraded_by_pip_from_where_it_came(
     assert refusal(installed, program)[1] == f"{upgrade}git+https://example.com/ft.git"
     shutil.rmtree(details)
     assert refusal(installed, program)[1] == "update it as you installed it"
+
+
+@pytest.mark.needs("unshare")
+def test_what_pip_put_into_the_python_of_a_package_manager_is_pips(
+    installed: Installed, packages: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "homebrew" / "lib" / "python3" / "site-packages"
+    shutil.copytree(packages, place)
+    prefix, program = private_mount(tmp_path, "/opt"), Path("/opt") / place.relative_to(tmp_path) / "ft.py"
+    result = installed(check=1, prefix=prefix, program=program, PYTHONPATH="")
+    assert "error: this ft came from pip: " in result.stderr and " -m pip install --upgrade " in result.stderr
+    next(place.glob("*.dist-info/INSTALLER")).write_text("brew\n")
+    result = installed(check=1, prefix=prefix, program=program, PYTHONPATH="")
+    assert "error: this ft came from a package manager: " in result.stderr
 
 
 def test_what_pipx_installed_is_upgraded_by_pipx(installed: Installed, packages: Path, tmp_path: Path) -> None:
