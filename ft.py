@@ -932,7 +932,7 @@ class SecretService:
         """What all matching items hold, ours and other programs', the last modified first."""
         # `search` never prompts, unlike `lookup`, and tells absent from locked.
         code, out, err = self._run("search", "--all")
-        if re.search("dbus-launch|D-Bus", err):
+        if code and re.search("dbus-launch|D-Bus", err):
             raise Unavailable("there is no D-Bus session")
         if code:
             raise Unavailable(err.splitlines()[-1] if err else f"secret-tool: exit {code}")
