@@ -1101,7 +1101,8 @@ def test_signals_while_a_command_runs(
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        _, errors = process.communicate(timeout=20)
+        process.wait(20)  # with stdin open, whose end would end it as well
+        _, errors = process.communicate()
     assert (process.returncode, errors) == (code, "")
     assert not Path(home).exists()
 
