@@ -99,7 +99,7 @@ HINTS = {
     "RATE_LIMITED": "the service takes 60 requests a minute",
     "GENERATION_RATE_LIMITED": "the service takes 10 generations a minute",
     "QUEUE_FULL": "`ft list --status processing` shows what is in flight",
-    "GENERATION_FAILED": "usually transient: try once more",
+    "GENERATION_FAILED": "usually transient: try once more; if it persists, see the errors guide at finetuning.ai",
 }
 
 
@@ -809,7 +809,7 @@ def check_base_url(url: str, source: str) -> str:
 
 
 def check_webhook(url: str) -> str:
-    if not re.fullmatch(ADDRESS, url) or not url.lower().startswith("https:") or len(url) > MAX_WEBHOOK:
+    if not re.fullmatch(r"(?i:https)://[^\s/?#]\S*", url) or not url.isprintable() or len(url) > MAX_WEBHOOK:
         raise argparse.ArgumentTypeError(f"a webhook is an https address of at most {MAX_WEBHOOK} characters")
     return url
 
@@ -1419,6 +1419,7 @@ class Transport:
         self.console = console
         self.base_url = base_url
         self.key: str | None = None  # goes to the base URL's own origin and nowhere else
+        self.key_source = ""  # of a key that is not the stored one
         self._tls: ssl.SSLContext | None = None
 
     # One request
@@ -1637,7 +1638,10 @@ class Transport:
             wait = float(error["retryAfter"])
         if not isinstance(message, str) or not message:
             message = f"HTTP {response.status} {response.raw.reason or ''}".rstrip()
-        return ApiError(response.status, message, code if isinstance(code, str) else "", error.get("details"), wait)
+        failure = ApiError(response.status, message, code if isinstance(code, str) else "", error.get("details"), wait)
+        if code == "INVALID_API_KEY" and self.key_source:
+            failure.hint = f"the key from {self.key_source} may have been revoked: give another, or run `ft auth login`"
+        return failure
 
     # Public files: tracks on the media host, releases
 
@@ -1828,8 +1832,10 @@ def get_record(api: Api, collection: str, identifier: str) -> Json:
     try:
         return api.record(collection, identifier)
     except ApiError as error:
-        if error.status == 404 and not re.fullmatch(UUID, identifier):
-            error.hint = f"an id has 36 characters: `{listing(collection)}` shows them"
+        if error.status == 404:
+            shows = f"`{listing(collection)}` shows"
+            whole = re.fullmatch(UUID, identifier)
+            error.hint = f"{shows} your ids" if whole else f"an id has 36 characters: {shows} them"
         raise
 
 
@@ -2214,6 +2220,7 @@ class Ft:
         """The API with the user's key."""
         transport = self.transport
         transport.key = self.keys.require()
+        _, transport.key_source = self.keys.given() or ("", "")
         return Api(transport)
 
 
@@ -2316,7 +2323,7 @@ GLOBALS = (
 ID = arg("id", help="an id as `ft list` shows it, 36 characters")
 IDS = arg("id", nargs="+", help="ids as `ft list` shows them; `-` reads them from stdin, one a line")
 PLAYLIST = arg("playlist", help="a playlist's id, or its name in any case")
-PROMPT = arg("prompt", nargs="+", help="what to make, in plain words; quotes are not needed")
+PROMPT = arg("prompt", nargs="+", help="what to make, in plain words; quotes are not needed, -- before a dash is")
 JSON = flag("--json", action="store_true", help="print the service's answer as JSON")
 DURATION = flag("--duration", type=number, metavar="<sec>", shown="60, or defaultDuration of config.json",
                 help="length in seconds, 5-210 on Pro and Lifetime; the service clamps it")  # fmt: skip
@@ -2330,7 +2337,7 @@ WEBHOOK = flag("--webhook", type=check_webhook, metavar="<url>", shown="none",
 ENHANCE = flag("--verbatim", action="store_true", help="take the prompt as it stands, unimproved")
 LIMIT = flag("--limit", type=page_size, default=20, metavar="<n>", help="how many to show, at most 99")
 OFFSET = flag("--offset", type=page_offset, default=0, metavar="<n>", help="how many to pass over")
-ALL = flag("--all", action="store_true", help="follow the pages to the end")
+ALL = flag("--all", action="store_true", help="follow the pages to the end, whatever --limit")
 STATUS = flag("--status", default="all", choices=("all", "pending", "processing", "completed", "failed"),
               metavar="<s>", help="only these: pending, processing, completed, failed")  # fmt: skip
 WAIT = flag("--wait", action="store_true", help="wait for a track that is not completed yet")
@@ -2367,7 +2374,8 @@ def auth_login(ft: Ft, args: argparse.Namespace) -> None:
             raise UsageError("no API key given", f"get one at {KEY_URL}") from None
         except KeyboardInterrupt:  # Windows reads Ctrl-C as a character here
             raise Stopped(signal.SIGINT) from None
-    ft.transport.key = key = check_key(text, source)
+    key = check_key(text, source)
+    ft.transport.key, ft.transport.key_source = key, source
     me = member(Api(ft.transport).me(), "data", dict)
     place = ft.keys.store(key)
     if ft.keys.file and place == ft.keys.file.path:
@@ -2496,9 +2504,9 @@ def create(ft: Ft, args: argparse.Namespace, collection: str, endpoint: str, bod
         record = document["data"]
         identifier = record["id"]
         resume = command_for("download", collection, identifier, args.output)
-        parameters = record.get("parameters")
+        parameters = record.get("parameters") if isinstance(record.get("parameters"), dict) else {}
         for name in ("duration", "bpm"):
-            got = parameters.get(name) if isinstance(parameters, dict) else None
+            got = parameters.get(name, record.get("requestedDuration"))  # the latter is a sound effect's
             if is_number(got) and name in body and got != body[name]:
                 console.note(f"{name} clamped from {format_json(body[name])} → {format_json(got)}")
         if not stay:
@@ -2586,7 +2594,9 @@ def list_records(ft: Ft, args: argparse.Namespace, collection: str, **query: Any
     ):
         offset = page["nextOffset"]
         page = ft.api.records(collection, limit=limit, offset=offset, status=status, **query)["data"]
-        document["data"] = data = {**page, name: data[name] + page[name]}
+        known = {text_of(record, "id") for record in data[name]}  # new ones push old ones to the next page
+        fresh = [record for record in page[name] if text_of(record, "id") not in known]
+        document["data"] = data = {**page, name: data[name] + fresh}
     if args.json:
         return ft.console.json(document)
     if not data[name]:
@@ -2644,7 +2654,7 @@ def show_record(ft: Ft, args: argparse.Namespace, collection: str) -> None:
         ("Duration", given("duration", length)),
         ("Asked for", given("requestedDuration", length)),
         ("File size", given("fileSize", size)),
-        ("Tempo", f"{text_of(parameters, 'bpm')} bpm" if "bpm" in parameters else ""),
+        ("Tempo", f"{text_of(parameters, 'bpm')} bpm" if is_number(parameters.get("bpm")) else ""),
         ("Key", text_of(parameters, "keyscale", "")),
         ("Time signature", text_of(parameters, "timesignature", "")),
         ("Language", text_of(parameters, "language", "")),
@@ -2935,7 +2945,7 @@ def sfx_download(ft: Ft, args: argparse.Namespace) -> int | None:
 
 @command("doctor",
          "Health check + resolved config dump. The first thing to try when something feels off.",
-         JSON, example="ft doctor")  # fmt: skip
+         flag("--json", action="store_true", help="print the same facts as JSON"), example="ft doctor")  # fmt: skip
 def doctor(ft: Ft, args: argparse.Namespace) -> int:
     facts: list[tuple[str, bool, str]] = []  # name, fine, text
     document: Json = {"version": __version__, "python": sys.version.split()[0], "platform": sys.platform}
@@ -3190,8 +3200,8 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self._intermixing:
             return super().parse_known_args(args, namespace)
+        self._check_flags(args)
         if not self._defaults:
-            self._check_leading_flags(args)
             return super().parse_known_args(args, namespace)
         self._intermixing = True
         if "--" in args:  # what follows is no flag; argparse parses twice and has lost the `--` the second time
@@ -3200,29 +3210,27 @@ class Parser(argparse.ArgumentParser):
         namespace, extras = self.parse_known_intermixed_args(args, namespace)
         extras = [word for word in extras if word != "--"]
         if extras:
-            name = extras[0].partition("=")[0]
-            if not name.startswith("-"):
-                self.error(f"unexpected argument {unmarked(extras[0])!r}")
-            self._unknown_flag(name)
+            self.error(f"unexpected argument {unmarked(extras[0])!r}")
         return namespace, extras
 
-    def _unknown_flag(self, name: str) -> NoReturn:
-        self.error(f"unknown flag {name}{nearest(name, self._option_string_actions)}")
-
-    def _check_leading_flags(self, argv: Sequence[str]) -> None:
-        """Refuse an unknown flag before the command: its value would pass for the command."""
-        words = iter(argv)
+    def _check_flags(self, argv: Sequence[str]) -> None:
+        """Refuse an unknown flag before argparse complains of what is missing beside it, or takes `--lyrcs='la la'` for
+        words of a prompt, `-output x` for `-o utput` and x, the value of a flag before the command for the command."""
+        known = self._option_string_actions
+        words = iter([] if {"-h", "--help"} & {*argv} else argv)
         for word in words:
-            if not word.startswith("-"):
-                return
             name, equals, _ = word.partition("=")
-            action = self._option_string_actions.get(name)
-            if action and action.nargs is None and not equals:
-                next(words, None)
-            elif not action and (name.startswith("--") or not re.fullmatch("-[vh]+", name)):
-                if any(name in names for chosen in COMMANDS.values() for names, _ in chosen.parameters):
+            if word == "--" or not (self._defaults or word.startswith("-")):
+                return
+            if not word.startswith("-") or " " in name or re.fullmatch("-[0-9.]*", name):
+                continue
+            if name in known:
+                if known[name].nargs is None and not equals:
+                    next(words, None)
+            elif name.startswith("--") or f"-{name}" in known or name[:2] not in known:
+                if not self._defaults and any(name in names for c in COMMANDS.values() for names, _ in c.parameters):
                     self.error(f"{name} goes after the command")
-                self._unknown_flag(name)
+                self.error(f"unknown flag {name}{nearest(name, known)}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
@@ -3318,7 +3326,8 @@ def help_text(words: Sequence[str]) -> str:
 # --- completion and man page -----------------------------------------------------------------------------------------
 
 # Each shell's script is its table of `candidates` and the same walk over the words before the cursor: a flag that takes
-# a value swallows the next word, others are passed over, and the rest lead from `ft` to a command.
+# a value swallows the next word, others are passed over, and the rest lead from `ft` to a command. Flags are offered
+# once a dash is typed.
 WALK = r"""
 _ft_offer() {
     case $1 in
@@ -3340,25 +3349,27 @@ _ft_walk() { # the word at the cursor, then those before it; sets offer
             at="$at $word"
         fi
     done
+    case $cur in -*) at="$at -" ;; esac
     _ft_offer "${flag:-$at}"
-    case $flag:$cur in :-*) set -- "${offer[@]}" && _ft_offer 'ft -' && offer+=("$@") ;; esac
 }
 """
 BASH = r"""
 _ft() {
-    local offer=() cur=${COMP_WORDS[COMP_CWORD]}
+    local IFS=$' \t\n' offer=() cur=${COMP_WORDS[COMP_CWORD]}
     [ "$cur" != '=' ] || cur=
-    _ft_walk "$cur" "${COMP_WORDS[@]:1:COMP_CWORD-1}"
+    case ${COMP_WORDS[COMP_CWORD-1]} in
+        *[\<\>]) offer=('<path>') ;; # after a redirection
+        *) _ft_walk "$cur" "${COMP_WORDS[@]:1:COMP_CWORD-1}" ;;
+    esac
     COMPREPLY=()
-    if [ "${offer[*]}" != '<path>' ]; then
+    if [ "${offer[*]}" = '<path>' ]; then
+        compopt -o default 2>/dev/null
+    else
         COMPREPLY=($(compgen -W "${offer[*]}" -- "$cur"))
-    elif ! compopt -o default 2>/dev/null; then # bash 3
-        local IFS=$'\n'
-        COMPREPLY=($(compgen -f -- "$cur"))
     fi
 }
 
-complete -F _ft ft
+if type compopt >/dev/null 2>&1; then complete -F _ft ft; else complete -o default -F _ft ft; fi # bash 3
 """
 ZSH = r"""
 _ft() {
@@ -3371,7 +3382,7 @@ _ft() {
     if [ "${offer[*]}" = '<path>' ]; then _files; else _describe -V ft offer; fi
 }
 
-if [ "${funcstack[1]}" = _ft ]; then _ft "$@"; else compdef _ft ft; fi
+if [ "${funcstack[1]-}" = _ft ]; then _ft "$@"; else compdef _ft ft; fi
 """
 FISH = r"""function __ft_offer --no-scope-shadowing
     switch "$argv[1]"
@@ -3397,19 +3408,14 @@ function __ft_complete
             set at "$at $word"
         end
     end
+    string match -q -- '-*' $cur; and set at "$at -"
     set -q flag[1]; and __ft_offer $flag; or __ft_offer $at
-    if test "$offer" = '<path>'
-        set offer (__fish_complete_path (string replace -r -- '^--[^=]+=' '' $cur))
-    else if not set -q flag[1]; and string match -q -- '-*' $cur
-        set -l own $offer
-        __ft_offer 'ft -'
-        set -a offer $own
-    end
     set -q given[1]; and set given "$given[2]="; or set given ''
     string join \n -- $given$offer
 end
 
-complete -c ft -f -k -a '(__ft_complete)'
+complete -c ft -f -k -a '(__ft_complete | string match -v "*<path>")'
+complete -c ft -F -n '__ft_complete | string match -q "*<path>"'
 """
 POWERSHELL = r"""Register-ArgumentCompleter -Native -CommandName 'ft', 'ft.cmd' -ScriptBlock {
     param($current, $ast, $cursor)
@@ -3424,8 +3430,8 @@ TABLE    }
         elseif ($word.StartsWith('-')) { if ($table.ContainsKey($word)) { $flag = $word } }
         elseif ($table.ContainsKey("$at $word")) { $at = "$at $word" }
     }
+    if ("$current".StartsWith('-')) { $at = "$at -" }
     $offer = if ($flag) { $table[$flag] } else { $table[$at] }
-    if (-not $flag -and "$current".StartsWith('-')) { $offer = @($offer) + $table['ft -'] }
     foreach ($row in $offer) {
         $word, $text = $row -split "`t"
         if ($word -ne '<path>' -and $word.StartsWith("$current")) { # without results, PowerShell offers files
@@ -3448,8 +3454,8 @@ VERSION = ("--version",), {"action": "version", "help": "print the version"}
 
 
 def candidates() -> dict[str, dict[str, str]]:
-    """The words that may follow, each with its meaning: `ft`, a group, or a command; a flag that takes a value, where
-    `<path>` stands for files. Under `ft -` are the flags of every command."""
+    """The words that may follow, each with its meaning: `ft`, a group, or a command; the same and a dash; a flag that
+    takes a value, where `<path>` stands for files."""
     table: dict[str, dict[str, str]] = {"ft": {}}
     for chosen in COMMANDS.values():
         first, _, second = chosen.name.partition(" ")
@@ -3459,18 +3465,19 @@ def candidates() -> dict[str, dict[str, str]]:
     table["ft help"] = dict(table["ft"])
     table.update({f"ft help {group}": table[f"ft {group}"] for group in GROUPS})
     for key, parameters in (
-        ("ft -", (*GLOBALS, HELP)),
         ("ft", (VERSION,)),
+        *((f"ft {group}", ()) for group in GROUPS),
         *((f"ft {c.name}", c.parameters) for c in COMMANDS.values()),
     ):
         offered = table.setdefault(key, {})
-        for names, options in parameters:
+        flags = table[f"{key} -"] = {}
+        for names, options in (*parameters, HELP, *GLOBALS):
             files = ("<path>",) if options.get("metavar") == "<path>" else ()
             values = dict.fromkeys(options.get("choices", files), "")
             if not names[0].startswith("-"):
                 offered.update(values)
                 continue
-            offered.update(dict.fromkeys(names, options["help"].partition(" (default")[0]))
+            flags.update(dict.fromkeys(names, options["help"].partition(" (default")[0]))
             if "action" not in options:
                 table.update(dict.fromkeys(names, values))
     return table

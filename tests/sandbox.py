@@ -1360,7 +1360,7 @@ class Sandbox:
     ) -> tuple[int, Record]:
         webhook = document.get("webhook")
         if webhook is not None and not (
-            isinstance(webhook, str) and webhook.startswith("https://") and len(webhook) <= 2048
+            isinstance(webhook, str) and webhook.lower().startswith("https://") and len(webhook) <= 2048
         ):
             raise invalid("webhook", "must be an https URL of at most 2048 characters", max=2048)
         seed = document.get("seed", self._random.randrange(2**31))

@@ -19,19 +19,21 @@ COMMANDS = [
 FIRST = list(dict.fromkeys(command.split()[0] for command in COMMANDS))
 KEYS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"]
 LANGUAGES = ["en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru"]
+GLOBAL = ["-h", "--help", "-v", "--verbose", "--api-key", "--base-url", "--config", "--no-color"]
 STATUSES = ["all", "pending", "processing", "completed", "failed"]
 
 # What is typed, and what is offered. All shells agree on it.
 CASES: dict[str, list[str]] = {
-    "ft ": [*FIRST, "--version"],
+    "ft ": FIRST,
     "ft pl": ["playlists", "playlist"],
     "ft auth ": ["login", "logout", "whoami"],
     "ft playlist ": ["show", "add", "remove", "move"],
     "ft playlist m": ["move"],
     "ft sfx ": ["generate", "list", "get", "download"],
     "ft sfx l": ["list"],
-    "ft lsit ": [*FIRST, "--version"],
-    "ft help ": [*FIRST, "--man"],
+    "ft lsit ": FIRST,
+    "ft help ": FIRST,
+    "ft help -": ["--man", *GLOBAL],
     "ft help gen": ["generate"],
     "ft help playlist ": ["show", "add", "remove", "move"],
     "ft completion ": ["bash", "zsh", "fish", "powershell"],
@@ -46,8 +48,13 @@ CASES: dict[str, list[str]] = {
     "ft sfx list --limit 5 --status p": ["pending", "processing"],
     "ft get 07e8d430 --j": ["--json"],
     "ft delete --y": ["--yes"],
-    "ft delete -": ["-y", "--yes", "--json", "-h", "--help", "-v", "--verbose", "--api-key", "--base-url", "--config",
-                    "--no-color"],
+    "ft delete -": ["-y", "--yes", "--json", *GLOBAL],
+    "ft auth -": GLOBAL,
+    "ft --v": ["--verbose", "--version"],
+    # Where an id, a name or nothing is to come, nothing is written for the user.
+    "ft get ": [],
+    "ft playlist show ": [],
+    "ft auth login ": [],
     "ft --no": ["--no-color"],
     # A flag's value is no command, and no command is read into it.
     "ft --config list l": ["list"],
@@ -181,9 +188,13 @@ def test_zsh_loads_it_from_fpath(ft: Runner) -> None:
 @pytest.mark.needs("fish")
 def test_fish_shows_what_a_command_does_and_completes_values_after_an_equals_sign(ft: Runner) -> None:
     script(ft, "fish")
-    line = "source ./script; complete -C 'ft au'; complete -C 'ft list --status=c'; complete -C 'ft --config=scr'"
+    (ft.cwd / "my song.mp3").touch()
+    typed = ["ft au", "ft list --status=c", "ft --config=scr", "ft get x -o 'my s", "ft --config ~/scr", "ft get my"]
+    line = "; ".join(["source ./script", *(f"complete -C {shlex.quote(words)}" for words in typed)])
     result = start(ft.cwd, "fish", "--no-config", "-c", line).finish()
-    assert result.stdout.splitlines() == ["auth\tSign in and out", "--status=completed", "--config=script"]
+    assert result.stdout.splitlines() == [
+        "auth\tSign in and out", "--status=completed", "--config=script", "my song.mp3", "~/script",
+    ]  # fmt: skip
 
 
 @pytest.mark.source
@@ -200,6 +211,7 @@ def test_bash_completes_at_the_prompt(ft: Runner) -> None:
         "lis\t--status=c\t\n": "<list><--status=completed>",
         "playlist mo\tx\n": "<playlist><move><x>",
         "--config scr\tl\tist\n": "<--config><script><list>",
+        "get a >&2 2>scr\t\n": "<get><a>",
     }.items():
         process.send(f"ft {typed}")
         process.expect(words)

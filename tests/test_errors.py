@@ -13,6 +13,7 @@ TRACK = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
 LIVE = "ft_live_" + "0" * 32
 PUBLIC = "Open Studio"
 LOGIN = "run `ft auth login`: your stored key may have been revoked"
+GIVEN = "the key from {} may have been revoked: give another, or run `ft auth login`"
 UPGRADE = "the API needs a Pro or Lifetime plan: upgrade at finetuning.ai"
 CREDITS = "you are out of credits: see `ft me`, then upgrade or buy a pack at finetuning.ai"
 QUEUE = "`ft list --status processing` shows what is in flight"
@@ -27,16 +28,17 @@ CODES: dict[str, tuple[dict[str, object], list[str], str, str | None, int]] = {
         {}, ["sfx", "generate", "door", "--webhook", "https://example.com/hook"], "prompt is too short", None, 2,
     ),
     "MISSING_API_KEY": ({}, ["me"], "API key is required", "run `ft auth login`", 1),
-    "INVALID_API_KEY": ({"key": LIVE}, ["me"], "Invalid API key", LOGIN, 1),
+    "INVALID_API_KEY": ({"key": LIVE}, ["me"], "Invalid API key", GIVEN.format("FINETUNING_API_KEY"), 1),
     "ACCOUNT_DELETED": ({"key": "deleted"}, ["list"], "This account has been deleted", "contact support", 1),
     "MONTHLY_LIMIT_REACHED": ({"key": "broke"}, GENERATE, "Monthly generation limit reached", CREDITS, 1),
     "PRO_PLAN_REQUIRED": ({"key": "free"}, ["playlists"], "API access requires a Pro or Lifetime plan", UPGRADE, 1),
-    "NOT_FOUND": ({}, ["get", TRACK[:-1] + "0"], "Generation not found", None, 1),
+    "NOT_FOUND": ({}, ["get", TRACK[:-1] + "0"], "Generation not found", "`ft list` shows your ids", 1),
     "RATE_LIMITED": ({}, ["list"], "Too many requests", f"{SIXTY}; retry after 120 s", 1),
     "GENERATION_RATE_LIMITED": ({"spend": 10}, GENERATE, "Too many generations, slow down", TEN, 1),
     "QUEUE_FULL": ({"queue": 0}, GENERATE, "Too many generations in the queue", f"{QUEUE}; retry after 5 s", 1),
     "GENERATION_FAILED": (
-        {}, ["generate", "reject"], "The queue did not accept the generation", "usually transient: try once more", 1,
+        {}, ["generate", "reject"], "The queue did not accept the generation",
+        "usually transient: try once more; if it persists, see the errors guide at finetuning.ai", 1,
     ),
     "INTERNAL_ERROR": ({}, ["delete", "--yes", TRACK], "Internal server error", None, 1),
 }  # fmt: skip
@@ -73,6 +75,17 @@ def test_every_error_code_of_the_api(ft: Runner, sandbox: Sandbox, code: str, js
     assert re.fullmatch("(hint: )?" + (hint if "\\d" in (hint or "") else re.escape(hint or "")), "\n".join(lines[1:]))
     assert len(lines) == (2 if hint else 1)
     assert result.code == exit_code
+
+
+def test_a_refused_key_is_looked_for_where_it_came_from(ft: Runner, sandbox: Sandbox) -> None:
+    """A login helps only a stored key."""
+    ft("auth", "login", "--stdin", stdin=sandbox.key, key=None, check=0)
+    sandbox.fault("status", status=401, code="INVALID_API_KEY", message="Invalid API key", times=None)
+    assert f"hint: {LOGIN}\n" in ft("me", key=None, check=1).stderr
+    for source, argv in {
+        "FINETUNING_API_KEY": ["me"], "--api-key": ["me", "--api-key", LIVE], "stdin": ["auth", "login", "--stdin"],
+    }.items():  # fmt: skip
+        assert f"hint: {GIVEN.format(source)}\n" in ft(*argv, stdin=LIVE, check=1).stderr
 
 
 @pytest.mark.parametrize(
@@ -122,6 +135,12 @@ def test_a_404_for_half_an_id_says_what_an_id_looks_like(ft: Runner) -> None:
         ),
         (["auth", "login", "--sdtin"], "--sdtin", "--stdin", "ft auth login [flags]"),
         (["me", "--bse-url", "x"], "--bse-url", "--base-url", "ft me [flags]"),
+        # Also beside what is missing, and where argparse would go on with something else.
+        (["delete", "--yse"], "--yse", "--yes", "ft delete <id>... [flags]"),
+        (["playlist", "add", "Drafts", "--jsn"], "--jsn", "--json", "ft playlist add <playlist> <id>... [flags]"),
+        (["generate", "x", "--lyrcs=la la la"], "--lyrcs", "--lyrics", "ft generate <prompt>... [flags]"),
+        (["generate", "x", "-output", "out.mp3"], "-output", "--output", "ft generate <prompt>... [flags]"),
+        (["delete", TRACK, "-yes"], "-yes", "--yes", "ft delete <id>... [flags]"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

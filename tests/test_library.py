@@ -159,7 +159,7 @@ def test_while_it_is_not_completed_audio_url_is_null(ft: Runner, status: str) ->
 @pytest.mark.source
 def test_an_id_that_is_not_found_is_exit_1(ft: Runner) -> None:
     result = ft("get", NOBODY, check=1)
-    assert result.stderr == "error: Generation not found (NOT_FOUND)\n"
+    assert result.stderr == "error: Generation not found (NOT_FOUND)\nhint: `ft list` shows your ids\n"
     assert result.stdout == ""
 
 
@@ -276,7 +276,9 @@ def test_several_ids_are_downloaded_into_a_directory(ft: Runner, tmp_path: Path)
 @pytest.mark.source
 def test_several_ids_report_partial_success(ft: Runner, tmp_path: Path) -> None:
     result = ft("download", LOFI, NOBODY, check=0)
-    assert result.stderr.splitlines()[1:] == [f"warning: {NOBODY}: Generation not found (NOT_FOUND)"]
+    assert result.stderr.splitlines()[1:] == [
+        f"warning: {NOBODY}: Generation not found (NOT_FOUND)", "hint: `ft list` shows your ids",
+    ]  # fmt: skip
     assert result.stdout.splitlines()[-1] == "Downloaded 1 of 2 track(s)"
     assert len(files(tmp_path)) == 1
     assert ft("download", NOBODY, NOBODY[:-1] + "1", check=1).stdout == "Downloaded 0 of 2 track(s)\n"

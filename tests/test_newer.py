@@ -89,6 +89,11 @@ def test_a_sound_effect_with_every_flag(ft: Runner, sandbox: Sandbox, tmp_path: 
     assert len(list((tmp_path / "fx").glob("door-*.mp3"))) == 1
 
 
+def test_a_sound_effect_that_is_shorter_than_asked_for_is_noted(ft: Runner) -> None:
+    result = ft("sfx", "generate", "door", "--duration", "100", "--no-wait", check=0)
+    assert result.stderr == "note: duration clamped from 100 → 30\n"
+
+
 def test_sound_effects_are_listed_by_page_and_by_status(ft: Runner, sandbox: Sandbox) -> None:
     sandbox.queue_limit = 10
     for n in range(5):
@@ -140,7 +145,8 @@ def test_a_sound_effect_is_shown_and_downloaded(ft: Runner, sandbox: Sandbox, tm
 def test_ids_of_tracks_and_of_sound_effects_are_not_mixed_up(ft: Runner, sandbox: Sandbox) -> None:
     ft("sfx", "generate", "door", "--no-wait", check=0)
     (identifier,) = sandbox.sound_effects
-    assert ft("get", identifier, check=1).stderr == "error: Generation not found (NOT_FOUND)\n"
+    wrong = ft("get", identifier, check=1)
+    assert wrong.stderr == "error: Generation not found (NOT_FOUND)\nhint: `ft list` shows your ids\n"
 
 
 def test_an_interrupted_sound_effect_says_how_to_go_on(ft: Runner, sandbox: Sandbox) -> None:
@@ -187,8 +193,12 @@ def test_a_webhook_is_https_and_at_most_2048_characters(ft: Runner, sandbox: San
     assert sandbox.requests == []
 
 
-def test_a_webhook_of_2048_characters_is_taken(ft: Runner, sandbox: Sandbox) -> None:
-    url = "https://example.com/" + "x" * 2028
+@pytest.mark.parametrize(
+    "url",
+    ["https://example.com/" + "x" * 2028, "HTTPS://user:pass@bücher.example:8443/ü?d=[1]#here"],
+    ids=lambda url: url[:30],
+)
+def test_any_other_webhook_is_the_services_to_judge(ft: Runner, sandbox: Sandbox, url: str) -> None:
     ft("generate", "x", "--webhook", url, check=0)
     assert body(sandbox)["webhook"] == url
 
@@ -208,6 +218,19 @@ def test_all_follows_the_pages(ft: Runner, sandbox: Sandbox) -> None:
     table = ft("list", "--all", "--offset", "240", check=0)
     assert len(table.stdout.splitlines()) == 11
     assert table.stderr == ""
+
+
+@pytest.mark.sandbox(library=False)
+def test_all_has_each_record_once_although_the_library_grows_meanwhile(ft: Runner, sandbox: Sandbox) -> None:
+    """New records push those of the first page into the second."""
+    ids = [sandbox.add_generation(age=9000.0 - n)["id"] for n in range(150)]
+    first = sandbox.fault("stall", path="/v1/generations", where="body")
+    running = ft.start("list", "--all", "--json", check=0)
+    assert first.reached.wait(20)
+    for _ in range(3):
+        sandbox.add_generation()
+    first.release()
+    assert [record["id"] for record in running.finish().json["data"]["generations"]] == ids[::-1]
 
 
 @pytest.mark.parametrize("kind", ["music", "instrumental"])
