@@ -38,17 +38,7 @@ if TYPE_CHECKING:
     import ssl
     import urllib.request
     from types import FrameType
-    from typing import (
-        Any,
-        Callable,
-        Dict,
-        Iterable,
-        Iterator,
-        NoReturn,
-        Sequence,
-        TextIO,
-        Tuple,
-    )
+    from typing import Any, Callable, Dict, Iterable, Iterator, NoReturn, Sequence, TextIO, Tuple
 
     Json = Dict[str, Any]
     Parameter = Tuple[Tuple[str, ...], Dict[str, Any]]
@@ -1052,7 +1042,7 @@ class WindowsCredentials:
 
     def __init__(self) -> None:
         import ctypes
-        from ctypes import wintypes
+        from ctypes.wintypes import DWORD, FILETIME, LPWSTR
 
         self.ours = f"{SERVICE}:{ACCOUNT}"  # the targets; the other two are Python keyring's
         self.forms = {self.ours: "utf-8", SERVICE: "utf-16-le", f"{ACCOUNT}@{SERVICE}": "utf-16-le"}
@@ -1060,11 +1050,10 @@ class WindowsCredentials:
         class Credential(ctypes.Structure):
             # The blob is no c_char_p, which ends at the first zero byte.
             _fields_ = [
-                ("Flags", wintypes.DWORD), ("Type", wintypes.DWORD), ("TargetName", wintypes.LPWSTR),
-                ("Comment", wintypes.LPWSTR), ("LastWritten", wintypes.FILETIME),
-                ("CredentialBlobSize", wintypes.DWORD), ("CredentialBlob", ctypes.c_void_p),
-                ("Persist", wintypes.DWORD), ("AttributeCount", wintypes.DWORD), ("Attributes", ctypes.c_void_p),
-                ("TargetAlias", wintypes.LPWSTR), ("UserName", wintypes.LPWSTR),
+                ("Flags", DWORD), ("Type", DWORD), ("TargetName", LPWSTR), ("Comment", LPWSTR),
+                ("LastWritten", FILETIME), ("CredentialBlobSize", DWORD), ("CredentialBlob", ctypes.c_void_p),
+                ("Persist", DWORD), ("AttributeCount", DWORD), ("Attributes", ctypes.c_void_p),
+                ("TargetAlias", LPWSTR), ("UserName", LPWSTR),
             ]  # fmt: skip
 
         self._ctypes: Any = ctypes
@@ -2112,7 +2101,6 @@ class Outcome:
         self.errors: list[Json] = []
         self.extra: Json = {}  # whatever else the service sent, around `data`
         self.extra_data: Json = {}  # and in it
-        self.failure: FtError | Stopped | None = None
 
     def fail(self, ids: Iterable[str], why: str) -> None:
         self.errors += [{self.id_name: identifier, "error": why} for identifier in ids]
@@ -2140,8 +2128,13 @@ class Outcome:
         return {**self.extra, "data": data}
 
 
-def run_batch(ids: list[str], send: Callable[[list[str]], Json], outcome: Outcome) -> None:
-    """Send `ids` in chunks of 100 and gather what became of each. A chunk that fails for good, or a signal, ends it."""
+def run_batch(
+    ft: Ft, args: argparse.Namespace, ids: list[str], send: Callable[[list[str]], Json], done_name: str,
+    id_name: str = "trackId",
+) -> int:  # fmt: skip
+    """Send `ids` in chunks of 100, tell what became of each; the exit code. A final failure, or a signal, ends it."""
+    outcome = Outcome(done_name, id_name)
+    failure: FtError | Stopped | None = None
     for start in range(0, len(ids), CHUNK):
         chunk = ids[start : start + CHUNK]
         try:
@@ -2149,40 +2142,30 @@ def run_batch(ids: list[str], send: Callable[[list[str]], Json], outcome: Outcom
         except ApiError as error:
             if error.code in ("ADD_FAILED", "MOVE_FAILED"):
                 details = error.details if isinstance(error.details, list) else []
-                answer = {"data": {outcome.done_name: [], "errors": [d for d in details if isinstance(d, dict)]}}
+                answer = {"data": {done_name: [], "errors": [d for d in details if isinstance(d, dict)]}}
                 outcome.merge(chunk, answer, otherwise=error.message.rpartition(" (")[0])
                 continue
-            unknown = error.status >= 500
-            outcome.fail(chunk, f"outcome unknown: {error.message}" if unknown else error.message)
-            outcome.failure = error
+            failure, known = error, "" if error.status < 500 else "outcome unknown: "
         except NetworkError as error:
-            outcome.fail(
-                chunk,
-                f"outcome unknown: {error.message}" if error.sent else f"not attempted: {error.message}",
-            )
-            outcome.failure = error
+            failure, known = error, "outcome unknown: " if error.sent else "not attempted: "
         except Stopped as stopped:
-            outcome.fail(chunk, "outcome unknown: interrupted")
-            outcome.failure = stopped
-        if outcome.failure:
+            failure, known = stopped, "outcome unknown: "
+        if failure:
+            outcome.fail(chunk, known + getattr(failure, "message", "interrupted"))
             outcome.fail(ids[start + CHUNK :], "not attempted")
-            return
-
-
-def report(ft: Ft, args: argparse.Namespace, outcome: Outcome, past: str) -> int:
-    """Tell what became of a batch; its exit code."""
-    total = len(outcome.done) + len(outcome.errors)
-    for error in outcome.errors:
-        ft.console.warning(f"{text_of(error, outcome.id_name)}: {text_of(error, 'error', 'failed')}")
-    private = any(error.get("error") == "Cannot add private track to public playlist" for error in outcome.errors)
-    if private and not outcome.failure:  # which has a hint of its own
+            break
+    for item in outcome.errors:
+        ft.console.warning(f"{text_of(item, id_name)}: {text_of(item, 'error', 'failed')}")
+    private = any(item.get("error") == "Cannot add private track to public playlist" for item in outcome.errors)
+    if private and not failure:  # which has a hint of its own
         ft.console.hint("make the track public at finetuning.ai first")
     if args.json:
         ft.console.json(outcome.document())
     else:
-        ft.console.print(f"{past} {len(outcome.done)} of {total} track(s)")
-    if outcome.failure:
-        raise outcome.failure
+        total = len(outcome.done) + len(outcome.errors)
+        ft.console.print(f"{done_name.capitalize()} {len(outcome.done)} of {total} track(s)")
+    if failure:
+        raise failure
     return 0 if outcome.done else FAILED
 
 
@@ -2302,6 +2285,7 @@ def page_offset(text: str) -> int:
     return count
 
 
+LANGUAGES = ("en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru")
 MUSICAL_KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 FLATS = {"CB": "B", "DB": "C#", "EB": "D#", "FB": "E", "GB": "F#", "AB": "G#", "BB": "A#"}
 
@@ -2403,6 +2387,9 @@ def auth_logout(ft: Ft, args: argparse.Namespace) -> None:
         ft.console.note("FINETUNING_API_KEY is still set")
 
 
+@command("me",
+         "Alias of ft auth whoami. Prints the signed-in account's email, tier and credits.",
+         JSON, example="ft me --json | jq '.data.limits'")  # fmt: skip
 @command("auth whoami",
          "Show the signed-in account. Prints its email, tier and credits.",
          JSON, example="ft auth whoami")  # fmt: skip
@@ -2423,13 +2410,6 @@ def auth_whoami(ft: Ft, args: argparse.Namespace) -> None:
     ])  # fmt: skip
 
 
-@command("me",
-         "Alias of ft auth whoami. Prints the signed-in account's email, tier and credits.",
-         JSON, example="ft me --json | jq '.data.limits'")  # fmt: skip
-def me(ft: Ft, args: argparse.Namespace) -> None:
-    auth_whoami(ft, args)
-
-
 # generate
 
 
@@ -2442,11 +2422,10 @@ def me(ft: Ft, args: argparse.Namespace) -> None:
     flag("--bpm", type=number, metavar="<n>", shown="120, or defaultBpm of config.json",
          help="beats a minute, 60-200; the service clamps it"),
     flag("--key", type=musical_key, default="C", choices=MUSICAL_KEYS, metavar="<K>",
-         help="C, C#, D, D#, E, F, F#, G, G#, A, A#, B, or a flat such as Bb"),
+         help=f"{', '.join(MUSICAL_KEYS)}, or a flat such as Bb"),
     flag("--scale", default="major", choices=("major", "minor"), metavar="<s>", help="major or minor"),
     flag("--time-sig", default="4", choices=tuple("234567"), metavar="<s>", help="2, 3, 4, 5, 6 or 7"),
-    flag("--language", default="en", choices=("en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru"),
-         metavar="<l>", help="en, ja, de, fr, es, zh, ko, pt, it or ru"),
+    flag("--language", default="en", choices=LANGUAGES, metavar="<l>", help=", ".join(LANGUAGES)),
     flag("--lyrics", default="", shown="empty", metavar="<text>",
          help=f"words to sing, at most {MAX_LYRICS} characters"),
     SEED, OUTPUT, NO_WAIT, RECORD_JSON, WEBHOOK,
@@ -2787,9 +2766,7 @@ def delete(ft: Ft, args: argparse.Namespace) -> int | None:
         if not ft.console.confirm(consequence, f"Delete {len(ids)} track(s)?"):
             (ft.console.note if args.json else ft.console.print)("Aborted.")
             return None
-    outcome = Outcome("deleted", "id")
-    run_batch(ids, ft.api.delete, outcome)
-    return report(ft, args, outcome, "Deleted")
+    return run_batch(ft, args, ids, ft.api.delete, "deleted", "id")
 
 
 # playlists
@@ -2871,9 +2848,7 @@ def playlist_show(ft: Ft, args: argparse.Namespace) -> None:
 def playlist_add(ft: Ft, args: argparse.Namespace) -> int:
     ids = check_ids(args.id)
     [playlist] = playlist_ids(ft.api, args.playlist)
-    outcome = Outcome("added", "trackId")
-    run_batch(ids, lambda chunk: ft.api.add_tracks(playlist, chunk), outcome)
-    return report(ft, args, outcome, "Added")
+    return run_batch(ft, args, ids, lambda chunk: ft.api.add_tracks(playlist, chunk), "added")
 
 
 @command("playlist remove",
@@ -2883,9 +2858,7 @@ def playlist_add(ft: Ft, args: argparse.Namespace) -> int:
 def playlist_remove(ft: Ft, args: argparse.Namespace) -> int:
     ids = check_ids(args.id)
     [playlist] = playlist_ids(ft.api, args.playlist)
-    outcome = Outcome("removed", "trackId")
-    run_batch(ids, lambda chunk: ft.api.remove_tracks(playlist, chunk), outcome)
-    return report(ft, args, outcome, "Removed")
+    return run_batch(ft, args, ids, lambda chunk: ft.api.remove_tracks(playlist, chunk), "removed")
 
 
 @command("playlist move",
@@ -2898,9 +2871,7 @@ def playlist_move(ft: Ft, args: argparse.Namespace) -> int:
     source, target = playlist_ids(ft.api, args.source, args.target)
     if source.lower() == target.lower():
         raise UsageError("the source and the target are the same playlist")
-    outcome = Outcome("moved", "trackId")
-    run_batch(ids, lambda chunk: ft.api.move_tracks(source, target, chunk), outcome)
-    return report(ft, args, outcome, "Moved")
+    return run_batch(ft, args, ids, lambda chunk: ft.api.move_tracks(source, target, chunk), "moved")
 
 
 # sound effects
@@ -3214,8 +3185,8 @@ class Parser(argparse.ArgumentParser):
         return namespace, extras
 
     def _check_flags(self, argv: Sequence[str]) -> None:
-        """Refuse an unknown flag before argparse complains of what is missing beside it, or takes `--lyrcs='la la'` for
-        words of a prompt, `-output x` for `-o utput` and x, the value of a flag before the command for the command."""
+        """Refuse an unknown flag before argparse tells what is missing beside it, or takes `--lyrcs='la la'` for a
+        prompt, `-output` for `-o utput`, or the value of a flag before the command for the command."""
         known = self._option_string_actions
         words = iter([] if {"-h", "--help"} & {*argv} else argv)
         for word in words:

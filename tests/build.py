@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parent.parent
 INSTALLERS = ["install.sh", "install.ps1"]
 PYTHON = re.compile(r"(python|pypy)3(\.\d+)?(\.exe)?")
 
-# Runs on every Python that somebody may have, 2.7 included, and is parsed by it before anything else. PLACES tells
-# where each bytecode lies in bytecode.xz. A Ctrl-C within main() never gets here.
+# Runs on every Python that somebody may have, 2.7 included, and is parsed by it before anything else. A Ctrl-C within
+# main() never gets here.
 MAIN = """\
 import sys
 
@@ -46,16 +46,24 @@ if sys.version_info < (3, 8):
     sys.stderr.write("error: ft needs Python 3.8 or newer; this is Python %s (%s)\\n" % found)
     sys.exit(2)
 
-PLACES = {}
-
 try:
-    from importlib.util import MAGIC_NUMBER
+    import ft
+
+    sys.exit(ft.main())
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+# Comes before its `import ft`, which then finds what this made. PLACES tells where each bytecode lies in bytecode.xz.
+LOADER = """\
+    PLACES = {}
 
     try:
+        from importlib.util import MAGIC_NUMBER
+
         start, end = PLACES[MAGIC_NUMBER.hex()]
         from lzma import LZMADecompressor
     except (KeyError, ImportError):
-        import ft
+        pass
     else:
         from marshal import loads
 
@@ -64,9 +72,6 @@ try:
         ft.__file__, ft.__loader__ = sys.path[0] + "/ft.pyc", __loader__
         exec(loads(bytecode), ft.__dict__)
 
-    sys.exit(ft.main())
-except KeyboardInterrupt:
-    sys.exit(130)
 """
 # For bytes of no alignment. Who unpacks it takes memory for the whole dictionary, 2 MB here and 64 MB by default.
 XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2 << 20, "lc": 4, "pb": 0}]
@@ -145,9 +150,10 @@ def archive(paths: Iterable[str], source: Path) -> bytes:
     """The bytes of ft.pyz, with the bytecode of those `paths` that are CPythons from 3.8 up."""
     found = pythons(paths).items()
     places, packed = pack({magic: bytecode(path, source) for magic, (name, path) in found if name == "cpython"})
-    main = MAIN.replace("PLACES = {}", f"PLACES = {places}")
-    members = {"__main__.py": main.encode(), "ft.py": source.read_bytes()}
+    members = {"__main__.py": MAIN.encode(), "ft.py": source.read_bytes()}
     if places:
+        loader = LOADER.replace("{}", str(places))
+        members["__main__.py"] = MAIN.replace("    import ft\n", loader + "    import ft\n").encode()
         members["bytecode.xz"] = packed
     buffer = io.BytesIO(b"#!/usr/bin/env python3\n")
     buffer.seek(0, io.SEEK_END)

@@ -223,7 +223,7 @@ def test_a_failure_in_words(ft: Runner) -> None:
     assert result.stderr.splitlines() == [
         *(f"warning: {i}: Invalid API key (INVALID_API_KEY)" for i in ids[100:]),
         "error: Invalid API key (INVALID_API_KEY)",
-        "hint: run `ft auth login`: your stored key may have been revoked",
+        "hint: the key from FINETUNING_API_KEY may have been revoked: give another, or run `ft auth login`",
     ]
 
 

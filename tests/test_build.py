@@ -132,7 +132,7 @@ def test_each_bytecode_is_what_its_python_makes_of_the_source(pyz: Path, tmp_pat
     """
     with zipfile.ZipFile(pyz) as archive:
         archive.extractall(tmp_path)
-    line = re.search(r"^PLACES = ({.*?})", (tmp_path / "__main__.py").read_text(), re.MULTILINE)
+    line = re.search(r"^    PLACES = ({.*?})", (tmp_path / "__main__.py").read_text(), re.MULTILINE)
     assert line
     places = ast.literal_eval(line[1])
     assert places.keys() == found().keys()

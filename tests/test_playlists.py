@@ -238,7 +238,7 @@ def test_a_failure_has_the_only_hint_even_beside_the_privacy_rule(ft: Runner) ->
     result = ft("playlist", "add", "Open Studio", *IN_DRAFTS, *(f"id-{n}" for n in range(100)), check=1)
     assert "Cannot add private track to public playlist" in result.stderr
     assert re.findall("^hint: (.*)", result.stderr, re.MULTILINE) == [
-        "run `ft auth login`: your stored key may have been revoked"
+        "the key from FINETUNING_API_KEY may have been revoked: give another, or run `ft auth login`"
     ]
 
 
