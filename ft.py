@@ -2988,40 +2988,39 @@ def doctor(ft: Ft, args: argparse.Namespace) -> int:
     return exit_code
 
 
-def installed() -> str:
+def installed(release: str) -> str:
     """The zipapp that is running. FtError with the right command where `ft update` cannot help."""
     archive = getattr(__loader__, "archive", None)  # type: ignore[name-defined]
     place = os.path.realpath(archive or __file__)
     directory, name = os.path.split(place)
     library = archive is None and os.path.basename(directory) in ("site-packages", "dist-packages")
-    by_pip = pip_command(directory) if library and "/Cellar/" not in place else ""
-    if not by_pip and re.match("/(usr/)?s?bin/|/usr/lib/python|/(nix|snap|gnu)/|/opt/homebrew/|.*/Cellar/", place):
+    tool, upgrade = package(directory) if library and "/Cellar/" not in place else ("", "")
+    if not upgrade and re.match("/(usr/)?s?bin/|/usr/lib/python|/(nix|snap|gnu)/|.*/Cellar/", place):
         raise FtError(f"this ft came from a package manager: {place}", "update it with that package manager")
     if library:
-        raise FtError(f"this ft came from pip: {place}", by_pip or "update it as you installed it")
+        raise FtError(f"this ft came from {tool}: {place}", upgrade or "update it as you installed it")
     if archive is None and os.path.exists(os.path.join(directory, ".git")):
         raise FtError(f"this ft is a checkout: {place}", shell("git", "-C", directory, "pull"))
     if archive is None or name != ("ft.pyz" if os.name == "nt" else "ft"):
-        url = os.environ.get("FT_RELEASE_URL") or RELEASE_URL
-        raise FtError(f"this ft did not come from the install script: {place}", f"put {url}/ft.pyz in its place")
+        raise FtError(f"this ft did not come from the install script: {place}", f"put {release}/ft.pyz in its place")
     return place
 
 
-def pip_command(directory: str) -> str:
-    """What upgrades the package in `directory`, if pip put it there: from where it came, as pip notes (PEP 610)."""
+def package(directory: str) -> tuple[str, str]:
+    """What put ft among the packages in `directory`, and the command that upgrades it, if that is known."""
     import json
     from importlib.metadata import distributions
 
-    for package in distributions(path=[directory]):
-        if "ft.py" in map(str, package.files or ()) and (package.read_text("INSTALLER") or "").strip() == "pip":
-            name = package.metadata["Name"]
-            if f"{os.sep}pipx{os.sep}" in directory:
-                return shell("pipx", "upgrade", name)
-            origin = json.loads(package.read_text("direct_url.json") or "{}")
+    if os.path.exists(os.path.join(sys.prefix, "pipx_metadata.json")):
+        return "pipx", shell("pipx", "upgrade", os.path.basename(sys.prefix))
+    for found in distributions(path=[directory]):
+        if "ft.py" in map(str, found.files or ()):
+            tool = (found.read_text("INSTALLER") or "").strip()
+            origin = json.loads(found.read_text("direct_url.json") or "{}")  # PEP 610
             vcs = f"{origin['vcs_info']['vcs']}+" if "vcs_info" in origin else ""
-            source = f"{vcs}{origin['url']}" if origin else name
-            return shell(sys.executable, "-m", "pip", "install", "--upgrade", source)
-    return ""
+            source = f"{vcs}{origin['url']}" if origin else found.metadata["Name"]
+            return tool, shell(sys.executable, "-m", "pip", "install", "--upgrade", source) if tool == "pip" else ""
+    return "a Python package", ""
 
 
 @command("update",
@@ -3031,8 +3030,9 @@ def update(ft: Ft, args: argparse.Namespace) -> None:
     import hashlib
     import subprocess
 
-    release = check_base_url(os.environ.get("FT_RELEASE_URL") or RELEASE_URL, "FT_RELEASE_URL")
-    place = installed()
+    source = "FT_BASE_URL" if os.environ.get("FT_BASE_URL") else "FT_RELEASE_URL"  # both, as the script knows them
+    release = check_base_url(os.environ.get(source) or RELEASE_URL, source)
+    place = installed(release)
     transport = Transport(ft.console, release)
 
     def get(name: str) -> bytes:

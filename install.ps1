@@ -26,7 +26,8 @@ Installs ft, the command-line client of Finetuning.ai, or replaces an older one.
   -Version X.Y.Z  this version, not the newest             (FT_VERSION)
   -Prefix DIR     the directory that ft is put into        (FT_INSTALL_DIR)
                   default: %LOCALAPPDATA%\Programs\ft
-  -From FILE      install this ft.pyz; no network is used  (FT_FROM)
+  -From FILE      install this ft.pyz, beside which SHA256SUMS lies; no network is used
+                                                           (FT_FROM)
   -BaseUrl URL    a mirror of https://finetuning.ai/cli    (FT_BASE_URL or FT_RELEASE_URL)
   -Quiet          print only warnings and errors           (FT_QUIET=1)
   -Uninstall      remove ft; run `ft.cmd auth logout` before to forget the key as well
@@ -111,7 +112,10 @@ function Install-Ft([string]$Directory) {
             $origin = $ExecutionContext.SessionState.Path.GetUnresolvedProviderPathFromPSPath($From)
             Copy-Item -LiteralPath $origin -Destination $new
             $beside = Join-Path (Split-Path -Parent $origin) 'SHA256SUMS'
-            if (-not $expected -and (Test-Path -LiteralPath $beside)) {
+            if (-not $expected) {
+                if (-not (Test-Path -LiteralPath $beside)) {
+                    throw "cannot verify ${origin}: put the release's SHA256SUMS beside it or set FT_SHA256; nothing was changed"
+                }
                 $expected = Get-FtSum $beside (Split-Path -Leaf $origin)
             }
         } else {
@@ -129,14 +133,8 @@ function Install-Ft([string]$Directory) {
             }
             Receive-FtFile $origin $new
         }
-        if ($expected) {
-            $sum = Measure-FtFile $new
-            if ($sum -ne $expected) {
-                throw "the SHA-256 of $origin is '$sum', not '$expected'; nothing was changed"
-            }
-        } else {
-            Write-Warning "$origin was not verified: no SHA256SUMS lies beside it, and FT_SHA256 is not set"
-        }
+        $sum = Measure-FtFile $new
+        if ($sum -ne $expected) { throw "the SHA-256 of $origin is '$sum', not '$expected'; nothing was changed" }
         if (-not (Test-FtArchive $new)) { throw "$origin is not an ft.pyz; nothing was changed" }
 
         $shown = (& $words[0] @options $new --version) -join "`n"

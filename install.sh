@@ -21,7 +21,8 @@ usage: sh install.sh [flags]
   --version X.Y.Z   this version, not the newest             (FT_VERSION)
   --prefix DIR      the directory that ft is put into        (FT_INSTALL_DIR)
                     default: /usr/local/bin if it is writable, else ~/.local/bin
-  --from FILE       install this ft.pyz; no network is used  (FT_FROM)
+  --from FILE       install this ft.pyz, beside which SHA256SUMS lies; no network is used
+                                                             (FT_FROM)
   --base-url URL    a mirror of $RELEASES     (FT_BASE_URL or FT_RELEASE_URL)
   --quiet           print only warnings and errors           (FT_QUIET=1)
   --uninstall       remove ft; run \`ft auth logout\` before to forget the key as well
@@ -32,7 +33,7 @@ END
 }
 
 main() {
-    set -u
+    set -u +e
     # Tools speak English and take bytes as they are; `cd` goes where it is told and prints nothing.
     LC_ALL=C CDPATH=''
     export LC_ALL
@@ -67,7 +68,7 @@ main() {
     "$action"
 }
 
-say() { [ -n "$quiet" ] || printf '%s\n' "$1" || :; }
+say() { [ -n "$quiet" ] || printf '%s\n' "$1" 2>/dev/null || :; }
 warn() { printf 'warning: %s\n' "$1" >&2; }
 die() {
     printf 'error: %s\n' "$1" >&2
@@ -84,8 +85,9 @@ install() {
     trap cleanup EXIT
     trap 'exit 129' HUP
     trap 'exit 130' INT
-    trap 'exit 141' PIPE
+    trap 'exit 131' QUIT
     trap 'exit 143' TERM
+    trap '' PIPE # nobody has to read what it says
     if [ ! -d "$dir" ]; then
         made=$dir
         mkdir -p "$dir" 2>/dev/null
@@ -101,14 +103,13 @@ install() {
     [ "$new" = "ft ${version:-${new#ft }}" ] ||
         die "$origin says that it is '$new', not 'ft ${version:-X.Y.Z}'; nothing was changed"
     mv -f "$tmp/ft" "$target" || die "cannot replace $target"
-    trap '' PIPE # ft is there, whether or not somebody reads that
     say "Installed $new in $dir/ft"
     check_path
 }
 
 cleanup() {
     [ -z "$tmp" ] || rm -rf "$tmp"
-    [ -z "$made" ] || rmdir "$made" 2>/dev/null # succeeds only if nothing came into it
+    [ -z "$made" ] || rmdir "$made" 2>/dev/null || : # succeeds only if nothing came into it
 }
 
 is_version() {
@@ -134,7 +135,7 @@ check_url() {
 # Sets python to an interpreter that can run ft, and pinned to the same if `env python3` would not find it.
 find_python() {
     for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8 python; do
-        python=$("$name" -c 'import sys; sys.version_info < (3, 8) and sys.exit(1); print(sys.executable)' \
+        python=$("$name" -IS -c 'import sys; sys.version_info < (3, 8) and sys.exit(1); print(sys.executable)' \
             2>/dev/null </dev/null) && [ -n "$python" ] && break
         python=
     done
@@ -146,7 +147,8 @@ find_python() {
 
 # Sets dir, absolute, and target: the file to write. Where dir/ft is a link, that is the file it leads to.
 find_target() {
-    if [ -z "$dir" ] && [ -d /usr/local/bin ] && [ -w /usr/local/bin ]; then
+    # To root, [ -w ] may say that a read-only file system is writable.
+    if [ -z "$dir" ] && probe=$(mktemp -d /usr/local/bin/.ft.XXXXXX 2>/dev/null) && rmdir "$probe"; then
         dir=/usr/local/bin
     elif [ -z "$dir" ]; then
         [ -n "${HOME:-}" ] || die "HOME is not set; say with --prefix where ft goes"
@@ -168,7 +170,7 @@ find_target() {
 
 # Whether a file is an archive after a #! line, with ft.py in it. Does not run it.
 is_ft() {
-    [ -f "$1" ] && [ "$(head -c 2 "$1")" = '#!' ] && [ "$(tail -n +2 "$1" | head -c 2)" = PK ] &&
+    [ -f "$1" ] && [ "$(head -c 2 "$1")" = '#!' ] && [ "$(tail -n +2 "$1" 2>/dev/null | head -c 2)" = PK ] &&
         grep -q 'ft\.py' "$1"
 }
 
@@ -179,11 +181,9 @@ copy() {
         */*) sums=${from%/*}/SHA256SUMS ;;
         *) sums=SHA256SUMS ;;
     esac
-    if [ -z "$expected" ] && [ ! -e "$sums" ]; then
-        warn "$from was not verified: no SHA256SUMS lies beside it, and FT_SHA256 is not set"
-    else
-        verify "$sums" "${from##*/}"
-    fi
+    [ -n "$expected" ] || [ -r "$sums" ] ||
+        die "cannot verify $from: put the release's SHA256SUMS beside it or set FT_SHA256; nothing was changed"
+    verify "$sums" "${from##*/}"
 }
 
 download() {
@@ -203,6 +203,7 @@ download() {
 verify() {
     if [ -z "$expected" ]; then
         while read -r sum name || [ -n "$sum" ]; do
+            name=${name%"$(printf '\r')"} # Windows' end of a line
             case $name in "$2" | "*$2") expected=$sum ;; esac
         done <"$1"
         [ -n "$expected" ] || die "no checksum of $2 in the SHA256SUMS beside $origin; nothing was changed"
@@ -272,16 +273,21 @@ check_path() {
             [ -z "$other" ] || warn "\`ft\` is $other, which comes before $dir on PATH"
             return 0
         fi
-        if [ -z "$other" ] && [ -f "$entry/ft" ] && [ -x "$entry/ft" ]; then other=$entry/ft; fi
+        entry=${entry:-.}/ft
+        if [ -z "$other" ] && [ -f "$entry" ] && [ -x "$entry" ]; then other=$entry; fi
     done
     if [ -n "${GITHUB_PATH:-}" ]; then
-        printf '%s\n' "$dir" >>"$GITHUB_PATH"
-        return
+        printf '%s\n' "$dir" >>"$GITHUB_PATH" || warn "cannot add $dir to GITHUB_PATH"
+        return 0
     fi
+    rest=$dir quoted=
+    while [ "$rest" != "${rest%%\'*}" ]; do # as every shell takes it, fish included
+        quoted=$quoted${rest%%\'*}"'\\''" rest=${rest#*\'}
+    done
     say "$dir is not on PATH. To add it, put this line into your shell's start-up file:"
     case ${SHELL:-} in
-        */fish) say "    fish_add_path \"$dir\"" ;;
-        *) say "    export PATH=\"$dir:\$PATH\"" ;;
+        */fish) say "    fish_add_path '$quoted$rest'" ;;
+        *) say "    export PATH='$quoted$rest':\"\$PATH\"" ;;
     esac
 }
 

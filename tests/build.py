@@ -34,6 +34,7 @@ from typing import Iterable, Mapping
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTALLERS = ["install.sh", "install.ps1"]
+NO_CACHE = os.path.join(os.devnull, "none")  # a directory that cannot be
 PYTHON = re.compile(r"(python|pypy)3(\.\d+)?(\.exe)?")
 
 # Runs on every Python that somebody may have, 2.7 included, and is parsed by it before anything else. A Ctrl-C within
@@ -91,12 +92,13 @@ open(target, "wb").write(marshal.dumps(code))
 
 
 def run(python: str, *arguments: str, stderr: int | None = None) -> str:
-    """What a Python prints, without site-packages and with a fixed hash seed (sets in bytecode obey it).
+    """What a Python prints, without what differs from machine to machine and shows in bytecode: site-packages, the seed
+    of hashes, the library's own bytecode (whose strings are interned or not).
 
     `no_debug_ranges`, known from 3.11 on, spares each bytecode the quarter that only underlines tracebacks.
     """
     env = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "PYENV_ROOT") if name in os.environ}
-    command = [python, "-s", "-S", "-X", "no_debug_ranges", "-c", *arguments]
+    command = [python, "-s", "-S", "-B", "-X", "no_debug_ranges", "-X", f"pycache_prefix={NO_CACHE}", "-c", *arguments]
     env["PYTHONHASHSEED"] = "0"
     return subprocess.run(
         command, env=env, stdout=subprocess.PIPE, stderr=stderr, check=True, text=True
@@ -199,6 +201,8 @@ def dist(directory: Path, paths: Iterable[str]) -> None:
     files["ft.pyz"] = archive(paths, ROOT / "ft.py")
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
     for folder in (directory / version(), directory):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)  # for the web server, whatever the umask
         for name, data in files.items():
             write(folder / name, data, 0o644 if name.endswith(".ps1") else 0o755)
         write(folder / "SHA256SUMS", sums.encode())

@@ -313,15 +313,17 @@ def test_by_default_it_goes_to_usr_local_bin(
     assert list(files(there)) == ["ft"]
 
 
+@every_shell
 @pytest.mark.needs("unshare")
 def test_without_the_right_to_write_there_it_goes_to_the_home(
-    install: Installer, private_mounts: Callable[..., list[str]]
+    install: Installer, private_mounts: Callable[..., list[str]], shell: str
 ) -> None:
+    """Also for root, whom a test of the mode would let in."""
     prefix = private_mounts("mount -t tmpfs -o ro none /usr/local/bin")
-    result = install(prefix=prefix, path=f"{install.tools}:/bin:/sbin", env={"FT_INSTALL_DIR": None})
+    how = {"prefix": prefix, "path": f"{install.tools}:/bin:/sbin", "shell": shell}
+    result = install(env={"FT_INSTALL_DIR": None}, **how)
     assert f"Installed ft 0.2.0 in {install.home}/.local/bin/ft\n" in result.stdout
-    no_home = {"FT_INSTALL_DIR": None, "HOME": None}
-    result = install(prefix=prefix, path=f"{install.tools}:/bin:/sbin", env=no_home, check=1)
+    result = install(env={"FT_INSTALL_DIR": None, "HOME": None}, check=1, **how)
     assert result.stderr == "error: HOME is not set; say with --prefix where ft goes\n"
 
 
@@ -344,15 +346,19 @@ def test_an_offline_install_asks_nobody(installed: Installer, tmp_path: Path, sh
     assert installed.server.requests == []
 
 
-def test_an_offline_file_without_a_published_sum_is_installed_with_a_warning(
-    install: Installer, tmp_path: Path
-) -> None:
+def test_an_offline_file_without_a_published_sum_is_refused(unchanged: Installer, tmp_path: Path) -> None:
     file = tmp_path / "downloaded.pyz"
     file.write_bytes(archive("0.5.0"))
-    result = install("--quiet", "--from", str(file))
+    result = unchanged("--from", str(file), check=1)
     assert result.stderr == (
-        f"warning: {file} was not verified: no SHA256SUMS lies beside it, and FT_SHA256 is not set\n"
+        f"error: cannot verify {file}: put the release's SHA256SUMS beside it or set FT_SHA256; nothing was changed\n"
     )
+
+
+def test_an_offline_file_may_be_pinned_instead(install: Installer, tmp_path: Path) -> None:
+    file = tmp_path / "downloaded.pyz"
+    file.write_bytes(archive("0.5.0"))
+    install("--from", str(file), env={"FT_SHA256": sums(archive("0.5.0")).split()[0]})
     assert install.version() == "ft 0.5.0\n"
 
 
@@ -387,7 +393,7 @@ def test_an_offline_file_that_is_missing_or_is_no_ft_is_refused_and_never_run(
     trap.write_text(f"touch {tmp_path}/was-run\n")
     for text in (trap.read_text(), "#!/bin/sh\n" + trap.read_text(), ""):
         trap.write_text(text)
-        result = unchanged("--from", str(trap), check=1)
+        result = unchanged("--from", str(trap), env={"FT_SHA256": sums(text.encode()).split()[0]}, check=1)
         assert result.stderr.endswith(f"error: {trap} is not an ft.pyz; nothing was changed\n")
     assert not (tmp_path / "was-run").exists()
 
@@ -620,9 +626,11 @@ def test_ft_sha256_is_enough(install: Installer, site: Path) -> None:
 
 
 def test_sums_written_on_windows_or_in_binary_mode_are_read(install: Installer, site: Path) -> None:
-    (site / "0.2.0" / "SHA256SUMS").write_text(sums(archive("0.2.0"), "*ft.pyz").replace("  *", " *").strip())
-    install()
-    assert install.version() == "ft 0.2.0\n"
+    published = sums(archive("0.2.0"), "*ft.pyz").replace("  *", " *")
+    for text in (published.strip(), published.replace("\n", "\r\n") + sums(b"", "install.sh")):
+        (site / "0.2.0" / "SHA256SUMS").write_bytes(text.encode())
+        install()
+        assert install.version() == "ft 0.2.0\n"
 
 
 # --- nothing by halves --------------------------------------------------------------------------------------
@@ -705,23 +713,16 @@ def test_a_directory_that_cannot_be_written_is_an_error(unchanged: Installer, tm
 @pytest.mark.needs("unshare")
 @pytest.mark.parametrize(
     ("options", "message"),
-    [("ro", "cannot write in {bin}"), ("size=8k", "cannot"), ("noexec", "the new ft does not run in {bin}")],
+    [("ro", "cannot write in {bin}"), ("size=300k", "cannot"), ("noexec", "the new ft does not run in {bin}")],
 )
 def test_a_read_only_full_or_noexec_disk_keeps_the_old_file(
-    installed: Installer,
-    site: Path,
-    private_mounts: Callable[..., list[str]],
-    options: str,
-    message: str,
+    installed: Installer, private_mounts: Callable[..., list[str]], options: str, message: str
 ) -> None:
-    data = archive("0.2.0", FT_OF_20_KB)
-    (site / "0.2.0" / "ft.pyz").write_bytes(data)
-    (site / "0.2.0" / "SHA256SUMS").write_text(sums(data))
+    """Full: there is room for one, not for two."""
     there = str(installed.bin)
-    size = "size=8k" if options == "size=8k" else "size=1m"
     prefix = private_mounts(
         f"cp -p {there}/ft {there}/../ft.old",
-        f"mount -t tmpfs -o {size} none {there}",
+        f"mount -t tmpfs -o size=1m none {there}",
         f"cp -p {there}/../ft.old {there}/ft",
         f"mount -o remount,{options} {there}",
     )
@@ -732,9 +733,6 @@ def test_a_read_only_full_or_noexec_disk_keeps_the_old_file(
     assert f"error: {message.format(bin=there)}" in result.stderr
     assert result.stdout.splitlines()[-1] == "ft"  # and no temporary one, and cmp has said nothing
     assert "differ" not in result.stdout
-
-
-FT_OF_20_KB = "def main(): print('ft 0.2.0')\n" + "# padding\n" * 2000
 
 
 # --- Pythons ------------------------------------------------------------------------------------------------
@@ -860,7 +858,7 @@ def test_the_link_of_pipx_is_left_alone(install: Installer) -> None:
 @across_shells("login_shell", "/bin/bash", "/usr/bin/fish")
 def test_the_line_for_path_is_printed_when_it_is_needed(install: Installer, shell: str, login_shell: str) -> None:
     env = {"SHELL": login_shell}
-    line = f'fish_add_path "{install.bin}"' if "fish" in login_shell else f'export PATH="{install.bin}:$PATH"'
+    line = f"fish_add_path '{install.bin}'" if "fish" in login_shell else f"export PATH='{install.bin}':\"$PATH\""
     result = install(shell=shell, env=env, path=f"{install.tools}:{install.home}/*")
     assert result.stdout.splitlines()[-2:] == [
         f"{install.bin} is not on PATH. To add it, put this line into your shell's start-up file:",
@@ -871,17 +869,40 @@ def test_the_line_for_path_is_printed_when_it_is_needed(install: Installer, shel
     assert files(install.home).keys() == {"bin", "bin/ft"}  # no start-up file was touched
 
 
-def test_that_line_makes_ft_a_command(install: Installer) -> None:
-    line = install("--prefix", str(install.home / "a b")).stdout.splitlines()[-1]
+@pytest.mark.parametrize("login_shell", [pytest.param(name, marks=pytest.mark.needs(name)) for name in ("sh", "fish")])
+def test_that_line_makes_ft_a_command(install: Installer, login_shell: str) -> None:
+    """Whatever the directory is called."""
+    place = install.home / "a b'c\"$(id)`id`$HOME"
+    line = install("--prefix", str(place), env={"SHELL": shutil.which(login_shell)}).stdout.splitlines()[-1]
     check = subprocess.run(
-        ["sh", "-c", line + "\nft --version"],
-        env={"PATH": str(install.tools)},
+        [login_shell, "-c", line + "\nft --version"],
+        env={"PATH": str(install.tools), "HOME": str(install.home)},
         capture_output=True,
         text=True,
         check=True,
-        executable=shutil.which("sh"),
+        executable=shutil.which(login_shell),
     )
     assert check.stdout == "ft 0.2.0\n"
+
+
+@every_shell
+def test_a_shell_that_stops_at_failures_installs_it(install: Installer, shell: str) -> None:
+    command = [shutil.which(shell) or shell, *SHELLS[shell], "-e", "-s", "--"]
+    process = Process(command, env=install.env({}, None), cwd=install.home, stdin=SCRIPT.read_bytes(), check=0)
+    process.finish()
+    assert install.version() == "ft 0.2.0\n"
+
+
+@every_shell
+def test_a_reader_that_goes_away_changes_nothing(installed: Installer, server: ReleaseServer, shell: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [shutil.which(shell) or shell, *SHELLS[shell], str(SCRIPT)]
+    env = installed.env({}, None)
+    result = subprocess.run(command, env=env, cwd=installed.home, stdout=writer, stderr=subprocess.PIPE, check=True)
+    os.close(writer)
+    assert result.stderr == b""
+    assert installed.version() == "ft 0.2.0\n"
 
 
 @every_shell
@@ -894,6 +915,8 @@ def test_github_path_gets_the_directory(install: Installer, shell: str) -> None:
     assert result.stdout.endswith(f"Installed ft 0.2.0 in {install.ft}\n")
     install(shell=shell, env=env, path=f"{install.tools}:{install.bin}")
     assert github_path.read_text() == f"/opt/hostedtoolcache\n{install.bin}\n"
+    result = install("--quiet", shell=shell, env={"GITHUB_PATH": str(install.directory)})
+    assert f"warning: cannot add {install.bin} to GITHUB_PATH\n" in result.stderr
 
 
 @every_shell
@@ -904,6 +927,8 @@ def test_another_ft_earlier_on_path_is_warned_of(install: Installer, shell: str)
     result = install("--quiet", shell=shell, path=path)
     assert result.stderr == f"warning: `ft` is {other}/ft, which comes before {install.bin} on PATH\n"
     assert install(shell=shell, path=f"{install.tools}:{install.bin}:{other}").stderr == ""
+    result = install(shell=shell, path=f"{install.tools}::{install.bin}", cwd=other)  # an empty entry: where one is
+    assert result.stderr == f"warning: `ft` is ./ft, which comes before {install.bin} on PATH\n"
 
 
 # --- flags --------------------------------------------------------------------------------------------------
@@ -994,7 +1019,8 @@ def test_the_lines_that_uninstall_prints_remove_the_rest(installed: Installer, t
 
 @every_shell
 def test_the_real_ft_runs_with_nothing_but_python(install: Installer, pytestconfig: pytest.Config, shell: str) -> None:
-    install("--from", pytestconfig.ft_pyz, shell=shell)  # type: ignore[attr-defined]
+    file = Path(pytestconfig.ft_pyz)  # type: ignore[attr-defined]
+    install("--from", str(file), env={"FT_SHA256": sums(file.read_bytes()).split()[0]}, shell=shell)
     only_python = install.links(python3=REAL_PYTHON)
     for command in ("--version", "help"):
         result = subprocess.run(

@@ -149,14 +149,14 @@ def test_the_job_of_github_actions(
 def test_the_image_without_a_network(machine: Callable[..., Result], online: ReleaseServer, tmp_path: Path) -> None:
     """No image is built here: its RUN line is run in a network namespace that has no network, its files elsewhere."""
     text = block("FROM", "dockerfile")
-    copied = re.search(r"^COPY (.*) /tmp/$", text, re.MULTILINE)
+    copied = re.search(r"^COPY (.*) /tmp/ft/$", text, re.MULTILINE)
     line = re.search("^RUN (.*)$", text, re.MULTILINE)
     assert copied
     assert line
-    for place in ("tmp", "usr"):
-        (tmp_path / place).mkdir()
+    for place in ("tmp/ft", "usr"):
+        (tmp_path / place).mkdir(parents=True)
     for name in copied[1].split():
-        shutil.copy(tmp_path / "site" / name, tmp_path / "tmp")
+        shutil.copy(tmp_path / "site" / name, tmp_path / "tmp" / "ft")
     line_here = line[1].replace("/tmp/", f"{tmp_path}/tmp/").replace("/usr/local/bin", str(tmp_path / "usr"))
     if subprocess.run(["unshare", "-rn", "true"], check=False).returncode:
         pytest.skip("may not make a network namespace")

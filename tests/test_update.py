@@ -320,7 +320,9 @@ def test_a_dropped_file_is_replaced_by_hand(installed: Installed, built: Path, t
     program = Path(shutil.copy(ROOT / "ft.py" if name == "ft.py" else built / "old", tmp_path / name))
     told = [f"this ft did not come from the install script: {program}"]
     assert refusal(installed, program) == [*told, f"put {installed.server.url}/ft.pyz in its place"]
-    installed.env["FT_RELEASE_URL"] = ""  # as if it were not set
+    installed.env.update(FT_RELEASE_URL="http://localhost:1", FT_BASE_URL=installed.server.url)
+    assert refusal(installed, program) == [*told, f"put {installed.server.url}/ft.pyz in its place"]
+    installed.env.update(FT_RELEASE_URL="", FT_BASE_URL="")  # as if they were not set
     assert refusal(installed, program) == [*told, "put https://finetuning.ai/cli/ft.pyz in its place"]
 
 
@@ -366,11 +368,26 @@ def test_what_pip_put_into_the_python_of_a_package_manager_is_pips(
     assert "error: this ft came from pip: " in result.stderr and " -m pip install --upgrade " in result.stderr
     next(place.glob("*.dist-info/INSTALLER")).write_text("brew\n")
     result = installed(check=1, prefix=prefix, program=program, PYTHONPATH="")
-    assert "error: this ft came from a package manager: " in result.stderr
+    assert "error: this ft came from brew: " in result.stderr and "\nhint: update it as you" in result.stderr
 
 
-def test_what_pipx_installed_is_upgraded_by_pipx(installed: Installed, packages: Path, tmp_path: Path) -> None:
-    place = tmp_path / "pipx" / "venvs" / "ft" / "lib" / "site-packages"
-    shutil.copytree(packages, place)
-    name = next(place.glob("*.dist-info")).name.partition("-")[0].replace("_", "-")
-    assert refusal(installed, place / "ft.py")[1] == f"pipx upgrade {name}"
+@pytest.mark.parametrize("installer", ["pip", "uv"])  # pipx uses either
+def test_what_pipx_installed_is_upgraded_by_pipx(
+    installed: Installed, packages: Path, tmp_path: Path, installer: str
+) -> None:
+    """By the name of its virtual environment, which pipx's --suffix changes and any directory may hold."""
+    environment = tmp_path / "anywhere" / "ft@1"
+    subprocess.run([PYTHON, "-m", "venv", "--without-pip", environment], check=True)
+    place = Path(shutil.copytree(packages, environment / "site-packages"))
+    next(place.glob("*.dist-info/INSTALLER")).write_text(f"{installer}\n")
+    python = environment / "bin" / "python"
+    for tool, hint in ((installer, "update it as you installed it"), ("pipx", "pipx upgrade ft@1")):
+        result = run_with(python, installed, place / "ft.py")
+        assert f"error: this ft came from {tool}: {place / 'ft.py'}\n" in result.stderr
+        assert result.stderr.endswith(f"hint: {hint}\n") or tool == "pip"
+        (environment / "pipx_metadata.json").write_text("{}")
+
+
+def run_with(python: Path, installed: Installed, program: Path) -> Result:
+    env = {**installed.env, "PYTHONPATH": ""}
+    return Process([str(python), str(program), "update"], env=env, cwd=program.parent, check=1).finish()
