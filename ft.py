@@ -5,8 +5,8 @@ One module, the standard library only, Python 3.8 or newer. It reads from top to
 what stands above it; `grep '^# ---'` lists the parts. The way of one command, `ft list`:
 
     main -> run -> execute -> parse
-                           -> list_ -> list_records -> Api.records -> Transport.call -> Transport.send
-                                                    -> show_tracks -> Console.table
+                           -> list_ -> Api.records -> Transport.call -> Transport.send
+                                    -> show_tracks -> Console.table
 
 - `main` makes the process fit to work (streams, signals); `run` is the one funnel from exceptions to exit codes.
 - A command is a function with its flags declared right above it (`@command`); the parser, the help, the man page
@@ -89,7 +89,7 @@ HINTS = {
     "RATE_LIMITED": "the service takes 60 requests a minute",
     "GENERATION_RATE_LIMITED": "the service takes 10 generations a minute",
     "QUEUE_FULL": "`ft list --status processing` shows what is in flight",
-    "GENERATION_FAILED": "usually transient: try once more; if it persists, see the errors guide at finetuning.ai",
+    "GENERATION_FAILED": "usually transient: try once more; if it persists, see the errors guide",
 }
 
 
@@ -198,19 +198,17 @@ def visible(text: str) -> str:
     return text.translate({ord(c): c.encode("unicode_escape").decode() for c in set(text) if unsafe(c)})
 
 
-# Emoji of several characters, which one terminal shows as one and another side by side: flags; with a selector or a
-# skin tone; joined.
+# Emoji of several characters, which one terminal shows as one and another side by side.
 SEQUENCE = (
     "[\U0001f1e6-\U0001f1ff]{2}|.[\ufe0f\U0001f3fb-\U0001f3ff](?:\u200d.[\ufe0f\U0001f3fb-\U0001f3ff]?)*"
     "|.(?:\u200d.[\ufe0f\U0001f3fb-\U0001f3ff]?)+"
 )
-# Text on whose width terminals do not agree: those, and the scripts from Devanagari to Hangul's single letters, Khmer.
+# Text on whose width terminals disagree: those, Devanagari to Hangul's single letters, Khmer.
 DISPUTED = SEQUENCE + "|[\u0900-\u11ff\u1780-\u17ff]"
 
 
 def cell_width(text: str) -> int:
-    """How many cells of a terminal `text` takes: wide characters two, combining ones none. A SEQUENCE counts as
-    what it takes at most."""
+    """How many cells of a terminal `text` takes at most: wide characters two, combining ones none."""
     if text.isascii():
         return len(text)
     from unicodedata import category, east_asian_width
@@ -306,7 +304,7 @@ def parse_time(text: object) -> float | None:
 
 
 def age(timestamp: object, now: float | None = None) -> str:
-    """How long ago: `just now`, `3 min ago`, `2 hours ago`, `5 days ago`, and from 30 days on the date (UTC)."""
+    """How long ago, for people: `just now`, `3 min ago`; from 30 days on the date (UTC)."""
     then = parse_time(timestamp)
     if then is None:
         return str(timestamp or "-")
@@ -337,7 +335,8 @@ def slug(text: str) -> str:
     """`text` as part of a file name: letters (with their marks) and digits of any script, the rest hyphens."""
     from unicodedata import category, normalize
 
-    kept = "".join(c if c.isalnum() or category(c)[0] == "M" else " " for c in normalize("NFC", text.lower()))
+    text = re.sub("[\ufe00-\ufe0f]", "", normalize("NFC", text.lower()))  # which form of an emoji is meant
+    kept = "".join(c if c.isalnum() or category(c)[0] == "M" else " " for c in text)
     return "-".join(kept.split())[:40].strip("-")
 
 
@@ -375,7 +374,7 @@ def shell(*words: str) -> str:
 
 
 class Real(float):
-    """A float that remembers how it was written, so that what passes through `ft` keeps its last digit."""
+    """A float that keeps its last digit: `literal` is how it was written."""
 
     literal: str
 
@@ -408,17 +407,16 @@ def parse_json(text: str | bytes) -> Any:
         document = json.loads(text, parse_float=Real.parse, parse_int=parse_integer, parse_constant=no_number)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    level, depth = [document], 0
-    while level:
+    level = [document]
+    for _ in range(MAX_DEPTH):
         level = [
             child
             for node in level
             if isinstance(node, (dict, list))
             for child in (node.values() if isinstance(node, dict) else node)
         ]
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise ValueError("nested too deeply")
+    if level:
+        raise ValueError("nested too deeply")
     return document
 
 
@@ -448,11 +446,24 @@ def escape_json(text: str, ascii_only: bool) -> str:
 
 # --- Console ---------------------------------------------------------------------------------------------------------
 
-# Colours that can be read on black and on white: no yellow, no blue, no cyan.
-STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "magenta": "35"}
-STATUS_STYLES = {"completed": "green", "failed": "red", "processing": "magenta", "pending": "dim"}
+# No dim, yellow, blue or cyan, which vanish on white or on black.
+STYLES = {"bold": "1", "red": "31", "green": "32", "magenta": "35"}
+STATUS_STYLES = {"completed": "green", "failed": "red", "processing": "magenta"}
 SPINNER = "|/-\\"
 USEFUL = 12  # cells of a prompt or a name that still tell which it is
+
+
+def columns(stream: TextIO) -> int | None:
+    """The width of the terminal that `stream` is; None when it is none."""
+    if not stream.isatty():
+        return None
+    told = os.environ.get("COLUMNS", "")
+    if re.fullmatch("[1-9][0-9]{0,3}", told):
+        return int(told)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return 80
 
 
 class Console:
@@ -460,10 +471,9 @@ class Console:
     terminal may act on is escaped, what the stream's encoding lacks is replaced."""
 
     def __init__(self) -> None:
-        self.environ = os.environ
         self.verbose = False
-        self.no_color = bool(self.environ.get("NO_COLOR"))
-        self.capable = self.environ.get("TERM") != "dumb"
+        self.no_color = bool(os.environ.get("NO_COLOR"))
+        self.capable = os.environ.get("TERM") != "dumb"
         self.live = sys.stderr.isatty() and self.capable  # a spinner or a bar may move on stderr
         self._thread = get_ident()  # only this thread draws
         self._drawn = False  # something is on the live line
@@ -493,7 +503,7 @@ class Console:
 
     @staticmethod
     def abandon(stream: TextIO) -> None:
-        """Let what the stream still holds go nowhere: the flush at the interpreter's end must not fail or block."""
+        """Let what the stream still holds go nowhere, lest the flush at the end fail or block."""
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
@@ -530,7 +540,15 @@ class Console:
 
     def say(self, label: str, text: str, style: str) -> None:
         self._spoken = time.monotonic()
-        self._line(f"{self.paint(label + ':', style, sys.stderr)} {visible(text)}")
+        text = f" {visible(text)}"
+        if label != "hint":  # which may be a command to paste
+            text = self.folded(text, len(label) + 1)
+        self._line(self.paint(label + ":", style, sys.stderr) + text)
+
+    def folded(self, text: str, begun: int = 0) -> str:
+        """`text` as it fits a terminal on stderr, on whose first line there are `begun` cells."""
+        room = columns(sys.stderr)
+        return text if room is None else "\n".join(fold(" " * begun + text, max(room, 20)))[begun:]
 
     def _line(self, text: str) -> None:
         """A line on stderr in place of the live one; in one piece, for threads speak too."""
@@ -548,12 +566,12 @@ class Console:
         self.say("error", text, "red")
 
     def hint(self, text: str) -> None:
-        self.say("hint", text, "green")
+        self.say("hint", text, "bold")
 
     def log(self, text: str) -> None:
         """A line of the -v log."""
         if self.verbose:
-            self._line(self.paint(visible(text), "dim", sys.stderr))
+            self._line(visible(text))
 
     # The terminal
 
@@ -563,22 +581,10 @@ class Console:
             return text
         return f"\x1b[{STYLES[style]}m{text}\x1b[0m"
 
-    def columns(self, stream: TextIO) -> int | None:
-        """The width of the terminal that `stream` is; None when it is none."""
-        if not stream.isatty():
-            return None
-        columns = self.environ.get("COLUMNS", "")
-        if re.fullmatch("[1-9][0-9]{0,3}", columns):
-            return int(columns)
-        try:
-            return os.get_terminal_size(stream.fileno()).columns or 80
-        except OSError:
-            return 80
-
     def draw(self, text: str) -> None:
         """Put `text` on the live line, which the next real line replaces."""
         if self.live and get_ident() == self._thread:
-            text = clip(visible(text), (self.columns(sys.stderr) or 80) - 1)
+            text = clip(visible(text), (columns(sys.stderr) or 80) - 1)
             self._drawn = True  # first: a signal may come before the write is over
             self._write(sys.stderr, f"\r\x1b[K{text}")
 
@@ -613,7 +619,7 @@ class Console:
         answer = ""
         sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
         try:
-            self._write(sys.stderr, f"{consequence}\n{question} [y/N] ")
+            self._write(sys.stderr, f"{self.folded(consequence)}\n{question} [y/N] ")
             answer = sys.stdin.readline()
         finally:
             if not answer.endswith("\n"):
@@ -630,7 +636,7 @@ class Console:
         cells = [list(names), *([visible(cell) for cell in row] for row in rows)]
         shown = list(range(len(names)))
         widths = [max(cell_width(row[i]) for row in cells) for i in shown]
-        room = self.columns(sys.stdout)
+        room = columns(sys.stdout)
         if room is not None:
             stretch, dropped = names.index(long), [names.index(name) for name in drop]
             while True:
@@ -656,10 +662,10 @@ class Console:
         self.write("\n".join(lines) + "\n")
 
     def details(self, pairs: Sequence[tuple[str, str]], command: tuple[str, str] | None = None) -> None:
-        """Labels and values, at its end one whose value is a command. On a terminal long values are folded
-        under themselves; an address, which must not be broken, has a line of its own."""
+        """Labels and values, and at the end a command. On a terminal long values are folded under themselves; an
+        address, which must not be broken, has a line of its own."""
         indent = max(len(label) for label, _ in pairs) + 2
-        room = self.columns(sys.stdout)
+        room = columns(sys.stdout)
         cells = max(10, room - indent) if room is not None else sys.maxsize
         lines = []
         for label, text in pairs:
@@ -678,7 +684,7 @@ class Console:
 
     def checklist(self, facts: Sequence[tuple[bool, str]]) -> None:
         """A line for each fact, ticked or crossed; on a terminal folded under itself."""
-        room = self.columns(sys.stdout)
+        room = columns(sys.stdout)
         for fine, text in facts:
             mark = "✓" if fine else "✗"
             lines = [visible(text)] if room is None else fold(visible(text), max(10, room - 5))
@@ -695,11 +701,15 @@ class Progress:
         self.finished = 0
         self.received = 0  # bytes
         self.expected: int | None = 0  # bytes, of the downloads begun; None when one did not announce its size
-        self.start = time.monotonic()
+        self.begun = 0
+        self.start = 0.0
         self._last = 0.0
 
     def restart(self, received: int, expected: int | None, announced: int | None) -> None:
         """A download begins, or begins again: forget its `received` and `expected` bytes; `announced` are to come."""
+        if expected is None:
+            self.begun += 1
+            self.start = self.start or time.monotonic()
         self.received -= received
         if announced is None or self.expected is None:
             self.expected = None
@@ -723,22 +733,24 @@ class Progress:
 
     def _bar(self) -> str:
         """As long as there is room for, at most 20 cells."""
-        cells = min(20, (self.console.columns(sys.stderr) or 80) - 5 - len(self._text()))
+        cells = min(20, (columns(sys.stderr) or 80) - 5 - len(self._text()))
         if not self.expected or cells < 5:
             return ""
-        return f"[{'#' * int(min(1.0, self.received / self.expected) * cells):{cells}}] "
+        return f"[{'#' * int(min(1.0, self.received / self._total()) * cells):{cells}}] "
+
+    def _total(self) -> float:
+        """Bytes: those expected, as if the files that have not begun were like those that have."""
+        return (self.expected or 0) * max(1.0, self.files / max(self.begun, 1))
 
     def _text(self) -> str:
         speed = self.received / max(time.monotonic() - self.start, 0.001)
         parts = [f"{self.finished} of {self.files} files"] if self.files > 1 else []
         if self.expected:
-            share = min(1.0, self.received / self.expected)
-            parts += [f"{share:4.0%}", f"{size(self.received)} of {size(self.expected)}"]
-        else:
-            parts.append(size(self.received))
-        parts.append(f"{size(speed)}/s")
-        if self.expected and self.received and self.files == 1:
-            parts.append(f"{length((self.expected - self.received) / speed)} left")
+            parts.append(f"{min(1.0, self.received / self._total()):4.0%}")
+        whole = f" of {size(self.expected)}" if self.expected and self.files == 1 else ""
+        parts += [size(self.received) + whole, f"{size(speed)}/s"]
+        if self.expected and self.received:
+            parts.append(f"{length(max(0.0, self._total() - self.received) / speed)} left")
         return "  ".join(parts)
 
 
@@ -1484,13 +1496,11 @@ class Transport:
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise Unsent(error) from None
 
-        def open_http(host: str, **options: Any) -> http.client.HTTPConnection:
-            connection: http.client.HTTPConnection
+        def open_http(host: str, **options: Any) -> Any:
+            connection: Any = http.client.HTTPConnection(host, **options)
             if scheme == "https":
                 connection = http.client.HTTPSConnection(host, context=self._context(), **options)
-            else:
-                connection = http.client.HTTPConnection(host, **options)
-            connection.connect = lambda: connect(connection)  # type: ignore[method-assign]
+            connection.connect = lambda: connect(connection)
             return connection
 
         class Handler(urllib.request.AbstractHTTPHandler):
@@ -1523,7 +1533,6 @@ class Transport:
     ) -> Response:  # fmt: skip
         """One request to an address that `check_address` took, and its answer, whatever its status. NetworkError."""
         import http.client
-        import urllib.error
         import urllib.request
 
         match = check_address(url, "the address")
@@ -1550,7 +1559,7 @@ class Transport:
                 final=untrusted or refused is not None,
             ) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            cause = error.reason if isinstance(error, urllib.error.URLError) else error
+            cause = getattr(error, "reason", None)  # URLError's, and the text of others
             if not isinstance(cause, BaseException):
                 cause = error
             self.console.log(f"< no answer: {reason(cause)}")
@@ -2208,7 +2217,8 @@ class Ft:
 
 
 class Command:
-    """A declared command. `name` is one word or two; `summary` is the first sentence of its `description`."""
+    """A declared command. `name` is one word or two; `summary` is the first sentence of its `description`; its
+    records are of `collection`."""
 
     def __init__(
         self, name: str, description: str, run: Callable[[Ft, argparse.Namespace], int | None],
@@ -2220,6 +2230,7 @@ class Command:
         self.run = run
         self.parameters = parameters
         self.example = example
+        self.collection = SOUND_EFFECTS if name.startswith("sfx ") else GENERATIONS
 
     @property
     def usage(self) -> str:
@@ -2236,8 +2247,8 @@ COMMANDS: dict[str, Command] = {}  # in the order of `ft help`
 
 
 def command(name: str, description: str, *parameters: Parameter, example: str) -> Callable[[Any], Any]:
-    """Declare the decorated function as `ft <name>`. It gets the context and its arguments, and returns nothing or the
-    exit code of a batch; everything else is an exception."""
+    """Declare the decorated function as `ft <name>`. It returns nothing or the exit code of a batch; everything else
+    is an exception."""
 
     def declare(run: Any) -> Any:
         COMMANDS[name] = Command(name, description, run, parameters, example)
@@ -2307,7 +2318,7 @@ GLOBALS = (
 ID = arg("id", help="an id as `ft list` shows it, 36 characters")
 IDS = arg("id", nargs="+", help="ids as `ft list` shows them; `-` reads them from stdin, one a line")
 PLAYLIST = arg("playlist", help="a playlist's id, or its name in any case")
-PROMPT = arg("prompt", nargs="+", help="what to make, in plain words; quotes are not needed, -- before a dash is")
+PROMPT = arg("prompt", nargs="+", help="what to make, in plain words, quoted or not; after -- if it begins with -")
 JSON = flag("--json", action="store_true", help="print the service's answer as JSON")
 DURATION = flag("--duration", type=number, metavar="<sec>", shown="60, or defaultDuration of config.json",
                 help="length in seconds, 5-210 on Pro and Lifetime; the service clamps it")  # fmt: skip
@@ -2376,12 +2387,10 @@ def auth_login(ft: Ft, args: argparse.Namespace) -> None:
          example="ft auth logout")  # fmt: skip
 def auth_logout(ft: Ft, args: argparse.Namespace) -> None:
     removed = ft.keys.forget()
-    if removed:
-        outcome = f"Removed the key from {' and '.join(removed)}"
-    elif ft.keys.trouble:
-        outcome = f"No key was found, but {ft.keys.keychain.name} cannot be reached ({ft.keys.trouble})"
-    else:
-        outcome = "No key was stored"
+    outcome = f"Removed the key from {' and '.join(removed)}" if removed else "No key was stored"
+    if ft.keys.trouble and not removed:
+        outcome = "No key was found"
+        ft.console.note(f"{ft.keys.keychain.name} cannot be reached ({ft.keys.trouble})")
     ft.console.print(f"Logged out. {outcome}.")
     if os.environ.get("FINETUNING_API_KEY", "").strip():
         ft.console.note("FINETUNING_API_KEY is still set")
@@ -2554,14 +2563,12 @@ def instrumental(ft: Ft, args: argparse.Namespace) -> None:
               help="only music or instrumental"),
          ALL, JSON, example="ft list --status completed --limit 50")  # fmt: skip
 def list_(ft: Ft, args: argparse.Namespace) -> None:
-    list_records(ft, args, GENERATIONS, type=args.type)
-
-
-def list_records(ft: Ft, args: argparse.Namespace, collection: str, **query: Any) -> None:
+    collection: str = args.command.collection
     name = LIST_NAMES[collection]
     status = None if args.status == "all" else args.status
-    offset, limit = args.offset, 99 if args.all else args.limit
-    document = ft.api.records(collection, limit=limit, offset=offset or None, status=status, **query)
+    query = {"limit": 99 if args.all else args.limit, "status": status, "type": getattr(args, "type", None)}
+    offset = args.offset
+    document = ft.api.records(collection, offset=offset or None, **query)
     data = document["data"]
     page = data
     while (
@@ -2572,7 +2579,7 @@ def list_records(ft: Ft, args: argparse.Namespace, collection: str, **query: Any
         and page["nextOffset"] > offset
     ):
         offset = page["nextOffset"]
-        page = ft.api.records(collection, limit=limit, offset=offset, status=status, **query)["data"]
+        page = ft.api.records(collection, offset=offset, **query)["data"]
         known = {text_of(record, "id") for record in data[name]}  # new ones push old ones to the next page
         fresh = [record for record in page[name] if text_of(record, "id") not in known]
         document["data"] = data = {**page, name: data[name] + fresh}
@@ -2609,11 +2616,7 @@ def show_tracks(console: Console, tracks: list[Json]) -> None:
          "Show one generation's detail. For a finished track also the command that makes it again.",
          ID, JSON, example="ft get 07e8d430-2310-4c57-87a8-cf1e6db376f7")  # fmt: skip
 def get(ft: Ft, args: argparse.Namespace) -> None:
-    show_record(ft, args, GENERATIONS)
-
-
-def show_record(ft: Ft, args: argparse.Namespace, collection: str) -> None:
-    document = get_record(ft.api, collection, check_id(args.id))
+    document = get_record(ft.api, args.command.collection, check_id(args.id))
     if args.json:
         return ft.console.json(document)
     record = document["data"]
@@ -2647,7 +2650,7 @@ def show_record(ft: Ft, args: argparse.Namespace, collection: str) -> None:
         ("Completed", moment(record.get("completedAt"))),
         ("Generation time", given("generationTime", length)),
     ]
-    command = again(record, parameters) if collection == GENERATIONS else ""
+    command = again(record, parameters) if args.command.collection == GENERATIONS else ""
     ft.console.details([pair for pair in pairs if pair[1]], ("Make it again", command) if command else None)
 
 
@@ -2662,7 +2665,7 @@ def moment(timestamp: Any) -> str:
 def again(record: Json, parameters: Json) -> str:
     """The command that makes a completed track again."""
     prompt = record.get("prompt")
-    if record.get("status") != "completed" or not isinstance(prompt, str):
+    if record.get("status") != "completed" or not isinstance(prompt, str) or not prompt.strip():
         return ""
     kind = "instrumental" if record.get("type") == "instrumental" else "generate"
     key, _, scale = text_of(parameters, "keyscale", "").partition(" ")
@@ -2680,10 +2683,7 @@ def again(record: Json, parameters: Json) -> str:
          "Download an already-completed track. Several ids are downloaded four at a time, into -o's directory.",
          IDS, OUTPUT, WAIT, example="ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3")  # fmt: skip
 def download(ft: Ft, args: argparse.Namespace) -> int | None:
-    return download_records(ft, args, GENERATIONS)
-
-
-def download_records(ft: Ft, args: argparse.Namespace, collection: str) -> int | None:
+    collection = args.command.collection
     ids = check_ids(args.id)
     output = args.output or "."
     if len(ids) > 1 and (output == "-" or not is_directory(output)):
@@ -2890,25 +2890,15 @@ def sfx_generate(ft: Ft, args: argparse.Namespace) -> None:
     create(ft, args, SOUND_EFFECTS, "sound-effects", body)
 
 
-@command("sfx list",
-         "Show recent sound effects. Newest first, as a table or as JSON.",
-         LIMIT, OFFSET, STATUS, ALL, JSON, example="ft sfx list --limit 10")  # fmt: skip
-def sfx_list(ft: Ft, args: argparse.Namespace) -> None:
-    list_records(ft, args, SOUND_EFFECTS)
-
-
-@command("sfx get",
-         "Show one sound effect's detail.",
-         ID, JSON, example="ft sfx get 07e8d430-2310-4c57-87a8-cf1e6db376f7")  # fmt: skip
-def sfx_get(ft: Ft, args: argparse.Namespace) -> None:
-    show_record(ft, args, SOUND_EFFECTS)
-
-
-@command("sfx download",
-         "Download already-completed sound effects. As `ft download` does.",
-         IDS, OUTPUT, WAIT, example="ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7")  # fmt: skip
-def sfx_download(ft: Ft, args: argparse.Namespace) -> int | None:
-    return download_records(ft, args, SOUND_EFFECTS)
+command("sfx list",
+        "Show recent sound effects. Newest first, as a table or as JSON.",
+        LIMIT, OFFSET, STATUS, ALL, JSON, example="ft sfx list --limit 10")(list_)  # fmt: skip
+command("sfx get",
+        "Show one sound effect's detail.",
+        ID, JSON, example="ft sfx get 07e8d430-2310-4c57-87a8-cf1e6db376f7")(get)  # fmt: skip
+command("sfx download",
+        "Download already-completed sound effects. As `ft download` does.",
+        IDS, OUTPUT, WAIT, example="ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7")(download)  # fmt: skip
 
 
 # the tool itself
@@ -2918,7 +2908,7 @@ def sfx_download(ft: Ft, args: argparse.Namespace) -> int | None:
          "Health check + resolved config dump. The first thing to try when something feels off.",
          flag("--json", action="store_true", help="print the same facts as JSON"), example="ft doctor")  # fmt: skip
 def doctor(ft: Ft, args: argparse.Namespace) -> int:
-    facts: list[tuple[str, bool, str]] = []  # name, fine, text
+    facts = [(True, f"ft v{__version__}")]
     document: Json = {"version": __version__, "python": sys.version.split()[0], "platform": sys.platform}
     exit_code = 0
 
@@ -2926,11 +2916,11 @@ def doctor(ft: Ft, args: argparse.Namespace) -> int:
         """Add what `work` finds, or the error it raises."""
         nonlocal exit_code
         try:
-            facts.append((name, True, work()))
+            facts.append((True, work()))
         except FtError as error:
-            facts.append((name, False, f"{name}: {error.message}" + (f" ({error.hint})" if error.hint else "")))
+            facts.append((False, f"{name}: {error.message}" + (f" ({error.hint})" if error.hint else "")))
             exit_code = exit_code or error.exit_code
-        return facts[-1][1]
+        return facts[-1][0]
 
     def config() -> str:
         config = ft.config
@@ -2972,19 +2962,17 @@ def doctor(ft: Ft, args: argparse.Namespace) -> int:
         document.update(email=me.get("email"), tier=me.get("tier"))
         return f"key: {redact(ft.keys.require())}  ({text_of(me, 'email')}, {text_of(me, 'tier')} tier)"
 
-    facts.append(("version", True, f"ft v{__version__}"))
     healthy = check("config", config) and check("base URL", base_url) and check("/health", health)
     keyed = check("key", key)
     check("key store", store)
     if healthy and keyed:
         check("key", account)
-    facts.append(("python", True, f"Python {document['python']} on {sys.platform}"))
-    document["ok"] = exit_code == 0
-    document["problems"] = [text for _, fine, text in facts if not fine]
+    facts.append((True, f"Python {document['python']} on {sys.platform}"))
+    document.update(ok=exit_code == 0, problems=[text for fine, text in facts if not fine])
     if args.json:
         ft.console.json(document)
     else:
-        ft.console.checklist([(fine, text) for _, fine, text in facts])
+        ft.console.checklist(facts)
     return exit_code
 
 
@@ -2995,7 +2983,7 @@ def installed(release: str) -> str:
     directory, name = os.path.split(place)
     library = archive is None and os.path.basename(directory) in ("site-packages", "dist-packages")
     tool, upgrade = package(directory) if library and "/Cellar/" not in place else ("", "")
-    if not upgrade and re.match("/(usr/)?s?bin/|/usr/lib/python|/(nix|snap|gnu)/|.*/Cellar/", place):
+    if not upgrade and re.match("/(usr/)?s?bin/|/usr/lib/|/(nix|snap|gnu)/|.*/Cellar/", place):
         raise FtError(f"this ft came from a package manager: {place}", "update it with that package manager")
     if library:
         raise FtError(f"this ft came from {tool}: {place}", upgrade or "update it as you installed it")
@@ -3071,7 +3059,7 @@ def update(ft: Ft, args: argparse.Namespace) -> None:
                     "-Prefix", directory, "-Version", newest, "-BaseUrl", release]  # fmt: skip
         else:
             argv = ["sh", "-s", "--", "--prefix", directory, "--version", newest, "--base-url", release]
-        # In a session of its own, so that the script and what it runs are stopped together, and only by us.
+        # A session of its own: the script and what it runs are stopped together, and only by us.
         with subprocess.Popen(argv, env=environ, stdin=subprocess.PIPE, start_new_session=True) as running:
             try:
                 running.communicate(b"" if os.name == "nt" else script)
@@ -3131,10 +3119,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def help_width() -> int:
-    try:
-        return max(40, min(os.get_terminal_size(sys.stdout.fileno()).columns, 110) - 1)
-    except (OSError, ValueError):
-        return 100
+    return max(40, min(columns(sys.stdout) or 101, 110) - 1)
 
 
 def unmarked(word: str) -> str:
@@ -3185,8 +3170,8 @@ class Parser(argparse.ArgumentParser):
         return namespace, extras
 
     def _check_flags(self, argv: Sequence[str]) -> None:
-        """Refuse an unknown flag before argparse tells what is missing beside it, or takes `--lyrcs='la la'` for a
-        prompt, `-output` for `-o utput`, or the value of a flag before the command for the command."""
+        """Refuse an unknown flag before argparse tells what is missing beside it, or takes it for something else:
+        `--lyrcs='la la'` for a prompt, `-output` for `-o utput`."""
         known = self._option_string_actions
         words = iter([] if {"-h", "--help"} & {*argv} else argv)
         for word in words:
@@ -3297,8 +3282,7 @@ def help_text(words: Sequence[str]) -> str:
 # --- completion and man page -----------------------------------------------------------------------------------------
 
 # Each shell's script is its table of `candidates` and the same walk over the words before the cursor: a flag that takes
-# a value swallows the next word, others are passed over, and the rest lead from `ft` to a command. Flags are offered
-# once a dash is typed.
+# a value swallows the next word, others are passed over, and the rest lead from `ft` to a command.
 WALK = r"""
 _ft_offer() {
     case $1 in
@@ -3419,6 +3403,8 @@ SHELLS = {
     "fish": (r"\'", "\t", " ", "        case '%s'\n            set offer %s\n", FISH),
     "powershell": ("''", "\t", ", ", "        '%s' = @(%s)\n", POWERSHELL),
 }
+
+
 # Flags of argparse's own making, in the form of the others.
 HELP = ("-h", "--help"), {"action": "help", "help": "show the help"}
 VERSION = ("--version",), {"action": "version", "help": "print the version"}

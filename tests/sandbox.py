@@ -1967,7 +1967,10 @@ def log_to(stream: Any) -> Callable[[Request], None]:
 
 
 def run(sandbox: Sandbox, command: list[str], home: str) -> int:
-    """Run ft in the sandbox; its exit code."""
+    """Run ft in the sandbox; its exit code. Not what writes to the keychain, which would be the user's own."""
+    if {("auth", "login"), ("auth", "logout")} & set(zip(command, command[1:])):
+        print("error: `ft auth login` and `ft auth logout` are about your own keychain: run ft itself", file=sys.stderr)
+        return 2
     environment = {**os.environ, "FINETUNING_API_KEY": sandbox.key, "FINETUNING_CONFIG_HOME": home}
     for name in ("NO_PROXY", "no_proxy"):
         environment[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost,::1"]))

@@ -38,7 +38,7 @@ CODES: dict[str, tuple[dict[str, object], list[str], str, str | None, int]] = {
     "QUEUE_FULL": ({"queue": 0}, GENERATE, "Too many generations in the queue", f"{QUEUE}; retry after 5 s", 1),
     "GENERATION_FAILED": (
         {}, ["generate", "reject"], "The queue did not accept the generation",
-        "usually transient: try once more; if it persists, see the errors guide at finetuning.ai", 1,
+        "usually transient: try once more; if it persists, see the errors guide", 1,
     ),
     "INTERNAL_ERROR": ({}, ["delete", "--yes", TRACK], "Internal server error", None, 1),
 }  # fmt: skip

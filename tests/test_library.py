@@ -301,7 +301,7 @@ def test_two_tracks_of_one_name_have_two_files(ft: Runner, tmp_path: Path) -> No
 
 
 def test_delete_asks_first_and_y_deletes(ft: Runner) -> None:
-    process = ft.tty("delete", LOFI, check=0)
+    process = ft.tty("delete", LOFI, columns=120, check=0)
     process.expect("Delete 1 track(s)? [y/N] ")
     assert deletions(ft) == []
     process.send("y\r")

@@ -1087,6 +1087,14 @@ def test_running_a_command(copy: Path, tmp_path: Path) -> None:
         assert json.loads(process.communicate(timeout=20)[0])[0] == ["-v", "list"]
 
 
+@pytest.mark.parametrize("command", ["auth logout", "-- -v auth login --stdin"])
+def test_it_keeps_off_the_users_keychain(copy: Path, tmp_path: Path, command: str) -> None:
+    with start(*command.split(), cwd=tmp_path, program=copy, stdin=subprocess.DEVNULL) as process:
+        output, errors = process.communicate(timeout=20)
+    assert (process.returncode, output) == (2, "")
+    assert "are about your own keychain" in errors
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize(("signum", "group", "code"), [("SIGINT", True, 130), ("SIGTERM", False, 143)])
 def test_signals_while_a_command_runs(
