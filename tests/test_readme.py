@@ -197,7 +197,7 @@ def test_the_program_without_an_installer(
 @pytest.mark.needs("bash")
 def test_pip_installs_it(machine: Callable[..., Result], tmp_path: Path) -> None:
     """Its line for pip, with this project's wheel in place of PyPI and into a directory; pipx takes the same name."""
-    pip, pipx = block("pip install").splitlines()
+    pipx, pip = block("pip install").splitlines()
     assert pip.split()[3:] == pipx.split()[1:] == ["install", "finetuning-ft"]
     code = "import sys; from flit_core import buildapi; buildapi.build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
