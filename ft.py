@@ -541,7 +541,7 @@ class Console:
     def say(self, label: str, text: str, style: str) -> None:
         self._spoken = time.monotonic()
         text = f" {visible(text)}"
-        if label != "hint":  # which may be a command to paste
+        if label != "hint" or ("`" in text and "lost: ft " not in text):  # others may be commands to paste
             text = self.folded(text, len(label) + 1)
         self._line(self.paint(label + ":", style, sys.stderr) + text)
 

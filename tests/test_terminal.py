@@ -44,7 +44,7 @@ PROMPTS = (
 )
 SGR = re.compile(r"\x1b\[[0-9;]*m")
 # Lines that the terminal may wrap: those that are there to be copied whole.
-LONG = re.compile(r"hint: |Queued\. id=|Saved to |Stored in |Logged out\. ")
+LONG = re.compile(r"hint: (?!.*`)|Queued\. id=|Saved to |Stored in |Logged out\. ")
 # How terminals differ: some show a sequence of emoji as one, a flag as two letters of one cell.
 SEQUENCES = re.compile(
     "[\U0001f1e6-\U0001f1ff]{2}|.[\ufe0f\U0001f3fb-\U0001f3ff]?(?:\u200d.[\ufe0f\U0001f3fb-\U0001f3ff]?)+"
