@@ -3003,12 +3003,12 @@ def package(directory: str) -> tuple[str, str]:
         return "pipx", shell("pipx", "upgrade", os.path.basename(sys.prefix))
     for found in distributions(path=[directory]):
         if "ft.py" in map(str, found.files or ()):
-            tool = (found.read_text("INSTALLER") or "").strip()
+            tool = (found.read_text("INSTALLER") or "an unknown tool").strip()
             origin = json.loads(found.read_text("direct_url.json") or "{}")  # PEP 610
             vcs = f"{origin['vcs_info']['vcs']}+" if "vcs_info" in origin else ""
             source = f"{vcs}{origin['url']}" if origin else found.metadata["Name"]
             return tool, shell(sys.executable, "-m", "pip", "install", "--upgrade", source) if tool == "pip" else ""
-    return "a Python package", ""
+    return "an unknown tool", ""
 
 
 @command("update",
@@ -3403,8 +3403,6 @@ SHELLS = {
     "fish": (r"\'", "\t", " ", "        case '%s'\n            set offer %s\n", FISH),
     "powershell": ("''", "\t", ", ", "        '%s' = @(%s)\n", POWERSHELL),
 }
-
-
 # Flags of argparse's own making, in the form of the others.
 HELP = ("-h", "--help"), {"action": "help", "help": "show the help"}
 VERSION = ("--version",), {"action": "version", "help": "print the version"}
