@@ -3173,10 +3173,10 @@ class Parser(argparse.ArgumentParser):
         """Refuse an unknown flag before argparse tells what is missing beside it, or takes it for something else:
         `--lyrcs='la la'` for a prompt, `-output` for `-o utput`."""
         known = self._option_string_actions
-        words = iter([] if {"-h", "--help"} & {*argv} else argv)
+        words = iter(argv)
         for word in words:
             name, equals, _ = word.partition("=")
-            if word == "--" or not (self._defaults or word.startswith("-")):
+            if word in ("--", "-h", "--help") or not (self._defaults or word.startswith("-")):
                 return
             if not word.startswith("-") or " " in name or re.fullmatch("-[0-9.]*", name):
                 continue

@@ -140,6 +140,7 @@ def test_a_404_for_half_an_id_says_what_an_id_looks_like(ft: Runner) -> None:
         (["playlist", "add", "Drafts", "--jsn"], "--jsn", "--json", "ft playlist add <playlist> <id>... [flags]"),
         (["generate", "x", "--lyrcs=la la la"], "--lyrcs", "--lyrics", "ft generate <prompt>... [flags]"),
         (["generate", "x", "-output", "out.mp3"], "-output", "--output", "ft generate <prompt>... [flags]"),
+        (["generate", "--lyrcs=la la la", "--", "-h"], "--lyrcs", "--lyrics", "ft generate <prompt>... [flags]"),
         (["delete", TRACK, "-yes"], "-yes", "--yes", "ft delete <id>... [flags]"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
