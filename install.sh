@@ -81,7 +81,7 @@ install() {
     [ -n "$from" ] || check_url
     find_python
     find_target
-    tmp='' made=''
+    tmp='' made='' there=''
     trap cleanup EXIT
     trap 'exit 129' HUP
     trap 'exit 130' INT
@@ -89,7 +89,8 @@ install() {
     trap 'exit 143' TERM
     trap '' PIPE # nobody has to read what it says
     if [ ! -d "$dir" ]; then
-        made=$dir
+        there=$dir made=$dir
+        while [ -n "$there" ] && [ ! -d "$there" ]; do there=${there%/*}; done
         mkdir -p "$dir" 2>/dev/null
     fi
     # In the target's own directory, because only there a rename replaces the old file in one step.
@@ -109,7 +110,10 @@ install() {
 
 cleanup() {
     [ -z "$tmp" ] || rm -rf "$tmp"
-    [ -z "$made" ] || rmdir "$made" 2>/dev/null || : # succeeds only if nothing came into it
+    # Succeeds only for a directory that nothing came into.
+    while [ "$made" != "$there" ] && { rmdir "$made" 2>/dev/null || [ ! -e "$made" ]; }; do
+        made=${made%/*}
+    done
 }
 
 is_version() {

@@ -250,7 +250,8 @@ def test_a_version_can_be_chosen(install: Installer, shell: str, how: str) -> No
 def test_a_version_that_does_not_exist_is_an_error(install: Installer) -> None:
     result = install("--version", "7.7.7", check=1)
     assert f"error: cannot download {install.server.url}/7.7.7/SHA256SUMS (" in result.stderr
-    assert files(install.home) == {}  # the directory that was made for it is gone again
+    install("--version", "7.7.7", "--prefix", "new/a//b/", check=1)
+    assert files(install.home) == {}  # the directories that were made for it are gone again
 
 
 @across_shells("how", "--base-url", "FT_BASE_URL")
