@@ -22,6 +22,7 @@ test: $(VENV)/ready
 	$(BIN)/python -m coverage report --data-file=$(COVERAGE)/data
 
 check: $(VENV)/ready
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy ft.py tests/sandbox.py tests/build.py
 	shellcheck install.sh .ci/run

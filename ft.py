@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
 """ft: the command-line client of Finetuning.ai, which makes music from a prompt.
 
-One module, the standard library only, Python 3.8 or newer. It reads from top to bottom, each part using only
-what stands above it; `grep '^# ---'` lists the parts. The way of one command, `ft list`:
+One module, the standard library only, Python 3.8 or newer. It reads from top to bottom, each part
+using only what stands above it; `grep '^# ---'` lists the parts. The way of one command, `ft list`:
 
     main -> run -> execute -> parse
                            -> list_ -> Api.records -> Transport.call -> Transport.send
                                     -> show_tracks -> Console.table
 
-- `main` makes the process fit to work (streams, signals); `run` is the one funnel from exceptions to exit codes.
-- A command is a function with its flags declared right above it (`@command`); the parser, the help, the man page
-  and the completion scripts are made from those declarations.
-- `Transport` is the only part that knows urllib; how often a request may be sent is decided in its `call`.
-- Modules that cost time (urllib, ssl, subprocess, ctypes, json, ...) are imported where they are used.
+- `main` makes the process fit to work (streams, signals); `run` is the one funnel from exceptions
+  to exit codes.
+- A command is a function with its flags declared right above it (`@command`); the parser, the help,
+  the man page and the completion scripts are made from those declarations.
+- `Transport` is the only part that knows urllib; how often a request may be sent is decided in its
+  `call`.
+- Modules that cost time (urllib, ssl, subprocess, ctypes, json, ...) are imported where they are
+  used.
 - Exit codes, environment variables and files are listed in `MANUAL`.
 """
 
@@ -21,7 +24,9 @@ from __future__ import annotations
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` has its own: no traceback while the rest is imported
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # until `main` has its own: no traceback while the rest is imported
 
 import argparse
 import os
@@ -45,7 +50,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# --- constants -------------------------------------------------------------------------------------------------------
+# --- constants ------------------------------------------------------------------------------------
 
 BASE_URL = "https://pub.finetuning.ai"
 RELEASE_URL = "https://finetuning.ai/cli"
@@ -64,7 +69,10 @@ READ_TIMEOUT = 30.0  # between two pieces of an answer
 CALL_DEADLINE = 60.0  # for one API call, however slowly its answer drips
 RETRY_BUDGET = 60.0  # waits between the attempts of one call, in all
 POLL_FIRST, POLL_FACTOR, POLL_LONGEST, POLL_DEADLINE = 3.0, 1.3, 15.0, 300.0
-KEYRING_PATIENCE, PROMPT_PATIENCE = 3.0, 30.0  # without, and with, a person who may have to answer a prompt
+KEYRING_PATIENCE, PROMPT_PATIENCE = (
+    3.0,
+    30.0,
+)  # without, and with, a person who may have to answer a prompt
 
 ATTEMPTS = 4
 DOWNLOAD_PIECE = 256 << 10  # bytes
@@ -84,7 +92,9 @@ HINTS = {
     "MISSING_API_KEY": "run `ft auth login`",
     "INVALID_API_KEY": "run `ft auth login`: your stored key may have been revoked",
     "ACCOUNT_DELETED": "contact support",
-    "MONTHLY_LIMIT_REACHED": "you are out of credits: see `ft me`, then upgrade or buy a pack at finetuning.ai",
+    "MONTHLY_LIMIT_REACHED": (
+        "you are out of credits: see `ft me`, then upgrade or buy a pack at finetuning.ai"
+    ),
     "PRO_PLAN_REQUIRED": "the API needs a Pro or Lifetime plan: upgrade at finetuning.ai",
     "RATE_LIMITED": "the service takes 60 requests a minute",
     "GENERATION_RATE_LIMITED": "the service takes 10 generations a minute",
@@ -93,7 +103,7 @@ HINTS = {
 }
 
 
-# --- errors ----------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 class FtError(Exception):
@@ -114,11 +124,15 @@ class UsageError(FtError):
 
 
 class NetworkError(FtError):
-    """No usable answer. `sent`: the request may have been received; `final`: another try would not help."""
+    """No usable answer. `sent`: the request may have been received; `final`: another try would not
+    help.
+    """
 
     exit_code = NETWORK
 
-    def __init__(self, message: str, hint: str | None = None, *, sent: bool = True, final: bool = False) -> None:
+    def __init__(
+        self, message: str, hint: str | None = None, *, sent: bool = True, final: bool = False
+    ) -> None:
         super().__init__(message, hint)
         self.sent = sent
         self.final = final
@@ -126,9 +140,13 @@ class NetworkError(FtError):
 
 
 class ApiError(FtError):
-    """An answer of 400 or above from the API; `code` and `details` as the API's documentation has them."""
+    """An answer of 400 or above from the API; `code` and `details` as the API's documentation has
+    them.
+    """
 
-    def __init__(self, status: int, message: str, code: str, details: Any, retry_after: float | None) -> None:
+    def __init__(
+        self, status: int, message: str, code: str, details: Any, retry_after: float | None
+    ) -> None:
         super().__init__(f"{message} ({code})" if code else message)
         self.status = status
         self.code = code
@@ -151,7 +169,9 @@ class NoAnswer(Unavailable):
 
 
 class Locked(FtError):
-    """The keychain is there, but it must be unlocked first. Never a reason to fall back to plain text."""
+    """The keychain is there, but it must be unlocked first. Never a reason to fall back to plain
+    text.
+    """
 
 
 class Stopped(BaseException):
@@ -166,14 +186,15 @@ class HelpAsked(Exception):
     """argparse met --help; its text is the argument."""
 
 
-# --- text ------------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 # Patterns stay text until they are used: compiling them takes a tenth of the start.
 KEY = r"ft_live_[0-9A-Za-z]{32}"
 KEY_LIKE = r"(ft_live_[0-9A-Za-z]{4})[0-9A-Za-z]{16,}"
 UUID = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 TIMESTAMP = (
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)? ?(?:[Zz]|([+-][0-9]{2}):?([0-9]{2}))?"
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)? "
+    r"?(?:[Zz]|([+-][0-9]{2}):?([0-9]{2}))?"
 )
 STAND_INS = {ord("✓"): "OK", ord("✗"): "FAIL", ord("→"): "->", ord("…"): "...", ord("—"): "-"}
 
@@ -191,11 +212,15 @@ def unsafe(character: str) -> bool:
 
 
 def visible(text: str) -> str:
-    """`text` on one line and safe for a terminal: keys redacted (before they are cut in two), the unsafe as escapes."""
+    """`text` on one line and safe for a terminal: keys redacted (before they are cut in two), the
+    unsafe as escapes.
+    """
     text = redact(text)
     if text.isprintable():
         return text
-    return text.translate({ord(c): c.encode("unicode_escape").decode() for c in set(text) if unsafe(c)})
+    return text.translate(
+        {ord(c): c.encode("unicode_escape").decode() for c in set(text) if unsafe(c)}
+    )
 
 
 # Emoji of several characters, which one terminal shows as one and another side by side.
@@ -208,7 +233,9 @@ DISPUTED = SEQUENCE + "|[\u0900-\u11ff\u1780-\u17ff]"
 
 
 def cell_width(text: str) -> int:
-    """How many cells of a terminal `text` takes at most: wide characters two, combining ones none."""
+    """How many cells of a terminal `text` takes at most: wide characters two, combining ones
+    none.
+    """
     if text.isascii():
         return len(text)
     from unicodedata import category, east_asian_width
@@ -224,7 +251,9 @@ def cell_width(text: str) -> int:
 
 
 def cut(text: str, cells: int) -> tuple[str, str]:
-    """`text` in two: as much as fits into `cells`, and the rest. What belongs together stays together."""
+    """`text` in two: as much as fits into `cells`, and the rest. What belongs together stays
+    together.
+    """
     used = end = 0
     for piece in re.findall(SEQUENCE + "|.", text, re.DOTALL):
         used += cell_width(piece)
@@ -257,7 +286,9 @@ def fold(text: str, cells: int) -> list[str]:
 
 
 def fold_command(text: str, cells: int) -> list[str]:
-    """A shell command in lines of at most `cells`, to be pasted as they are: no word or flag and value broken."""
+    """A shell command in lines of at most `cells`, to be pasted as they are: no word or flag and
+    value broken.
+    """
     lines: list[str] = []
     for word in re.findall(r"""(?:-\S+ )?(?:"[^"]*"|'[^']*'|[^\s"'])+""", text):
         if lines and cell_width(f"{lines[-1]} {word} \\") <= cells:
@@ -298,7 +329,9 @@ def parse_time(text: object) -> float | None:
         return None
     day, clock, hours, minutes = match.groups()
     try:
-        return datetime.datetime.fromisoformat(f"{day}T{clock}{hours or '+00'}:{minutes or '00'}").timestamp()
+        return datetime.datetime.fromisoformat(
+            f"{day}T{clock}{hours or '+00'}:{minutes or '00'}"
+        ).timestamp()
     except (ValueError, OverflowError):
         return None
 
@@ -332,10 +365,14 @@ def size(count: Any) -> str:
 
 
 def slug(text: str) -> str:
-    """`text` as part of a file name: letters (with their marks) and digits of any script, the rest hyphens."""
+    """`text` as part of a file name: letters (with their marks) and digits of any script, the rest
+    hyphens.
+    """
     from unicodedata import category, normalize
 
-    text = re.sub("[\ufe00-\ufe0f]", "", normalize("NFC", text.lower()))  # which form of an emoji is meant
+    text = re.sub(
+        "[\ufe00-\ufe0f]", "", normalize("NFC", text.lower())
+    )  # which form of an emoji is meant
     kept = "".join(c if c.isalnum() or category(c)[0] == "M" else " " for c in text)
     return "-".join(kept.split())[:40].strip("-")
 
@@ -343,7 +380,11 @@ def slug(text: str) -> str:
 def file_name(record: Json) -> str:
     """The default name of a track's file: `<slug>-<short-id>.mp3`, made of safe characters only."""
     words = next(
-        (slug(redact(w)) for w in (record.get("title"), record.get("prompt")) if isinstance(w, str) and slug(w)),
+        (
+            slug(redact(w))
+            for w in (record.get("title"), record.get("prompt"))
+            if isinstance(w, str) and slug(w)
+        ),
         "track",
     )
     return f"{words}-{slug(str(record.get('id'))[:8]) or 'unnamed'}.mp3"
@@ -358,19 +399,27 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def shell(*words: str) -> str:
-    """A command for a person to paste; what is unsafe in it as code points, for bash, zsh and ksh."""
+    """A command for a person to paste; what is unsafe in it as code points, for bash, zsh and
+    ksh.
+    """
     import shlex
 
     def quoted(word: str) -> str:
         if any(map(unsafe, word)):
-            return "$'" + "".join(f"\\U{ord(c):08x}" if c in "\\'" or unsafe(c) else c for c in word) + "'"
+            return (
+                "$'"
+                + "".join(f"\\U{ord(c):08x}" if c in "\\'" or unsafe(c) else c for c in word)
+                + "'"
+            )
         safe = shlex.quote(word)
-        return f"'{safe}'" if safe.startswith("=") else safe  # zsh would look for a command of that name
+        return (
+            f"'{safe}'" if safe.startswith("=") else safe
+        )  # zsh would look for a command of that name
 
     return " ".join(map(quoted, words))
 
 
-# --- JSON ------------------------------------------------------------------------------------------------------------
+# --- JSON -----------------------------------------------------------------------------------------
 
 
 class Real(float):
@@ -398,13 +447,17 @@ def parse_integer(literal: str) -> int | Real:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The document in `text`. ValueError for what is not JSON, NaN and Infinity, or more than 100 levels deep."""
+    """The document in `text`. ValueError for what is not JSON, NaN and Infinity, or more than 100
+    levels deep.
+    """
     import json
 
     if isinstance(text, bytes):
         text = text.decode("utf-8-sig")
     try:
-        document = json.loads(text, parse_float=Real.parse, parse_int=parse_integer, parse_constant=no_number)
+        document = json.loads(
+            text, parse_float=Real.parse, parse_int=parse_integer, parse_constant=no_number
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
     level = [document]
@@ -421,12 +474,17 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def format_json(value: Any, indent: str = "\n") -> str:
-    """JSON text of `value`: two spaces a level, the order of its keys and the digits of its numbers kept."""
+    """JSON text of `value`: two spaces a level, the order of its keys and the digits of its numbers
+    kept.
+    """
     import json
 
     inner = indent + "  "
     if isinstance(value, dict) and value:
-        members = (f"{json.dumps(key, ensure_ascii=False)}: {format_json(v, inner)}" for key, v in value.items())
+        members = (
+            f"{json.dumps(key, ensure_ascii=False)}: {format_json(v, inner)}"
+            for key, v in value.items()
+        )
         return "{" + inner + ("," + inner).join(members) + indent + "}"
     if isinstance(value, list) and value:
         return "[" + inner + ("," + inner).join(format_json(v, inner) for v in value) + indent + "]"
@@ -436,15 +494,19 @@ def format_json(value: Any, indent: str = "\n") -> str:
 
 
 def escape_json(text: str, ascii_only: bool) -> str:
-    """The same JSON with what a terminal may act on, or what its encoding may lack, as \\u escapes."""
+    """The same JSON with what a terminal may act on, or what its encoding may lack, as \\u
+    escapes.
+    """
     import json
 
     if text.isascii() and "\x7f" not in text:
         return text
-    return text.translate({ord(c): json.dumps(c)[1:-1] for c in set(text) if c > "~" and (ascii_only or unsafe(c))})
+    return text.translate(
+        {ord(c): json.dumps(c)[1:-1] for c in set(text) if c > "~" and (ascii_only or unsafe(c))}
+    )
 
 
-# --- Console ---------------------------------------------------------------------------------------------------------
+# --- Console --------------------------------------------------------------------------------------
 
 # No dim, yellow, blue or cyan, which vanish on white or on black.
 STYLES = {"bold": "1", "red": "31", "green": "32", "magenta": "35"}
@@ -467,8 +529,10 @@ def columns(stream: TextIO) -> int | None:
 
 
 class Console:
-    """Results to stdout, talk to stderr. All text passes through here and is made safe: keys are redacted, what a
-    terminal may act on is escaped, what the stream's encoding lacks is replaced."""
+    """Results to stdout, talk to stderr. All text passes through here and is made safe: keys are
+    redacted, what a terminal may act on is escaped, what the stream's encoding lacks is
+    replaced.
+    """
 
     def __init__(self) -> None:
         self.verbose = False
@@ -482,12 +546,16 @@ class Console:
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
             if os.name != "nt":
-                os.set_blocking(stream.fileno(), True)  # Python loses what does not fit into one that does not block
+                os.set_blocking(
+                    stream.fileno(), True
+                )  # Python loses what does not fit into one that does not block
 
     # Writing
 
     def _write(self, stream: TextIO, text: str) -> None:
-        """One write and a flush. Nothing written to stderr can fail; stdout raises BrokenPipeError or FtError."""
+        """One write and a flush. Nothing written to stderr can fail; stdout raises BrokenPipeError
+        or FtError.
+        """
         text = redact(text)
         try:
             text.encode(stream.encoding or "ascii")
@@ -541,7 +609,9 @@ class Console:
     def say(self, label: str, text: str, style: str) -> None:
         self._spoken = time.monotonic()
         text = f" {visible(text)}"
-        if label != "hint" or ("`" in text and "lost: ft " not in text):  # others may be commands to paste
+        if label != "hint" or (
+            "`" in text and "lost: ft " not in text
+        ):  # others may be commands to paste
             text = self.folded(text, len(label) + 1)
         self._line(self.paint(label + ":", style, sys.stderr) + text)
 
@@ -576,7 +646,9 @@ class Console:
     # The terminal
 
     def paint(self, text: str, style: str, stream: TextIO | None = None) -> str:
-        """`text` in one of STYLES (or none) where colours are welcome; the stream is stdout by default."""
+        """`text` in one of STYLES (or none) where colours are welcome; the stream is stdout by
+        default.
+        """
         if not style or self.no_color or not self.capable or not (stream or sys.stdout).isatty():
             return text
         return f"\x1b[{STYLES[style]}m{text}\x1b[0m"
@@ -605,7 +677,9 @@ class Console:
             time.sleep(min(left, 0.1 if self.live else self.heartbeat(text)))
 
     def heartbeat(self, text: Callable[[], str]) -> float:
-        """Off a terminal, say `text()` when a minute has passed in silence; the seconds until the next time."""
+        """Off a terminal, say `text()` when a minute has passed in silence; the seconds until the
+        next time.
+        """
         silent = time.monotonic() - self._spoken
         if silent < 60:
             return 60 - silent
@@ -615,7 +689,10 @@ class Console:
     def confirm(self, consequence: str, question: str) -> bool:
         """Ask on stderr, read stdin. UsageError where nobody can answer."""
         if not sys.stdin.isatty():
-            raise UsageError("cannot ask for confirmation: stdin is not a terminal", "pass --yes to go ahead without")
+            raise UsageError(
+                "cannot ask for confirmation: stdin is not a terminal",
+                "pass --yes to go ahead without",
+            )
         answer = ""
         sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
         try:
@@ -625,14 +702,24 @@ class Console:
             if not answer.endswith("\n"):
                 self._write(sys.stderr, "\n")
         if not answer and os.name == "nt":  # NUL passes for a terminal there
-            raise UsageError("cannot ask for confirmation: stdin has ended", "pass --yes to go ahead without")
+            raise UsageError(
+                "cannot ask for confirmation: stdin has ended", "pass --yes to go ahead without"
+            )
         return answer.strip().lower() in ("y", "yes")
 
     # Tables
 
-    def table(self, names: Sequence[str], rows: Sequence[Sequence[str]], long: str, drop: Sequence[str] = ()) -> None:
-        """Rows under their column names. On a terminal the column `long` is cut to fit, and where that would leave
-        less than USEFUL cells of it the columns in `drop` go, first one first; in a pipe nothing is cut."""
+    def table(
+        self,
+        names: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        long: str,
+        drop: Sequence[str] = (),
+    ) -> None:
+        """Rows under their column names. On a terminal the column `long` is cut to fit, and where
+        that would leave less than USEFUL cells of it the columns in `drop` go, first one first; in
+        a pipe nothing is cut.
+        """
         cells = [list(names), *([visible(cell) for cell in row] for row in rows)]
         shown = list(range(len(names)))
         widths = [max(cell_width(row[i]) for row in cells) for i in shown]
@@ -655,15 +742,23 @@ class Console:
                 right = names[i] == "TRACKS"
                 text = row[i] if i == shown[-1] and not right else pad(row[i], widths[i], right)
                 line.append(self.paint(text, "bold" if row is cells[0] else style))
-                if room is not None and self.capable and i != shown[-1] and re.search(DISPUTED, text):
+                if (
+                    room is not None
+                    and self.capable
+                    and i != shown[-1]
+                    and re.search(DISPUTED, text)
+                ):
                     # The terminal may have taken less than was reckoned: go to where the cell ends.
                     line[-1] += f"\x1b[{sum(widths[j] + 2 for j in shown[: len(line)]) - 1}G"
             lines.append("  ".join(line))
         self.write("\n".join(lines) + "\n")
 
-    def details(self, pairs: Sequence[tuple[str, str]], command: tuple[str, str] | None = None) -> None:
-        """Labels and values, and at the end a command. On a terminal long values are folded under themselves; an
-        address, which must not be broken, has a line of its own."""
+    def details(
+        self, pairs: Sequence[tuple[str, str]], command: tuple[str, str] | None = None
+    ) -> None:
+        """Labels and values, and at the end a command. On a terminal long values are folded under
+        themselves; an address, which must not be broken, has a line of its own.
+        """
         indent = max(len(label) for label, _ in pairs) + 2
         room = columns(sys.stdout)
         cells = max(10, room - indent) if room is not None else sys.maxsize
@@ -675,11 +770,16 @@ class Console:
                 lines += [self.paint(label, "bold"), "  " + value]
                 continue
             first, *rest = fold(value, cells)
-            lines.append(name + self.paint(first, STATUS_STYLES.get(value, "") if label == "Status" else ""))
+            lines.append(
+                name + self.paint(first, STATUS_STYLES.get(value, "") if label == "Status" else "")
+            )
             lines += [" " * indent + line for line in rest]
         if command:
             first, *rest = fold_command(visible(command[1]), cells)
-            lines += [self.paint(pad(command[0], indent), "bold") + first, *(" " * indent + line for line in rest)]
+            lines += [
+                self.paint(pad(command[0], indent), "bold") + first,
+                *(" " * indent + line for line in rest),
+            ]
         self.write("\n".join(lines) + "\n")
 
     def checklist(self, facts: Sequence[tuple[bool, str]]) -> None:
@@ -688,25 +788,32 @@ class Console:
         for fine, text in facts:
             mark = "✓" if fine else "✗"
             lines = [visible(text)] if room is None else fold(visible(text), max(10, room - 5))
-            self.write(self.paint(mark, "green" if fine else "red") + " " + "\n  ".join(lines) + "\n")
+            self.write(
+                self.paint(mark, "green" if fine else "red") + " " + "\n  ".join(lines) + "\n"
+            )
 
 
 class Progress:
-    """One display for all the downloads of a command: a bar on a terminal, a line a minute off it. Downloads in
-    threads count, the main thread draws."""
+    """One display for all the downloads of a command: a bar on a terminal, a line a minute off it.
+    Downloads in threads count, the main thread draws.
+    """
 
     def __init__(self, console: Console, files: int = 1) -> None:
         self.console = console
         self.files = files
         self.finished = 0
         self.received = 0  # bytes
-        self.expected: int | None = 0  # bytes, of the downloads begun; None when one did not announce its size
+        self.expected: int | None = (
+            0  # bytes, of the downloads begun; None when one did not announce its size
+        )
         self.begun = 0
         self.start = 0.0
         self._last = 0.0
 
     def restart(self, received: int, expected: int | None, announced: int | None) -> None:
-        """A download begins, or begins again: forget its `received` and `expected` bytes; `announced` are to come."""
+        """A download begins, or begins again: forget its `received` and `expected` bytes;
+        `announced` are to come.
+        """
         if expected is None:
             self.begun += 1
             self.start = self.start or time.monotonic()
@@ -754,7 +861,7 @@ class Progress:
         return "  ".join(parts)
 
 
-# --- configuration ---------------------------------------------------------------------------------------------------
+# --- configuration --------------------------------------------------------------------------------
 
 
 def config_directory() -> str:
@@ -764,7 +871,9 @@ def config_directory() -> str:
         try:
             return os.path.abspath(environ["FINETUNING_CONFIG_HOME"])
         except OSError:
-            raise UsageError("FINETUNING_CONFIG_HOME is relative to a working directory that is gone") from None
+            raise UsageError(
+                "FINETUNING_CONFIG_HOME is relative to a working directory that is gone"
+            ) from None
     home = os.path.expanduser("~")
     if sys.platform == "win32":
         base = environ.get("APPDATA") or os.path.join(home, "AppData", "Roaming")
@@ -787,7 +896,9 @@ LOOPBACK = r"(?i:localhost)|127(\.[0-9]{1,3}){3}|\[::1\]"
 
 
 def check_address(url: str, what: str) -> re.Match[str]:
-    """The parts of an address we are willing to open: https, or http on loopback. ValueError says what is wrong."""
+    """The parts of an address we are willing to open: https, or http on loopback. ValueError says
+    what is wrong.
+    """
     match = re.fullmatch(ADDRESS, url)
     if not match:
         raise ValueError(f"{what} is not a plain https address")
@@ -811,8 +922,14 @@ def check_base_url(url: str, source: str) -> str:
 
 
 def check_webhook(url: str) -> str:
-    if not re.fullmatch(r"(?i:https)://[^\s/?#]\S*", url) or not url.isprintable() or len(url) > MAX_WEBHOOK:
-        raise argparse.ArgumentTypeError(f"a webhook is an https address of at most {MAX_WEBHOOK} characters")
+    if (
+        not re.fullmatch(r"(?i:https)://[^\s/?#]\S*", url)
+        or not url.isprintable()
+        or len(url) > MAX_WEBHOOK
+    ):
+        raise argparse.ArgumentTypeError(
+            f"a webhook is an https address of at most {MAX_WEBHOOK} characters"
+        )
     return url
 
 
@@ -822,7 +939,9 @@ class Config:
     KEYS = {"baseUrl": "a string", "defaultDuration": "a number", "defaultBpm": "a number"}
 
     def __init__(self, path: str | None) -> None:
-        """`path`: that of --config, which must exist. UsageError (file, line, key) for a broken file."""
+        """`path`: that of --config, which must exist. UsageError (file, line, key) for a broken
+        file.
+        """
         self.path = os.path.join(config_directory(), "config.json") if path is None else path
         self.exists = True
         self._text = ""
@@ -835,13 +954,17 @@ class Config:
                 raise UsageError(f"{path or '--config'}: no such configuration file") from None
             self.exists = False
         except (OSError, ValueError) as error:
-            raise UsageError(f"{self.path}: cannot be read: {getattr(error, 'strerror', error)}") from None
+            raise UsageError(
+                f"{self.path}: cannot be read: {getattr(error, 'strerror', error)}"
+            ) from None
         else:
             data = self._parse(content)
         self.unknown = sorted(data.keys() - self.KEYS.keys())
         for key, kind in self.KEYS.items():
             value = data.get(key)
-            if value is not None and not (is_number(value) if kind == "a number" else isinstance(value, str)):
+            if value is not None and not (
+                is_number(value) if kind == "a number" else isinstance(value, str)
+            ):
                 raise UsageError(f"{self.path}:{self._line(key)}: `{key}` must be {kind}")
         self.base_url: str | None = data.get("baseUrl")
         self.duration: Any = data.get("defaultDuration")
@@ -868,11 +991,13 @@ class Config:
         return self._text.count("\n", 0, places[-1] if places else 0) + 1
 
 
-# --- keys ------------------------------------------------------------------------------------------------------------
+# --- keys -----------------------------------------------------------------------------------------
 
 
 def check_key(text: str, source: str) -> str:
-    """The key in `text`. UsageError, naming its source and length but never its content, for a malformed one."""
+    """The key in `text`. UsageError, naming its source and length but never its content, for a
+    malformed one.
+    """
     key = text.strip()
     if not re.fullmatch(KEY, key):
         raise UsageError(
@@ -885,8 +1010,9 @@ def check_key(text: str, source: str) -> str:
 def run_tool(
     console: Console, argv: list[str], stdin: str = "", patience: float = KEYRING_PATIENCE
 ) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a keychain's tool; secrets go to it by stdin. Unavailable when the tool is
-    absent, NoAnswer when it takes too long."""
+    """Exit code, stdout and stderr of a keychain's tool; secrets go to it by stdin. Unavailable
+    when the tool is absent, NoAnswer when it takes too long.
+    """
     import subprocess
 
     environ = {name: value for name, value in os.environ.items() if name != "FINETUNING_API_KEY"}
@@ -897,7 +1023,11 @@ def run_tool(
             argv, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
     except OSError as error:
-        reason = "is not installed" if isinstance(error, FileNotFoundError) else f"cannot run: {error.strerror}"
+        reason = (
+            "is not installed"
+            if isinstance(error, FileNotFoundError)
+            else f"cannot run: {error.strerror}"
+        )
         raise Unavailable(f"{name} {reason}") from None
     try:
         try:
@@ -942,7 +1072,8 @@ class SecretService:
         if out and not items:  # an item that does not give its secret
             raise Locked(
                 f"{self.name} is locked",
-                "unlock it (log in to your desktop, or `gnome-keyring-daemon --unlock`), or set FINETUNING_API_KEY",
+                "unlock it (log in to your desktop, or `gnome-keyring-daemon --unlock`), or set "
+                "FINETUNING_API_KEY",
             )
         return [secret for secret, _ in sorted(items, key=lambda item: item[1], reverse=True)]
 
@@ -950,7 +1081,9 @@ class SecretService:
         return next(iter(self._secrets()), None)
 
     def write(self, key: str) -> None:
-        """Unavailable when there is no keyring to write to, as far as a reading tells, which answers fast."""
+        """Unavailable when there is no keyring to write to, as far as a reading tells, which
+        answers fast.
+        """
         try:
             self._secrets()
         except Locked:
@@ -985,7 +1118,9 @@ class SecretService:
 
 
 class MacKeychain:
-    """macOS: the login keychain through `security`; the key is written by its stdin, never as an argument."""
+    """macOS: the login keychain through `security`; the key is written by its stdin, never as an
+    argument.
+    """
 
     name = "macOS Keychain"
     ABSENT = 44
@@ -1009,7 +1144,9 @@ class MacKeychain:
         try:
             code, out, _ = run_tool(self.console, [SECURITY, *argv], stdin, PROMPT_PATIENCE)
         except Unavailable as error:
-            raise FtError(f"{self.name}: {error}", "set FINETUNING_API_KEY to do without it") from None
+            raise FtError(
+                f"{self.name}: {error}", "set FINETUNING_API_KEY to do without it"
+            ) from None
         if code not in (0, self.ABSENT):
             unlock = "run `security unlock-keychain`, or " if code == 36 else ""
             raise FtError(
@@ -1029,7 +1166,9 @@ class MacKeychain:
         try:
             if form == "go-keyring-base64":  # the official client's two encodings
                 return a2b_base64(encoded).decode()
-            if form == "go-keyring-encoded" or re.fullmatch(r"([0-9a-f]{2})+", value):  # or `security`'s of a newline
+            if form == "go-keyring-encoded" or re.fullmatch(
+                r"([0-9a-f]{2})+", value
+            ):  # or `security`'s of a newline
                 return unhexlify(encoded).decode()
         except ValueError:
             pass  # the format check says that it is malformed
@@ -1046,7 +1185,9 @@ class MacKeychain:
 
 
 class WindowsCredentials:
-    """Windows: the Credential Manager through advapi32, in go-keyring's form; reads Python keyring's two as well."""
+    """Windows: the Credential Manager through advapi32, in go-keyring's form; reads Python
+    keyring's two as well.
+    """
 
     name = "Windows Credential Manager"
     GENERIC, LOCAL_MACHINE, NOT_FOUND = 1, 2, 1168
@@ -1062,11 +1203,19 @@ class WindowsCredentials:
         class Credential(ctypes.Structure):
             # The blob is no c_char_p, which ends at the first zero byte.
             _fields_ = [
-                ("Flags", DWORD), ("Type", DWORD), ("TargetName", LPWSTR), ("Comment", LPWSTR),
-                ("LastWritten", FILETIME), ("CredentialBlobSize", DWORD), ("CredentialBlob", ctypes.c_void_p),
-                ("Persist", DWORD), ("AttributeCount", DWORD), ("Attributes", ctypes.c_void_p),
-                ("TargetAlias", LPWSTR), ("UserName", LPWSTR),
-            ]  # fmt: skip
+                ("Flags", DWORD),
+                ("Type", DWORD),
+                ("TargetName", LPWSTR),
+                ("Comment", LPWSTR),
+                ("LastWritten", FILETIME),
+                ("CredentialBlobSize", DWORD),
+                ("CredentialBlob", ctypes.c_void_p),
+                ("Persist", DWORD),
+                ("AttributeCount", DWORD),
+                ("Attributes", ctypes.c_void_p),
+                ("TargetAlias", LPWSTR),
+                ("UserName", LPWSTR),
+            ]
 
         self._ctypes: Any = ctypes
         self._credential: Any = Credential
@@ -1081,7 +1230,9 @@ class WindowsCredentials:
         if code == self.NOT_FOUND:
             return False
         reason = self.FAILURES.get(code, f"{function} failed")
-        raise FtError(f"{self.name}: {reason} (error {code})", "set FINETUNING_API_KEY to do without it")
+        raise FtError(
+            f"{self.name}: {reason} (error {code})", "set FINETUNING_API_KEY to do without it"
+        )
 
     def _find(self) -> Iterator[tuple[str, str]]:
         """Target and secret of each form that is there."""
@@ -1091,7 +1242,9 @@ class WindowsCredentials:
                 continue
             try:
                 item = found.contents
-                if target != SERVICE or item.UserName == ACCOUNT:  # that target may hold another account of the service
+                if (
+                    target != SERVICE or item.UserName == ACCOUNT
+                ):  # that target may hold another account of the service
                     secret = self._ctypes.string_at(item.CredentialBlob, item.CredentialBlobSize)
                     yield target, secret.decode(encoding, "replace")
             finally:
@@ -1103,9 +1256,13 @@ class WindowsCredentials:
     def write(self, key: str) -> None:
         blob = self._ctypes.create_string_buffer(key.encode(), len(key))
         item = self._credential(
-            Type=self.GENERIC, TargetName=self.ours, CredentialBlobSize=len(blob),
-            CredentialBlob=self._ctypes.addressof(blob), Persist=self.LOCAL_MACHINE, UserName=ACCOUNT,
-        )  # fmt: skip
+            Type=self.GENERIC,
+            TargetName=self.ours,
+            CredentialBlobSize=len(blob),
+            CredentialBlob=self._ctypes.addressof(blob),
+            Persist=self.LOCAL_MACHINE,
+            UserName=ACCOUNT,
+        )
         if not self._call("CredWriteW", self._ctypes.byref(item), 0):
             raise FtError(f"{self.name} did not store the key")
 
@@ -1126,7 +1283,9 @@ class KeyFile:
     def read(self) -> str | None:
         """FtError for what is not a regular file of our own; a warning when others can read it."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(
+                self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -1154,7 +1313,9 @@ class KeyFile:
             if os.path.basename(directory) == SERVICE:  # ours, whoever made it
                 os.chmod(directory, 0o700)
             try:
-                with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                with open(
+                    os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w"
+                ) as file:
                     file.write(key + "\n")
                     file.flush()
                     os.fsync(file.fileno())
@@ -1209,15 +1370,22 @@ class Keys:
         return None if sys.platform in ("darwin", "win32") else KeyFile(self.console)
 
     def given(self) -> tuple[str, str] | None:
-        """What this invocation was given as a key, by flag or variable, and the name of that source."""
-        for text, source in ((self.flag, "--api-key"), (os.environ.get("FINETUNING_API_KEY"), "FINETUNING_API_KEY")):
+        """What this invocation was given as a key, by flag or variable, and the name of that
+        source.
+        """
+        for text, source in (
+            (self.flag, "--api-key"),
+            (os.environ.get("FINETUNING_API_KEY"), "FINETUNING_API_KEY"),
+        ):
             if text and text.strip():
                 return text, source
         return None
 
     @cached_property
     def found(self) -> tuple[str, str] | None:
-        """The key and the name of its source, from the first source that has one; later ones are not touched."""
+        """The key and the name of its source, from the first source that has one; later ones are
+        not touched.
+        """
         text, source = self.given() or (self._stored(), self.keychain.name)
         if self.file and not (text and text.strip()):
             text, source = self.file.read(), self.file.path
@@ -1236,15 +1404,20 @@ class Keys:
     def require(self) -> str:
         """The key; FtError with the three ways to give one when there is none."""
         if self.found is None:
-            reason = f" ({self.keychain.name} cannot be reached: {self.trouble})" if self.trouble else ""
+            reason = (
+                f" ({self.keychain.name} cannot be reached: {self.trouble})" if self.trouble else ""
+            )
             raise FtError(
                 f"no API key{reason}",
-                f"get one at {KEY_URL}, then run `ft auth login`, set FINETUNING_API_KEY or pass --api-key",
+                f"get one at {KEY_URL}, then run `ft auth login`, set FINETUNING_API_KEY or pass "
+                "--api-key",
             )
         return self.found[0]
 
     def store(self, key: str) -> str:
-        """Keep `key` in the keychain or, on a Linux that has none, in the file; the name of the place."""
+        """Keep `key` in the keychain or, on a Linux that has none, in the file; the name of the
+        place.
+        """
         try:
             self.keychain.write(key)
         except Unavailable as error:  # only the Secret Service raises it
@@ -1257,8 +1430,9 @@ class Keys:
         return self.keychain.name
 
     def forget(self) -> list[str]:
-        """Remove the key from the file and the keychain; the names of the places that had one. FtError when a keychain
-        keeps it, or may."""
+        """Remove the key from the file and the keychain; the names of the places that had one.
+        FtError when a keychain keeps it, or may.
+        """
         removed = [self.file.path] if self.file and self.file.clear() else []
         try:
             if self.keychain.clear():
@@ -1274,11 +1448,13 @@ class Keys:
         return removed
 
 
-# --- transport -------------------------------------------------------------------------------------------------------
+# --- transport ------------------------------------------------------------------------------------
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header: a whole number or an HTTP date (0 for a past one); None for anything else."""
+    """Seconds from a Retry-After header: a whole number or an HTTP date (0 for a past one); None
+    for anything else.
+    """
     if value is None:
         return None
     if re.fullmatch("[0-9]{1,9}", value.strip(), re.ASCII):
@@ -1288,9 +1464,17 @@ def parse_retry_after(value: str | None) -> float | None:
 
     try:
         date = parsedate_to_datetime(value)
-        date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)  # the form of asctime names no zone
+        date = (
+            date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+        )  # the form of asctime names no zone
         return max(0.0, date.timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError, IndexError, UnboundLocalError):  # the last is one of 3.8's own
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        IndexError,
+        UnboundLocalError,
+    ):  # the last is one of 3.8's own
         return None
 
 
@@ -1316,7 +1500,10 @@ def certificate_hint(error: BaseException) -> str | None:
     if sys.version_info >= (3, 13) and re.search(
         "key identifier|basic constraints|key usage", str(error), re.IGNORECASE
     ):
-        return "Python 3.13 checks private CAs more strictly: reissue the CA with the extension named above"
+        return (
+            "Python 3.13 checks private CAs more strictly: reissue the CA with the extension "
+            "named above"
+        )
     if bundle:
         return f"SSL_CERT_FILE names {bundle}: does it hold the CA that signed this certificate?"
     return "behind a company's proxy or CA, set SSL_CERT_FILE to its bundle"
@@ -1339,7 +1526,9 @@ class Response:
         self.raw.close()
 
     def length(self) -> int | None:
-        """The announced length in bytes; None for a chunked body. NetworkError where it cannot be known."""
+        """The announced length in bytes; None for a chunked body. NetworkError where it cannot be
+        known.
+        """
         lengths = self.headers.get_all("Content-Length") or []
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             return None
@@ -1348,7 +1537,9 @@ class Response:
         return int(lengths[0])
 
     def read(self, count: int) -> bytes:
-        """The next bytes, at most `count`; empty at the end. NetworkError when the connection breaks."""
+        """The next bytes, at most `count`; empty at the end. NetworkError when the connection
+        breaks.
+        """
         import http.client
 
         try:
@@ -1365,7 +1556,9 @@ class Response:
             buffer[: len(data)] = data
             return len(data)
         try:
-            return self.raw.fp.readinto1(buffer) if self.raw.fp else 0  # no `fp`: a body of no bytes
+            return (
+                self.raw.fp.readinto1(buffer) if self.raw.fp else 0
+            )  # no `fp`: a body of no bytes
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise NetworkError(f"the answer from {self.host} broke off: {reason(error)}") from None
 
@@ -1374,22 +1567,30 @@ class Response:
         lengths = self.headers.get_all("Content-Length")
         expected = self.length() if lengths else None
         if expected is not None and expected > limit:
-            raise NetworkError(f"the answer from {self.host} is too long: {size(expected)}", final=True)
+            raise NetworkError(
+                f"the answer from {self.host} is too long: {size(expected)}", final=True
+            )
         body = bytearray()
         while expected is None or len(body) < expected:
             piece = self.read(limit + 1 - len(body) if expected is None else expected - len(body))
             body += piece
             if len(body) > limit:
-                raise NetworkError(f"the answer from {self.host} is too long: over {size(limit)}", final=True)
+                raise NetworkError(
+                    f"the answer from {self.host} is too long: over {size(limit)}", final=True
+                )
             if not piece:
                 break
         if expected is not None and len(body) < expected:
-            raise NetworkError(f"the answer from {self.host} broke off: {len(body)} of {expected} bytes")
+            raise NetworkError(
+                f"the answer from {self.host} broke off: {len(body)} of {expected} bytes"
+            )
         return bytes(body)
 
 
 class Attempts:
-    """The attempts that one piece of work gets: at most 4, waiting for at most RETRY_BUDGET in all between them."""
+    """The attempts that one piece of work gets: at most 4, waiting for at most RETRY_BUDGET in all
+    between them.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -1397,8 +1598,9 @@ class Attempts:
         self._budget = RETRY_BUDGET
 
     def another(self, failure: NetworkError | ApiError) -> None:
-        """Wait for the next attempt, as long as `failure` asks or with full jitter. Raises `failure` when there is
-        none."""
+        """Wait for the next attempt, as long as `failure` asks or with full jitter. Raises
+        `failure` when there is none.
+        """
         import random
 
         seconds = failure.retry_after
@@ -1414,7 +1616,9 @@ class Attempts:
 
 
 class Transport:
-    """The only part that talks to the network: `call` for the API, `open_public` for everything without a key."""
+    """The only part that talks to the network: `call` for the API, `open_public` for everything
+    without a key.
+    """
 
     def __init__(self, console: Console, base_url: str) -> None:
         self.console = console
@@ -1426,8 +1630,9 @@ class Transport:
     # One request
 
     def _proxy(self, scheme: str, host: str) -> tuple[str | None, str]:
-        """The proxy for https to `host`, if any, and its name, which holds no password. Plain http stays on this
-        machine (check_address), so no proxy sees it."""
+        """The proxy for https to `host`, if any, and its name, which holds no password. Plain http
+        stays on this machine (check_address), so no proxy sees it.
+        """
         import urllib.request
 
         proxy = urllib.request.getproxies().get("https")
@@ -1439,19 +1644,27 @@ class Transport:
         try:
             check_address(f"https://{match[3] if match else ''}", "HTTPS_PROXY")
         except ValueError:
-            raise UsageError("HTTPS_PROXY is not the address of a proxy, such as http://proxy:3128") from None
+            raise UsageError(
+                "HTTPS_PROXY is not the address of a proxy, such as http://proxy:3128"
+            ) from None
         return proxy, match[3] if match else ""
 
-    def _opener(self, scheme: str, proxy: str | None, deadline: float | None) -> urllib.request.OpenerDirector:
-        """urllib with the few handlers we need: no redirects, statuses are answers and not exceptions, errors before
-        the request was sent are told apart, and each receive is bounded by `deadline` (time.monotonic)."""
+    def _opener(
+        self, scheme: str, proxy: str | None, deadline: float | None
+    ) -> urllib.request.OpenerDirector:
+        """urllib with the few handlers we need: no redirects, statuses are answers and not
+        exceptions, errors before the request was sent are told apart, and each receive is bounded
+        by `deadline` (time.monotonic).
+        """
         import http.client
         import io
         import socket
         import urllib.request
 
         class Socket(io.RawIOBase):
-            """The receiving half of a connection, which gives up at the deadline however slowly bytes drip in."""
+            """The receiving half of a connection, which gives up at the deadline however slowly
+            bytes drip in.
+            """
 
             def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
                 self.sock = sock
@@ -1467,7 +1680,9 @@ class Transport:
                         left = min(left, deadline - time.monotonic())
                     if left <= 0:
                         raise socket.timeout("timed out")
-                    piece = min(left, 1.0)  # a signal that comes just before a receive is seen only after it
+                    piece = min(
+                        left, 1.0
+                    )  # a signal that comes just before a receive is seen only after it
                     self.sock.settimeout(piece)
                     try:
                         return self.sock.recv_into(buffer)
@@ -1528,15 +1743,24 @@ class Transport:
         return self._tls
 
     def send(
-        self, method: str, url: str, headers: dict[str, str], body: bytes | None = None,
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: bytes | None = None,
         deadline: float | None = None,
-    ) -> Response:  # fmt: skip
-        """One request to an address that `check_address` took, and its answer, whatever its status. NetworkError."""
+    ) -> Response:
+        """One request to an address that `check_address` took, and its answer, whatever its status.
+        NetworkError.
+        """
         import http.client
         import urllib.request
 
         match = check_address(url, "the address")
-        scheme, host = match["scheme"].lower(), match["host"] + (f":{match['port']}" if match["port"] else "")
+        scheme, host = (
+            match["scheme"].lower(),
+            match["host"] + (f":{match['port']}" if match["port"] else ""),
+        )
         proxy, name = self._proxy(scheme, host)
         through = f" through the proxy {name}" if proxy else ""
         headers = {"User-Agent": f"ft/{__version__}", **headers}
@@ -1550,7 +1774,9 @@ class Transport:
         except Unsent as error:
             cause = error.args[0]
             untrusted = hasattr(cause, "verify_message")
-            refused = re.match("Tunnel connection failed: 4", str(cause))  # http.client's words for a proxy's 4xx
+            refused = re.match(
+                "Tunnel connection failed: 4", str(cause)
+            )  # http.client's words for a proxy's 4xx
             self.console.log(f"< not sent: {reason(cause)}")
             raise NetworkError(
                 f"cannot connect to {host}{through}: {reason(cause)}",
@@ -1572,9 +1798,10 @@ class Transport:
     # Calls of the API
 
     def call(self, method: str, path: str, body: Any = None, *, retry: str = "all") -> Json:
-        """The JSON object that answers, after as many attempts as are safe: `retry` is "all" (a GET),
-        "chunk" (a bulk request), "create" (costs a credit) or "none" (the caller asks again itself).
-        ApiError for a 4xx or 5xx, NetworkError for no usable answer."""
+        """The JSON object that answers, after as many attempts as are safe: `retry` is "all" (a
+        GET), "chunk" (a bulk request), "create" (costs a credit) or "none" (the caller asks again
+        itself). ApiError for a 4xx or 5xx, NetworkError for no usable answer.
+        """
         attempts, start = Attempts(self.console), time.monotonic()
         while True:
             try:
@@ -1601,11 +1828,14 @@ class Transport:
         if body is not None:
             headers["Content-Type"] = "application/json"
             data = format_json(body).encode("utf-8")
-        with self.send(method, self.base_url + path, headers, data, time.monotonic() + CALL_DEADLINE) as response:
+        with self.send(
+            method, self.base_url + path, headers, data, time.monotonic() + CALL_DEADLINE
+        ) as response:
             if 300 <= response.status < 400:
                 where = response.headers.get("Location", "nowhere")
                 raise NetworkError(
-                    f"refusing to follow {response.host} to {where} (HTTP {response.status})", final=True
+                    f"refusing to follow {response.host} to {where} (HTTP {response.status})",
+                    final=True,
                 )
             if response.status >= 400:
                 raise self._api_error(response)
@@ -1616,8 +1846,11 @@ class Transport:
                 document = None
             if response.status < 200 or not isinstance(document, dict):
                 raise NetworkError(
-                    f"unexpected reply from {response.host} (HTTP {response.status}, {response.type or 'no type'})",
-                    f"is {self.base_url} the right base URL?" if response.type == "text/html" else None,
+                    f"unexpected reply from {response.host} (HTTP {response.status}, "
+                    f"{response.type or 'no type'})",
+                    f"is {self.base_url} the right base URL?"
+                    if response.type == "text/html"
+                    else None,
                 )
             return document
 
@@ -1636,21 +1869,33 @@ class Transport:
             wait = float(error["retryAfter"])
         if not isinstance(message, str) or not message:
             message = f"HTTP {response.status} {response.raw.reason or ''}".rstrip()
-        failure = ApiError(response.status, message, code if isinstance(code, str) else "", error.get("details"), wait)
+        failure = ApiError(
+            response.status,
+            message,
+            code if isinstance(code, str) else "",
+            error.get("details"),
+            wait,
+        )
         if code == "INVALID_API_KEY" and self.key_source:
-            failure.hint = f"the key from {self.key_source} may have been revoked: give another, or run `ft auth login`"
+            failure.hint = (
+                f"the key from {self.key_source} may have been revoked: give another, "
+                "or run `ft auth login`"
+            )
         return failure
 
     # Public files: tracks on the media host, releases
 
     def open_public(self, url: str, headers: dict[str, str]) -> Response:
-        """A GET without the key, along at most 5 redirects, never from https to http. The answer is a 200 or, if
-        `headers` ask for a Range, a 206 or 416. NetworkError."""
+        """A GET without the key, along at most 5 redirects, never from https to http. The answer is
+        a 200 or, if `headers` ask for a Range, a 206 or 416. NetworkError.
+        """
         from urllib.parse import quote, urljoin
 
         for _ in range(REDIRECTS + 1):
             self._check_public(url)
-            response = self.send("GET", url, {"Accept": "*/*", "Accept-Encoding": "identity", **headers})
+            response = self.send(
+                "GET", url, {"Accept": "*/*", "Accept-Encoding": "identity", **headers}
+            )
             if response.status == 200 or ("Range" in headers and response.status in (206, 416)):
                 return response
             with response:
@@ -1665,11 +1910,17 @@ class Transport:
                         failure.hint = f"retry after {failure.retry_after:.0f} s"
                     raise failure
                 try:
-                    following = urljoin(url, quote(target, safe="!#$%&'()*+,/:;=?@[]~")).partition("#")[0]
+                    following = urljoin(url, quote(target, safe="!#$%&'()*+,/:;=?@[]~")).partition(
+                        "#"
+                    )[0]
                 except ValueError:
-                    raise NetworkError(f"{response.host} sent us to no address: {target}", final=True) from None
+                    raise NetworkError(
+                        f"{response.host} sent us to no address: {target}", final=True
+                    ) from None
                 if url.lower().startswith("https:") and not following.lower().startswith("https:"):
-                    raise NetworkError(f"refusing to follow {response.host} from https to {following}", final=True)
+                    raise NetworkError(
+                        f"refusing to follow {response.host} from https to {following}", final=True
+                    )
                 url = following
         raise NetworkError(f"more than {REDIRECTS} redirects from {response.host}", final=True)
 
@@ -1684,14 +1935,18 @@ class Transport:
 
 
 class Unsent(Exception):
-    """Holds what failed before a request was sent. No OSError, so that urllib lets it through as it is."""
+    """Holds what failed before a request was sent. No OSError, so that urllib lets it through as it
+    is.
+    """
 
 
-# --- Api -------------------------------------------------------------------------------------------------------------
+# --- Api ------------------------------------------------------------------------------------------
 
 
 def member(container: Any, name: str, kind: type) -> Any:
-    """`container[name]`, which the contract says is a `kind`. NetworkError where the answer breaks it."""
+    """`container[name]`, which the contract says is a `kind`. NetworkError where the answer breaks
+    it.
+    """
     value = container.get(name) if isinstance(container, dict) else None
     if not isinstance(value, kind):
         raise NetworkError(f"unexpected reply from the service: no `{name}`", final=True)
@@ -1722,8 +1977,9 @@ def listing(collection: str) -> str:
 
 
 class Api:
-    """One method for each endpoint, in the order of the API's documentation. Each returns the document as the service
-    sent it, or raises ApiError or NetworkError."""
+    """One method for each endpoint, in the order of the API's documentation. Each returns the
+    document as the service sent it, or raises ApiError or NetworkError.
+    """
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
@@ -1743,8 +1999,9 @@ class Api:
         return self.transport.call("GET", self._path("me"))
 
     def create(self, endpoint: str, body: Json) -> Json:
-        """POST /v1/generations, /v1/instrumental or /v1/sound-effects: costs a credit, so it is never repeated once
-        it may have been received. The record under `data` has an `id`."""
+        """POST /v1/generations, /v1/instrumental or /v1/sound-effects: costs a credit, so it is
+        never repeated once it may have been received. The record under `data` has an `id`.
+        """
         unsure = f"do not submit again before `{listing(endpoint)}` has told you"
         try:
             document = self.transport.call("POST", self._path(endpoint), body, retry="create")
@@ -1754,13 +2011,19 @@ class Api:
             return document
         except NetworkError as error:
             if error.sent:
-                raise NetworkError(f"{error.message}; the submission may have been accepted", unsure) from None
+                raise NetworkError(
+                    f"{error.message}; the submission may have been accepted", unsure
+                ) from None
             raise
         except ApiError as error:
             if error.code == "QUEUE_FULL" and error.hint:
                 error.hint = error.hint.replace("ft list", listing(endpoint))
-            if error.status >= 500 and error.code != "GENERATION_FAILED":  # that one says that it was not
-                error.hint = "; ".join(filter(None, [error.hint, f"it may have been accepted: {unsure}"]))
+            if (
+                error.status >= 500 and error.code != "GENERATION_FAILED"
+            ):  # that one says that it was not
+                error.hint = "; ".join(
+                    filter(None, [error.hint, f"it may have been accepted: {unsure}"])
+                )
             raise
 
     def record(self, collection: str, identifier: str, retry: str = "all") -> Json:
@@ -1776,7 +2039,9 @@ class Api:
         return document
 
     def delete(self, ids: list[str]) -> Json:
-        return self.transport.call("POST", self._path(GENERATIONS, "bulk-delete"), {"ids": ids}, retry="chunk")
+        return self.transport.call(
+            "POST", self._path(GENERATIONS, "bulk-delete"), {"ids": ids}, retry="chunk"
+        )
 
     def playlists(self) -> Json:
         document = self.transport.call("GET", self._path("playlists"))
@@ -1799,15 +2064,21 @@ class Api:
 
     def move_tracks(self, source: str, target: str, ids: list[str]) -> Json:
         path = self._path("playlists", source, "tracks", "move")
-        return self.transport.call("POST", path, {"trackIds": ids, "targetPlaylistId": target}, retry="chunk")
+        return self.transport.call(
+            "POST", path, {"trackIds": ids, "targetPlaylistId": target}, retry="chunk"
+        )
 
 
-# --- work ------------------------------------------------------------------------------------------------------------
+# --- work -----------------------------------------------------------------------------------------
 
 
 def check_id(identifier: str, what: str = "id") -> str:
     """An id as given, if it can be one. UsageError."""
-    if not identifier or re.search(r"[\s/\x00-\x1f\x7f\ud800-\udfff]", identifier) or identifier in (".", ".."):
+    if (
+        not identifier
+        or re.search(r"[\s/\x00-\x1f\x7f\ud800-\udfff]", identifier)
+        or identifier in (".", "..")
+    ):
         raise UsageError(f"not a usable {what}: {identifier!r}")
     if re.search(KEY_LIKE, identifier):
         raise UsageError("that is an API key, not an id")
@@ -1817,7 +2088,9 @@ def check_id(identifier: str, what: str = "id") -> str:
 def check_ids(ids: Sequence[str]) -> list[str]:
     """The ids of a bulk command in order, each once; `-` stands for those on stdin, one a line."""
     if "-" in ids:
-        text = sys.stdin.buffer.read().decode("utf-8-sig", "surrogateescape")  # PowerShell's pipes may begin with a BOM
+        text = sys.stdin.buffer.read().decode(
+            "utf-8-sig", "surrogateescape"
+        )  # PowerShell's pipes may begin with a BOM
         lines = [line.strip() for line in text.splitlines()]
         i = ids.index("-")
         ids = [*ids[:i], *filter(None, lines), *(word for word in ids[i + 1 :] if word != "-")]
@@ -1838,8 +2111,10 @@ def get_record(api: Api, collection: str, identifier: str) -> Json:
 
 
 def wait_for(console: Console, api: Api, collection: str, identifier: str) -> Json:
-    """The document of a record once it is completed or failed. What happens on the network meanwhile is noted and
-    asked again; only a refusal (4xx but 429) is raised. FtError at the time-out."""
+    """The document of a record once it is completed or failed. What happens on the network
+    meanwhile is noted and asked again; only a refusal (4xx but 429) is raised. FtError at the
+    time-out.
+    """
     start = time.monotonic()
     interval = pause = POLL_FIRST
     status = "processing"
@@ -1850,7 +2125,9 @@ def wait_for(console: Console, api: Api, collection: str, identifier: str) -> Js
     while True:
         left = start + POLL_DEADLINE - time.monotonic()
         if left <= 0:
-            raise FtError(f"still processing, run `{command_for('get', collection, identifier)}` later")
+            raise FtError(
+                f"still processing, run `{command_for('get', collection, identifier)}` later"
+            )
         console.wait(min(pause, left), progress)
         pause = interval = min(interval * POLL_FACTOR, POLL_LONGEST)
         try:
@@ -1884,7 +2161,9 @@ def is_directory(output: str) -> bool:
 
 
 def output_path(output: str | None, record: Json) -> str:
-    """Where a track goes: -o when it names a file, else the default name in -o's or the current directory."""
+    """Where a track goes: -o when it names a file, else the default name in -o's or the current
+    directory.
+    """
     if output is None:
         return file_name(record)
     if is_directory(output):
@@ -1893,10 +2172,14 @@ def output_path(output: str | None, record: Json) -> str:
 
 
 def check_output(output: str | None) -> None:
-    """Make sure that a track can be saved there, making its directory where it is missing. FtError."""
+    """Make sure that a track can be saved there, making its directory where it is missing.
+    FtError.
+    """
     if output == "-":
         if sys.stdout.isatty():
-            raise UsageError("will not write an MP3 to a terminal", "redirect stdout, or give -o a file")
+            raise UsageError(
+                "will not write an MP3 to a terminal", "redirect stdout, or give -o a file"
+            )
         return
     if output == "":
         raise UsageError("-o needs a file or a directory")
@@ -1905,8 +2188,10 @@ def check_output(output: str | None) -> None:
 
 
 class Target:
-    """A file that a track is downloaded to. Bytes go to a hidden file beside it, which replaces it when all are there;
-    what was there before survives any failure. FtError for what the file system refuses."""
+    """A file that a track is downloaded to. Bytes go to a hidden file beside it, which replaces it
+    when all are there; what was there before survives any failure. FtError for what the file system
+    refuses.
+    """
 
     unfinished: dict[str, Any] = {}  # the hidden files of this process, open, by their paths
     stopped = False  # by `main`, which leaves none behind: no thread may make another
@@ -1936,7 +2221,11 @@ class Target:
             kind = "a directory" if stat.S_ISDIR(there.st_mode) else "not a regular file"
             raise FtError(f"cannot write {self.name}: it is {kind}")
         directory = os.stat(os.path.dirname(self.path))
-        if directory.st_mode & stat.S_ISVTX and os.geteuid() not in (0, directory.st_uid, there.st_uid):  # as in /tmp
+        if directory.st_mode & stat.S_ISVTX and os.geteuid() not in (
+            0,
+            directory.st_uid,
+            there.st_uid,
+        ):  # as in /tmp
             raise FtError(f"cannot write {self.name}: it belongs to another user")
 
     def open(self) -> None:
@@ -2022,21 +2311,30 @@ class StdoutTarget:
         pass
 
 
-def fetch(transport: Transport, url: str, target: Target | StdoutTarget, progress: Progress) -> None:
-    """The bytes of `url` into `target`, resumed within this run when the connection breaks and the server can prove
-    that it is still the same file. NetworkError, FtError."""
+def fetch(
+    transport: Transport, url: str, target: Target | StdoutTarget, progress: Progress
+) -> None:
+    """The bytes of `url` into `target`, resumed within this run when the connection breaks and the
+    server can prove that it is still the same file. NetworkError, FtError.
+    """
     import mmap
 
     buffer = memoryview(mmap.mmap(-1, DOWNLOAD_PIECE))  # aligned: copying costs half
     position, total, etag = 0, None, ""
     attempts = Attempts(transport.console)
     while True:
-        resuming = position > 0 and total is not None and re.fullmatch('"[!#-~]*"', etag)  # a strong one
+        resuming = (
+            position > 0 and total is not None and re.fullmatch('"[!#-~]*"', etag)
+        )  # a strong one
         headers = {"Range": f"bytes={position}-", "If-Range": etag} if resuming else {}
         try:
             with transport.open_public(url, headers) as response:
                 rest = (206, f"bytes {position}-{(total or 0) - 1}/{total}", etag)
-                got = (response.status, response.headers.get("Content-Range"), response.headers.get("ETag", etag))
+                got = (
+                    response.status,
+                    response.headers.get("Content-Range"),
+                    response.headers.get("ETag", etag),
+                )
                 if response.status != 200 and got != rest:
                     etag = ""  # start over
                     raise NetworkError(f"{response.host} did not go on where the track broke off")
@@ -2046,14 +2344,18 @@ def fetch(transport: Transport, url: str, target: Target | StdoutTarget, progres
                     position, total, etag = 0, response.length(), response.headers.get("ETag", "")
                     target.open()
                 while total is None or position < total:
-                    count = response.readinto(buffer if total is None else buffer[: total - position])
+                    count = response.readinto(
+                        buffer if total is None else buffer[: total - position]
+                    )
                     if not count:
                         break
                     target.write(buffer[:count])
                     position += count
                     progress.add(count)
                 if total is not None and position < total:
-                    raise NetworkError(f"the answer from {response.host} broke off: {position} of {total} bytes")
+                    raise NetworkError(
+                        f"the answer from {response.host} broke off: {position} of {total} bytes"
+                    )
                 if not position:
                     raise NetworkError(f"an empty track from {response.host}", final=True)
             target.commit()
@@ -2071,15 +2373,22 @@ def check_track(response: Response) -> None:
         raise NetworkError(f"{response.host} sent an encoded track", final=True)
     if response.type.startswith("text/") or re.search(r"\b(json|xml|html)$", response.type):
         raise NetworkError(
-            f"unexpected reply from {response.host} (HTTP {response.status}, {response.type})", final=True
+            f"unexpected reply from {response.host} (HTTP {response.status}, {response.type})",
+            final=True,
         )
 
 
-def save_track(ft: Ft, record: Json, output: str | None, progress: Progress, taken: dict[str, str]) -> str:
-    """Download the completed `record`; the path it went to. `taken`: the paths of this run and their ids."""
+def save_track(
+    ft: Ft, record: Json, output: str | None, progress: Progress, taken: dict[str, str]
+) -> str:
+    """Download the completed `record`; the path it went to. `taken`: the paths of this run and
+    their ids.
+    """
     url = record.get("audioUrl")
     if not isinstance(url, str) or not url:
-        raise NetworkError("unexpected reply from the service: a completed track without `audioUrl`", final=True)
+        raise NetworkError(
+            "unexpected reply from the service: a completed track without `audioUrl`", final=True
+        )
     path = "-" if output == "-" else output_path(output, record)
     if taken.setdefault(path, str(record.get("id"))) != str(record.get("id")):
         raise FtError(f"{path} is the name of {taken[path]} too")
@@ -2101,7 +2410,9 @@ def completed(document: Json) -> Json:
 
 
 class Outcome:
-    """What became of the ids of a bulk command: each is in `done` or in `errors`, once, in the order given."""
+    """What became of the ids of a bulk command: each is in `done` or in `errors`, once, in the
+    order given.
+    """
 
     def __init__(self, done_name: str, id_name: str) -> None:
         self.done_name = done_name  # "deleted", "added", ...: where the API lists what succeeded
@@ -2114,8 +2425,15 @@ class Outcome:
     def fail(self, ids: Iterable[str], why: str) -> None:
         self.errors += [{self.id_name: identifier, "error": why} for identifier in ids]
 
-    def merge(self, chunk: list[str], document: Json, otherwise: str = "outcome unknown: not in the answer") -> None:
-        """Take in the answer for `chunk`; ids that it does not mention are errors. NetworkError for an odd answer."""
+    def merge(
+        self,
+        chunk: list[str],
+        document: Json,
+        otherwise: str = "outcome unknown: not in the answer",
+    ) -> None:
+        """Take in the answer for `chunk`; ids that it does not mention are errors. NetworkError for
+        an odd answer.
+        """
         data = member(document, "data", dict)
         done = {str(identifier).lower() for identifier in member(data, self.done_name, list)}
         failed = [] if data.get("errors") is None else records(data, "errors")
@@ -2138,10 +2456,16 @@ class Outcome:
 
 
 def run_batch(
-    ft: Ft, args: argparse.Namespace, ids: list[str], send: Callable[[list[str]], Json], done_name: str,
+    ft: Ft,
+    args: argparse.Namespace,
+    ids: list[str],
+    send: Callable[[list[str]], Json],
+    done_name: str,
     id_name: str = "trackId",
-) -> int:  # fmt: skip
-    """Send `ids` in chunks of 100, tell what became of each; the exit code. A final failure, or a signal, ends it."""
+) -> int:
+    """Send `ids` in chunks of 100, tell what became of each; the exit code. A final failure, or a
+    signal, ends it.
+    """
     outcome = Outcome(done_name, id_name)
     failure: FtError | Stopped | None = None
     for start in range(0, len(ids), CHUNK):
@@ -2151,7 +2475,9 @@ def run_batch(
         except ApiError as error:
             if error.code in ("ADD_FAILED", "MOVE_FAILED"):
                 details = error.details if isinstance(error.details, list) else []
-                answer = {"data": {done_name: [], "errors": [d for d in details if isinstance(d, dict)]}}
+                answer = {
+                    "data": {done_name: [], "errors": [d for d in details if isinstance(d, dict)]}
+                }
                 outcome.merge(chunk, answer, otherwise=error.message.rpartition(" (")[0])
                 continue
             failure, known = error, "" if error.status < 500 else "outcome unknown: "
@@ -2165,7 +2491,10 @@ def run_batch(
             break
     for item in outcome.errors:
         ft.console.warning(f"{text_of(item, id_name)}: {text_of(item, 'error', 'failed')}")
-    private = any(item.get("error") == "Cannot add private track to public playlist" for item in outcome.errors)
+    private = any(
+        item.get("error") == "Cannot add private track to public playlist"
+        for item in outcome.errors
+    )
     if private and not failure:  # which has a hint of its own
         ft.console.hint("make the track public at finetuning.ai first")
     if args.json:
@@ -2178,11 +2507,13 @@ def run_batch(
     return 0 if outcome.done else FAILED
 
 
-# --- commands --------------------------------------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 
 class Ft:
-    """What a command works with; each part is made on first use, so that `ft help` needs no configuration or key."""
+    """What a command works with; each part is made on first use, so that `ft help` needs no
+    configuration or key.
+    """
 
     def __init__(self, console: Console, args: argparse.Namespace) -> None:
         self.console = console
@@ -2194,7 +2525,9 @@ class Ft:
 
     @cached_property
     def base_url(self) -> str:
-        configured = self.config.base_url  # even beside the flag, so that a broken file is always told
+        configured = (
+            self.config.base_url
+        )  # even beside the flag, so that a broken file is always told
         if self.args.base_url is not None:
             return check_base_url(self.args.base_url, "--base-url")
         return (configured or BASE_URL).rstrip("/")
@@ -2217,13 +2550,18 @@ class Ft:
 
 
 class Command:
-    """A declared command. `name` is one word or two; `summary` is the first sentence of its `description`; its
-    records are of `collection`."""
+    """A declared command. `name` is one word or two; `summary` is the first sentence of its
+    `description`; its records are of `collection`.
+    """
 
     def __init__(
-        self, name: str, description: str, run: Callable[[Ft, argparse.Namespace], int | None],
-        parameters: Sequence[Parameter], example: str,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        description: str,
+        run: Callable[[Ft, argparse.Namespace], int | None],
+        parameters: Sequence[Parameter],
+        example: str,
+    ) -> None:
         self.name = name
         self.description = description
         self.summary = description.partition(". ")[0].rstrip(".")
@@ -2239,16 +2577,23 @@ class Command:
         for names, options in self.parameters:
             if not names[0].startswith("-"):
                 name: str = options["metavar"]
-                words.append({"+": f"{name}...", "*": f"[{name.strip('<>')}]"}.get(options.get("nargs", ""), name))
+                words.append(
+                    {"+": f"{name}...", "*": f"[{name.strip('<>')}]"}.get(
+                        options.get("nargs", ""), name
+                    )
+                )
         return " ".join(["ft", self.name, *words, "[flags]"])
 
 
 COMMANDS: dict[str, Command] = {}  # in the order of `ft help`
 
 
-def command(name: str, description: str, *parameters: Parameter, example: str) -> Callable[[Any], Any]:
-    """Declare the decorated function as `ft <name>`. It returns nothing or the exit code of a batch; everything else
-    is an exception."""
+def command(
+    name: str, description: str, *parameters: Parameter, example: str
+) -> Callable[[Any], Any]:
+    """Declare the decorated function as `ft <name>`. It returns nothing or the exit code of a
+    batch; everything else is an exception.
+    """
 
     def declare(run: Any) -> Any:
         COMMANDS[name] = Command(name, description, run, parameters, example)
@@ -2263,7 +2608,9 @@ def arg(name: str, **options: Any) -> Parameter:
 
 
 def flag(*names: str, default: Any = None, shown: str | None = None, **options: Any) -> Parameter:
-    """A flag, in argparse's own terms; its help ends with its default (`shown` where that is no value)."""
+    """A flag, in argparse's own terms; its help ends with its default (`shown` where that is no
+    value).
+    """
     if options.get("action") == "store_true":
         default, shown = False, "off"
     options["help"] += f" (default: {default if shown is None else shown})"
@@ -2307,34 +2654,80 @@ def musical_key(text: str) -> str:
 
 
 GLOBALS = (
-    flag("--api-key", metavar="<key>", shown="the stored key", help="use this API key for this invocation"),
+    flag(
+        "--api-key",
+        metavar="<key>",
+        shown="the stored key",
+        help="use this API key for this invocation",
+    ),
     flag("--base-url", metavar="<url>", shown=BASE_URL, help="use this API base URL"),
-    flag("--config", metavar="<path>", shown="config.json in the configuration directory",
-         help="use this configuration file"),
-    flag("-v", "--verbose", action="store_true", help="log HTTP requests and answers to stderr, keys redacted"),
+    flag(
+        "--config",
+        metavar="<path>",
+        shown="config.json in the configuration directory",
+        help="use this configuration file",
+    ),
+    flag(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="log HTTP requests and answers to stderr, keys redacted",
+    ),
     flag("--no-color", action="store_true", help="no colours, like NO_COLOR"),
-)  # fmt: skip
+)
 
 ID = arg("id", help="an id as `ft list` shows it, 36 characters")
-IDS = arg("id", nargs="+", help="ids as `ft list` shows them; `-` reads them from stdin, one a line")
+IDS = arg(
+    "id", nargs="+", help="ids as `ft list` shows them; `-` reads them from stdin, one a line"
+)
 PLAYLIST = arg("playlist", help="a playlist's id, or its name in any case")
-PROMPT = arg("prompt", nargs="+", help="what to make, in plain words, quoted or not; after -- if it begins with -")
+PROMPT = arg(
+    "prompt",
+    nargs="+",
+    help="what to make, in plain words, quoted or not; after -- if it begins with -",
+)
 JSON = flag("--json", action="store_true", help="print the service's answer as JSON")
-DURATION = flag("--duration", type=number, metavar="<sec>", shown="60, or defaultDuration of config.json",
-                help="length in seconds, 5-210 on Pro and Lifetime; the service clamps it")  # fmt: skip
+DURATION = flag(
+    "--duration",
+    type=number,
+    metavar="<sec>",
+    shown="60, or defaultDuration of config.json",
+    help="length in seconds, 5-210 on Pro and Lifetime; the service clamps it",
+)
 SEED = flag("--seed", type=integer, metavar="<n>", shown="random", help="reproduce a previous run")
-OUTPUT = flag("-o", "--output", metavar="<path>", shown="<slug>-<short-id>.mp3 in the current directory",
-              help="where to save the MP3: a file, a directory, or `-` for stdout")  # fmt: skip
-NO_WAIT = flag("--no-wait", action="store_true", help="print the id once the service has it, and exit")
-RECORD_JSON = flag("--json", action="store_true", help="print the final record as JSON instead of downloading")
-WEBHOOK = flag("--webhook", type=check_webhook, metavar="<url>", shown="none",
-               help="https address that gets the finished record; implies --no-wait")  # fmt: skip
+OUTPUT = flag(
+    "-o",
+    "--output",
+    metavar="<path>",
+    shown="<slug>-<short-id>.mp3 in the current directory",
+    help="where to save the MP3: a file, a directory, or `-` for stdout",
+)
+NO_WAIT = flag(
+    "--no-wait", action="store_true", help="print the id once the service has it, and exit"
+)
+RECORD_JSON = flag(
+    "--json", action="store_true", help="print the final record as JSON instead of downloading"
+)
+WEBHOOK = flag(
+    "--webhook",
+    type=check_webhook,
+    metavar="<url>",
+    shown="none",
+    help="https address that gets the finished record; implies --no-wait",
+)
 ENHANCE = flag("--verbatim", action="store_true", help="take the prompt as it stands, unimproved")
-LIMIT = flag("--limit", type=page_size, default=20, metavar="<n>", help="how many to show, at most 99")
+LIMIT = flag(
+    "--limit", type=page_size, default=20, metavar="<n>", help="how many to show, at most 99"
+)
 OFFSET = flag("--offset", type=page_offset, default=0, metavar="<n>", help="how many to pass over")
 ALL = flag("--all", action="store_true", help="follow the pages to the end, whatever --limit")
-STATUS = flag("--status", default="all", choices=("all", "pending", "processing", "completed", "failed"),
-              metavar="<s>", help="only these: pending, processing, completed, failed")  # fmt: skip
+STATUS = flag(
+    "--status",
+    default="all",
+    choices=("all", "pending", "processing", "completed", "failed"),
+    metavar="<s>",
+    help="only these: pending, processing, completed, failed",
+)
 WAIT = flag("--wait", action="store_true", help="wait for a track that is not completed yet")
 YES = flag("-y", "--yes", action="store_true", help="do not ask; required where nobody can answer")
 
@@ -2342,18 +2735,26 @@ YES = flag("-y", "--yes", action="store_true", help="do not ask; required where 
 # auth
 
 
-@command("auth login",
-         "Prompt for an API key and store it in the OS keychain. The key is checked against the service first; a key "
-         "that fails leaves the stored one as it was.",
-         flag("--stdin", action="store_true", help="read the key from stdin instead of asking for it"),
-         example='echo "$FT_API_KEY" | ft auth login --stdin')  # fmt: skip
+@command(
+    "auth login",
+    "Prompt for an API key and store it in the OS keychain. The key is checked against the "
+    "service first; a key "
+    "that fails leaves the stored one as it was.",
+    flag("--stdin", action="store_true", help="read the key from stdin instead of asking for it"),
+    example='echo "$FT_API_KEY" | ft auth login --stdin',
+)
 def auth_login(ft: Ft, args: argparse.Namespace) -> None:
     if args.api_key and args.api_key.strip():
         if args.stdin:
-            raise UsageError("the key is to come from --api-key and from stdin", "leave one of them out")
+            raise UsageError(
+                "the key is to come from --api-key and from stdin", "leave one of them out"
+            )
         text, source = args.api_key, "--api-key"
     elif args.stdin or not sys.stdin.isatty():
-        text, source = sys.stdin.buffer.read(4096).decode("utf-8-sig", "replace"), "stdin"  # PowerShell may send a BOM
+        text, source = (
+            sys.stdin.buffer.read(4096).decode("utf-8-sig", "replace"),
+            "stdin",
+        )  # PowerShell may send a BOM
         if not text.strip():
             raise UsageError("no API key on stdin", f"get one at {KEY_URL}")
     else:
@@ -2375,16 +2776,21 @@ def auth_login(ft: Ft, args: argparse.Namespace) -> None:
     place = ft.keys.store(key)
     if ft.keys.file and place == ft.keys.file.path:
         ft.console.warning(f"{ft.keys.keychain.name} cannot be reached ({ft.keys.trouble})")
-        ft.console.warning(f"the key is stored in plain text in {place}, readable by you alone (0600)")
+        ft.console.warning(
+            f"the key is stored in plain text in {place}, readable by you alone (0600)"
+        )
     ft.console.print(f"Stored in {place}. ✓")
     ft.console.print(f"Signed in as {text_of(me, 'email')} ({text_of(me, 'tier')} tier)")
     if os.environ.get("FINETUNING_API_KEY", "").strip():
         ft.console.warning("FINETUNING_API_KEY is set and wins over the stored key")
 
 
-@command("auth logout",
-         "Forget the stored key. Removes it from the keychain, and from the plaintext fallback if there is one.",
-         example="ft auth logout")  # fmt: skip
+@command(
+    "auth logout",
+    "Forget the stored key. Removes it from the keychain, and from the plaintext fallback if "
+    "there is one.",
+    example="ft auth logout",
+)
 def auth_logout(ft: Ft, args: argparse.Namespace) -> None:
     removed = ft.keys.forget()
     outcome = f"Removed the key from {' and '.join(removed)}" if removed else "No key was stored"
@@ -2396,12 +2802,18 @@ def auth_logout(ft: Ft, args: argparse.Namespace) -> None:
         ft.console.note("FINETUNING_API_KEY is still set")
 
 
-@command("me",
-         "Alias of ft auth whoami. Prints the signed-in account's email, tier and credits.",
-         JSON, example="ft me --json | jq '.data.limits'")  # fmt: skip
-@command("auth whoami",
-         "Show the signed-in account. Prints its email, tier and credits.",
-         JSON, example="ft auth whoami")  # fmt: skip
+@command(
+    "me",
+    "Alias of ft auth whoami. Prints the signed-in account's email, tier and credits.",
+    JSON,
+    example="ft me --json | jq '.data.limits'",
+)
+@command(
+    "auth whoami",
+    "Show the signed-in account. Prints its email, tier and credits.",
+    JSON,
+    example="ft auth whoami",
+)
 def auth_whoami(ft: Ft, args: argparse.Namespace) -> None:
     document = ft.api.me()
     me = member(document, "data", dict)
@@ -2409,14 +2821,19 @@ def auth_whoami(ft: Ft, args: argparse.Namespace) -> None:
         return ft.console.json(document)
     limits = me.get("limits") if isinstance(me.get("limits"), dict) else {}
     left = f"{text_of(limits, 'totalRemaining')} left: {text_of(limits, 'monthlyRemaining')} of "
-    left += f"{text_of(limits, 'monthlyGenerations')} this month, {text_of(limits, 'packCredits')} from packs"
-    ft.console.details([
-        ("Email", text_of(me, "email")),
-        ("Name", text_of(me, "name")),
-        ("Tier", text_of(me, "tier")),
-        ("Credits", left),
-        ("In queue", text_of(limits, "queueDepth")),
-    ])  # fmt: skip
+    left += (
+        f"{text_of(limits, 'monthlyGenerations')} this month, "
+        f"{text_of(limits, 'packCredits')} from packs"
+    )
+    ft.console.details(
+        [
+            ("Email", text_of(me, "email")),
+            ("Name", text_of(me, "name")),
+            ("Tier", text_of(me, "tier")),
+            ("Credits", left),
+            ("In queue", text_of(limits, "queueDepth")),
+        ]
+    )
 
 
 # generate
@@ -2424,22 +2841,50 @@ def auth_whoami(ft: Ft, args: argparse.Namespace) -> None:
 
 @command(
     "generate",
-    "Submit, poll, and download in one shot. Costs one credit. The prompt is free prose; when you stop waiting, the "
+    "Submit, poll, and download in one shot. Costs one credit. The prompt is free prose; when you "
+    "stop waiting, the "
     "track is still made, and `ft download <id>` gets it.",
     PROMPT,
     DURATION,
-    flag("--bpm", type=number, metavar="<n>", shown="120, or defaultBpm of config.json",
-         help="beats a minute, 60-200; the service clamps it"),
-    flag("--key", type=musical_key, default="C", choices=MUSICAL_KEYS, metavar="<K>",
-         help=f"{', '.join(MUSICAL_KEYS)}, or a flat such as Bb"),
-    flag("--scale", default="major", choices=("major", "minor"), metavar="<s>", help="major or minor"),
-    flag("--time-sig", default="4", choices=tuple("234567"), metavar="<s>", help="2, 3, 4, 5, 6 or 7"),
+    flag(
+        "--bpm",
+        type=number,
+        metavar="<n>",
+        shown="120, or defaultBpm of config.json",
+        help="beats a minute, 60-200; the service clamps it",
+    ),
+    flag(
+        "--key",
+        type=musical_key,
+        default="C",
+        choices=MUSICAL_KEYS,
+        metavar="<K>",
+        help=f"{', '.join(MUSICAL_KEYS)}, or a flat such as Bb",
+    ),
+    flag(
+        "--scale", default="major", choices=("major", "minor"), metavar="<s>", help="major or minor"
+    ),
+    flag(
+        "--time-sig", default="4", choices=tuple("234567"), metavar="<s>", help="2, 3, 4, 5, 6 or 7"
+    ),
     flag("--language", default="en", choices=LANGUAGES, metavar="<l>", help=", ".join(LANGUAGES)),
-    flag("--lyrics", default="", shown="empty", metavar="<text>",
-         help=f"words to sing, at most {MAX_LYRICS} characters"),
-    SEED, OUTPUT, NO_WAIT, RECORD_JSON, WEBHOOK,
-    example='ft generate "upbeat ad jingle, brass and snare" --duration 30 --bpm 128 --key D --output ./jingle.mp3',
-)  # fmt: skip
+    flag(
+        "--lyrics",
+        default="",
+        shown="empty",
+        metavar="<text>",
+        help=f"words to sing, at most {MAX_LYRICS} characters",
+    ),
+    SEED,
+    OUTPUT,
+    NO_WAIT,
+    RECORD_JSON,
+    WEBHOOK,
+    example=(
+        'ft generate "upbeat ad jingle, brass and snare" --duration 30 --bpm 128 --key D '
+        "--output ./jingle.mp3"
+    ),
+)
 def generate(ft: Ft, args: argparse.Namespace) -> None:
     if len(args.lyrics) > MAX_LYRICS:
         raise UsageError(f"the lyrics have {len(args.lyrics)} characters, more than {MAX_LYRICS}")
@@ -2470,11 +2915,16 @@ def first_given(*values: Any) -> Any:
     return next(value for value in values if value is not None)
 
 
-ALLOWANCES = {"creditsRemaining": "credits", "dailyRemaining": "of today's"}  # what a submission says is left
+ALLOWANCES = {
+    "creditsRemaining": "credits",
+    "dailyRemaining": "of today's",
+}  # what a submission says is left
 
 
 def create(ft: Ft, args: argparse.Namespace, collection: str, endpoint: str, body: Json) -> None:
-    """Submit `body` once, then wait for the record and download its track, as far as the flags ask for it."""
+    """Submit `body` once, then wait for the record and download its track, as far as the flags ask
+    for it.
+    """
     console = ft.console
     if getattr(args, "seed", None) is not None:
         body["seed"] = args.seed
@@ -2494,14 +2944,20 @@ def create(ft: Ft, args: argparse.Namespace, collection: str, endpoint: str, bod
         resume = command_for("download", collection, identifier, args.output)
         parameters = record.get("parameters") if isinstance(record.get("parameters"), dict) else {}
         for name in ("duration", "bpm"):
-            got = parameters.get(name, record.get("requestedDuration"))  # the latter is a sound effect's
+            got = parameters.get(
+                name, record.get("requestedDuration")
+            )  # the latter is a sound effect's
             if is_number(got) and name in body and got != body[name]:
                 console.note(f"{name} clamped from {format_json(body[name])} → {format_json(got)}")
         if not stay:
             if args.json:
                 return console.json(document)
             return console.print(f"Queued. id={identifier} status={text_of(record, 'status')}")
-        left = [f", {record[name]} {what} left" for name, what in ALLOWANCES.items() if is_number(record.get(name))]
+        left = [
+            f", {record[name]} {what} left"
+            for name, what in ALLOWANCES.items()
+            if is_number(record.get(name))
+        ]
         console.note(f"queued as {identifier}{''.join(left)}")
         document = wait_for(console, api, collection, identifier)
         if args.json:
@@ -2511,7 +2967,9 @@ def create(ft: Ft, args: argparse.Namespace, collection: str, endpoint: str, bod
     except Stopped:
         if not resume:
             tells = f"`{listing(collection)}` tells"
-            console.note(f"the submission may have been accepted, and then costs its credit: {tells}")
+            console.note(
+                f"the submission may have been accepted, and then costs its credit: {tells}"
+            )
         elif document["data"].get("status") == "completed":
             console.hint(f"the track is not lost: {resume}")
         else:
@@ -2541,32 +2999,63 @@ def saved(console: Console, path: str) -> None:
 
 @command(
     "instrumental",
-    "Make a track without vocals: submit, poll, and download in one shot. Costs one credit. The record is listed, "
+    "Make a track without vocals: submit, poll, and download in one shot. Costs one credit. The "
+    "record is listed, "
     "shown, downloaded and deleted like any other.",
     PROMPT,
-    flag("--duration", type=number, default=120, metavar="<sec>", help="length in seconds, 30-210 in steps of 15"),
-    ENHANCE, SEED, OUTPUT, NO_WAIT, RECORD_JSON, WEBHOOK,
+    flag(
+        "--duration",
+        type=number,
+        default=120,
+        metavar="<sec>",
+        help="length in seconds, 30-210 in steps of 15",
+    ),
+    ENHANCE,
+    SEED,
+    OUTPUT,
+    NO_WAIT,
+    RECORD_JSON,
+    WEBHOOK,
     example='ft instrumental "slow piano over rain" --duration 90',
-)  # fmt: skip
+)
 def instrumental(ft: Ft, args: argparse.Namespace) -> None:
-    body = {"prompt": joined_prompt(args.prompt), "duration": args.duration, "enhance": not args.verbatim}
+    body = {
+        "prompt": joined_prompt(args.prompt),
+        "duration": args.duration,
+        "enhance": not args.verbatim,
+    }
     create(ft, args, GENERATIONS, "instrumental", body)
 
 
 # the library
 
 
-@command("list",
-         "Show recent generations. Newest first, as a table or as JSON.",
-         LIMIT, OFFSET, STATUS,
-         flag("--type", choices=("music", "instrumental"), metavar="<t>", shown="both",
-              help="only music or instrumental"),
-         ALL, JSON, example="ft list --status completed --limit 50")  # fmt: skip
+@command(
+    "list",
+    "Show recent generations. Newest first, as a table or as JSON.",
+    LIMIT,
+    OFFSET,
+    STATUS,
+    flag(
+        "--type",
+        choices=("music", "instrumental"),
+        metavar="<t>",
+        shown="both",
+        help="only music or instrumental",
+    ),
+    ALL,
+    JSON,
+    example="ft list --status completed --limit 50",
+)
 def list_(ft: Ft, args: argparse.Namespace) -> None:
     collection: str = args.command.collection
     name = LIST_NAMES[collection]
     status = None if args.status == "all" else args.status
-    query = {"limit": 99 if args.all else args.limit, "status": status, "type": getattr(args, "type", None)}
+    query = {
+        "limit": 99 if args.all else args.limit,
+        "status": status,
+        "type": getattr(args, "type", None),
+    }
     offset = args.offset
     document = ft.api.records(collection, offset=offset or None, **query)
     data = document["data"]
@@ -2580,7 +3069,9 @@ def list_(ft: Ft, args: argparse.Namespace) -> None:
     ):
         offset = page["nextOffset"]
         page = ft.api.records(collection, offset=offset, **query)["data"]
-        known = {text_of(record, "id") for record in data[name]}  # new ones push old ones to the next page
+        known = {
+            text_of(record, "id") for record in data[name]
+        }  # new ones push old ones to the next page
         fresh = [record for record in page[name] if text_of(record, "id") not in known]
         document["data"] = data = {**page, name: data[name] + fresh}
     if args.json:
@@ -2612,9 +3103,13 @@ def show_tracks(console: Console, tracks: list[Json]) -> None:
     )
 
 
-@command("get",
-         "Show one generation's detail. For a finished track also the command that makes it again.",
-         ID, JSON, example="ft get 07e8d430-2310-4c57-87a8-cf1e6db376f7")  # fmt: skip
+@command(
+    "get",
+    "Show one generation's detail. For a finished track also the command that makes it again.",
+    ID,
+    JSON,
+    example="ft get 07e8d430-2310-4c57-87a8-cf1e6db376f7",
+)
 def get(ft: Ft, args: argparse.Namespace) -> None:
     document = get_record(ft.api, args.command.collection, check_id(args.id))
     if args.json:
@@ -2651,7 +3146,9 @@ def get(ft: Ft, args: argparse.Namespace) -> None:
         ("Generation time", given("generationTime", length)),
     ]
     command = again(record, parameters) if args.command.collection == GENERATIONS else ""
-    ft.console.details([pair for pair in pairs if pair[1]], ("Make it again", command) if command else None)
+    ft.console.details(
+        [pair for pair in pairs if pair[1]], ("Make it again", command) if command else None
+    )
 
 
 def moment(timestamp: Any) -> str:
@@ -2671,23 +3168,40 @@ def again(record: Json, parameters: Json) -> str:
     key, _, scale = text_of(parameters, "keyscale", "").partition(" ")
     values = {"duration": parameters.get("duration"), "seed": parameters.get("seed")}
     if kind == "generate":
-        values.update(bpm=parameters.get("bpm"), key=key, scale=scale, language=parameters.get("language"))
+        values.update(
+            bpm=parameters.get("bpm"), key=key, scale=scale, language=parameters.get("language")
+        )
         values["time-sig"] = parameters.get("timesignature")
-    flags = [w for name, v in values.items() if v not in (None, "") for w in (f"--{name}", text_of({"v": v}, "v"))]
+    flags = [
+        w
+        for name, v in values.items()
+        if v not in (None, "")
+        for w in (f"--{name}", text_of({"v": v}, "v"))
+    ]
     if parameters.get("enhance") is False:
         flags.append("--verbatim")
-    return shell("ft", kind, *([*flags, "--", prompt] if prompt.startswith("-") else [prompt, *flags]))
+    return shell(
+        "ft", kind, *([*flags, "--", prompt] if prompt.startswith("-") else [prompt, *flags])
+    )
 
 
-@command("download",
-         "Download an already-completed track. Several ids are downloaded four at a time, into -o's directory.",
-         IDS, OUTPUT, WAIT, example="ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3")  # fmt: skip
+@command(
+    "download",
+    "Download an already-completed track. Several ids are downloaded four at a time, into -o's "
+    "directory.",
+    IDS,
+    OUTPUT,
+    WAIT,
+    example="ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3",
+)
 def download(ft: Ft, args: argparse.Namespace) -> int | None:
     collection = args.command.collection
     ids = check_ids(args.id)
     output = args.output or "."
     if len(ids) > 1 and (output == "-" or not is_directory(output)):
-        raise UsageError("with several ids, -o must be a directory", "end its name with a slash to have it made")
+        raise UsageError(
+            "with several ids, -o must be a directory", "end its name with a slash to have it made"
+        )
     check_output(args.output)
     api = ft.api
     progress = Progress(ft.console, len(ids))
@@ -2709,7 +3223,9 @@ def download(ft: Ft, args: argparse.Namespace) -> int | None:
     return download_many(ft.console, ids, save, progress)
 
 
-def download_many(console: Console, ids: list[str], save: Callable[[str], str], progress: Progress) -> int:
+def download_many(
+    console: Console, ids: list[str], save: Callable[[str], str], progress: Progress
+) -> int:
     """Call `save` for each id in four threads; report as the bulk commands do. Its exit code."""
     import queue
     import threading
@@ -2728,7 +3244,9 @@ def download_many(console: Console, ids: list[str], save: Callable[[str], str], 
             except Exception as error:
                 finished.put((identifier, "", error))
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(PARALLEL_DOWNLOADS, len(ids)))]
+    threads = [
+        threading.Thread(target=work, daemon=True) for _ in range(min(PARALLEL_DOWNLOADS, len(ids)))
+    ]
     for thread in threads:
         thread.start()
     done, hint = 0, None
@@ -2753,16 +3271,26 @@ def download_many(console: Console, ids: list[str], save: Callable[[str], str], 
     return 0 if done else FAILED
 
 
-@command("delete",
-         "Permanently delete tracks. They disappear from your library, all playlists and public pages, and cannot be "
-         "restored.",
-         IDS, YES, JSON, example="ft delete --yes 07e8d430-2310-4c57-87a8-cf1e6db376f7")  # fmt: skip
+@command(
+    "delete",
+    "Permanently delete tracks. They disappear from your library, all playlists and public pages, "
+    "and cannot be "
+    "restored.",
+    IDS,
+    YES,
+    JSON,
+    example="ft delete --yes 07e8d430-2310-4c57-87a8-cf1e6db376f7",
+)
 def delete(ft: Ft, args: argparse.Namespace) -> int | None:
     if "-" in args.id and not args.yes:
-        raise UsageError("cannot ask for confirmation: stdin holds the ids", "pass --yes to go ahead without")
+        raise UsageError(
+            "cannot ask for confirmation: stdin holds the ids", "pass --yes to go ahead without"
+        )
     ids = check_ids(args.id)
     if not args.yes:
-        consequence = "This permanently deletes the track from your library — everywhere, not just playlists."
+        consequence = (
+            "This permanently deletes the track from your library — everywhere, not just playlists."
+        )
         if not ft.console.confirm(consequence, f"Delete {len(ids)} track(s)?"):
             (ft.console.note if args.json else ft.console.print)("Aborted.")
             return None
@@ -2772,9 +3300,12 @@ def delete(ft: Ft, args: argparse.Namespace) -> int | None:
 # playlists
 
 
-@command("playlists",
-         "List your playlists. Playlists are created in the web app.",
-         JSON, example="ft playlists")  # fmt: skip
+@command(
+    "playlists",
+    "List your playlists. Playlists are created in the web app.",
+    JSON,
+    example="ft playlists",
+)
 def playlists(ft: Ft, args: argparse.Namespace) -> None:
     document = ft.api.playlists()
     found = document["data"]["playlists"]
@@ -2785,13 +3316,19 @@ def playlists(ft: Ft, args: argparse.Namespace) -> None:
     ft.console.table(
         ("ID", "NAME", "TRACKS", "DURATION", "VISIBILITY", "UPDATED"),
         [
-            (text_of(p, "id"), text_of(p, "name"), text_of(p, "trackCount"), length(p.get("totalDuration")),
-             visibility(p), age(p.get("updatedAt")))
+            (
+                text_of(p, "id"),
+                text_of(p, "name"),
+                text_of(p, "trackCount"),
+                length(p.get("totalDuration")),
+                visibility(p),
+                age(p.get("updatedAt")),
+            )
             for p in found
         ],
         long="NAME",
         drop=("UPDATED", "VISIBILITY", "DURATION"),
-    )  # fmt: skip
+    )
 
 
 def visibility(record: Json) -> str:
@@ -2799,27 +3336,44 @@ def visibility(record: Json) -> str:
 
 
 def playlist_ids(api: Api, *wanted: str) -> list[str]:
-    """The ids of the playlists that `wanted` name: a UUID is an id, anything else a name in any case. UsageError."""
-    playlists = [] if all(re.fullmatch(UUID, w) for w in wanted) else api.playlists()["data"]["playlists"]
+    """The ids of the playlists that `wanted` name: a UUID is an id, anything else a name in any
+    case. UsageError.
+    """
+    playlists = (
+        [] if all(re.fullmatch(UUID, w) for w in wanted) else api.playlists()["data"]["playlists"]
+    )
     names = [text_of(p, "name", "") for p in playlists]
 
     def find(word: str) -> str:
         if re.fullmatch(UUID, word):
             return word
         sought = word.strip().casefold()
-        ids = [text_of(p, "id", "") for p, name in zip(playlists, names) if name.strip().casefold() == sought]
+        ids = [
+            text_of(p, "id", "")
+            for p, name in zip(playlists, names)
+            if name.strip().casefold() == sought
+        ]
         if len(ids) > 1:
-            raise UsageError(f"{len(ids)} playlists are called {word!r}: {', '.join(ids)}", "use the id")
+            raise UsageError(
+                f"{len(ids)} playlists are called {word!r}: {', '.join(ids)}", "use the id"
+            )
         if not ids and not word.startswith("pl_"):
-            raise UsageError(f"no playlist is called {word!r}{nearest(word, names)}", "`ft playlists` lists yours")
+            raise UsageError(
+                f"no playlist is called {word!r}{nearest(word, names)}",
+                "`ft playlists` lists yours",
+            )
         return check_id(ids[0] if ids else word, "playlist id")
 
     return [find(word) for word in wanted]
 
 
-@command("playlist show",
-         "Show a playlist and the tracks in it. Your own, or anybody's public one by its id.",
-         PLAYLIST, JSON, example='ft playlist show "Focus Beats"')  # fmt: skip
+@command(
+    "playlist show",
+    "Show a playlist and the tracks in it. Your own, or anybody's public one by its id.",
+    PLAYLIST,
+    JSON,
+    example='ft playlist show "Focus Beats"',
+)
 def playlist_show(ft: Ft, args: argparse.Namespace) -> None:
     [playlist_id] = playlist_ids(ft.api, args.playlist)
     document = ft.api.playlist(playlist_id)
@@ -2827,62 +3381,96 @@ def playlist_show(ft: Ft, args: argparse.Namespace) -> None:
         return ft.console.json(document)
     playlist = document["data"]
     tracks = playlist["tracks"]
-    ft.console.details([
-        ("ID", text_of(playlist, "id")),
-        ("Name", text_of(playlist, "name")),
-        *([("Description", text_of(playlist, "description"))] if playlist.get("description") else []),
-        ("Visibility", visibility(playlist)),
-        ("Tracks", text_of(playlist, "trackCount", str(len(tracks)))),
-        ("Duration", length(playlist.get("totalDuration"))),
-        ("Updated", age(playlist.get("updatedAt"))),
-    ])  # fmt: skip
+    ft.console.details(
+        [
+            ("ID", text_of(playlist, "id")),
+            ("Name", text_of(playlist, "name")),
+            *(
+                [("Description", text_of(playlist, "description"))]
+                if playlist.get("description")
+                else []
+            ),
+            ("Visibility", visibility(playlist)),
+            ("Tracks", text_of(playlist, "trackCount", str(len(tracks)))),
+            ("Duration", length(playlist.get("totalDuration"))),
+            ("Updated", age(playlist.get("updatedAt"))),
+        ]
+    )
     if tracks:
         ft.console.write("\n")
         show_tracks(ft.console, tracks)
 
 
-@command("playlist add",
-         "Add tracks to a playlist. Public playlists take public tracks only, private ones only your own.",
-         PLAYLIST, IDS, JSON,
-         example='ft playlist add "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7')  # fmt: skip
+@command(
+    "playlist add",
+    "Add tracks to a playlist. Public playlists take public tracks only, private ones only your "
+    "own.",
+    PLAYLIST,
+    IDS,
+    JSON,
+    example='ft playlist add "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
+)
 def playlist_add(ft: Ft, args: argparse.Namespace) -> int:
     ids = check_ids(args.id)
     [playlist] = playlist_ids(ft.api, args.playlist)
     return run_batch(ft, args, ids, lambda chunk: ft.api.add_tracks(playlist, chunk), "added")
 
 
-@command("playlist remove",
-         "Remove tracks from a playlist. They stay in your library.",
-         PLAYLIST, IDS, JSON,
-         example='ft playlist remove "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7')  # fmt: skip
+@command(
+    "playlist remove",
+    "Remove tracks from a playlist. They stay in your library.",
+    PLAYLIST,
+    IDS,
+    JSON,
+    example='ft playlist remove "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
+)
 def playlist_remove(ft: Ft, args: argparse.Namespace) -> int:
     ids = check_ids(args.id)
     [playlist] = playlist_ids(ft.api, args.playlist)
     return run_batch(ft, args, ids, lambda chunk: ft.api.remove_tracks(playlist, chunk), "removed")
 
 
-@command("playlist move",
-         "Move tracks between playlists. A track that cannot be added to the target stays in the source.",
-         arg("source", metavar="<src>", help="the playlist to take them from, id or name"),
-         arg("target", metavar="<dst>", help="the playlist to put them in, id or name"), IDS, JSON,
-         example='ft playlist move "Drafts" "Album" 07e8d430-2310-4c57-87a8-cf1e6db376f7')  # fmt: skip
+@command(
+    "playlist move",
+    "Move tracks between playlists. A track that cannot be added to the target stays in the "
+    "source.",
+    arg("source", metavar="<src>", help="the playlist to take them from, id or name"),
+    arg("target", metavar="<dst>", help="the playlist to put them in, id or name"),
+    IDS,
+    JSON,
+    example='ft playlist move "Drafts" "Album" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
+)
 def playlist_move(ft: Ft, args: argparse.Namespace) -> int:
     ids = check_ids(args.id)
     source, target = playlist_ids(ft.api, args.source, args.target)
     if source.lower() == target.lower():
         raise UsageError("the source and the target are the same playlist")
-    return run_batch(ft, args, ids, lambda chunk: ft.api.move_tracks(source, target, chunk), "moved")
+    return run_batch(
+        ft, args, ids, lambda chunk: ft.api.move_tracks(source, target, chunk), "moved"
+    )
 
 
 # sound effects
 
 
-@command("sfx generate",
-         "Make a sound effect: submit, poll, and download in one shot.",
-         PROMPT,
-         flag("--duration", type=number, metavar="<sec>", shown="the service's choice", help="length in seconds"),
-         ENHANCE, OUTPUT, NO_WAIT, RECORD_JSON, WEBHOOK,
-         example='ft sfx generate "a heavy door closes" --duration 3')  # fmt: skip
+@command(
+    "sfx generate",
+    "Make a sound effect: submit, poll, and download in one shot.",
+    PROMPT,
+    flag(
+        "--duration",
+        type=number,
+        metavar="<sec>",
+        shown="the service's choice",
+        help="length in seconds",
+    ),
+    ENHANCE,
+    OUTPUT,
+    NO_WAIT,
+    RECORD_JSON,
+    WEBHOOK,
+    example='ft sfx generate "a heavy door closes" --duration 3',
+)
 def sfx_generate(ft: Ft, args: argparse.Namespace) -> None:
     body = {"prompt": joined_prompt(args.prompt), "enhance": not args.verbatim}
     if args.duration is not None:
@@ -2890,26 +3478,49 @@ def sfx_generate(ft: Ft, args: argparse.Namespace) -> None:
     create(ft, args, SOUND_EFFECTS, "sound-effects", body)
 
 
-command("sfx list",
-        "Show recent sound effects. Newest first, as a table or as JSON.",
-        LIMIT, OFFSET, STATUS, ALL, JSON, example="ft sfx list --limit 10")(list_)  # fmt: skip
-command("sfx get",
-        "Show one sound effect's detail.",
-        ID, JSON, example="ft sfx get 07e8d430-2310-4c57-87a8-cf1e6db376f7")(get)  # fmt: skip
-command("sfx download",
-        "Download already-completed sound effects. As `ft download` does.",
-        IDS, OUTPUT, WAIT, example="ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7")(download)  # fmt: skip
+command(
+    "sfx list",
+    "Show recent sound effects. Newest first, as a table or as JSON.",
+    LIMIT,
+    OFFSET,
+    STATUS,
+    ALL,
+    JSON,
+    example="ft sfx list --limit 10",
+)(list_)
+command(
+    "sfx get",
+    "Show one sound effect's detail.",
+    ID,
+    JSON,
+    example="ft sfx get 07e8d430-2310-4c57-87a8-cf1e6db376f7",
+)(get)
+command(
+    "sfx download",
+    "Download already-completed sound effects. As `ft download` does.",
+    IDS,
+    OUTPUT,
+    WAIT,
+    example="ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7",
+)(download)
 
 
 # the tool itself
 
 
-@command("doctor",
-         "Health check + resolved config dump. The first thing to try when something feels off.",
-         flag("--json", action="store_true", help="print the same facts as JSON"), example="ft doctor")  # fmt: skip
+@command(
+    "doctor",
+    "Health check + resolved config dump. The first thing to try when something feels off.",
+    flag("--json", action="store_true", help="print the same facts as JSON"),
+    example="ft doctor",
+)
 def doctor(ft: Ft, args: argparse.Namespace) -> int:
     facts = [(True, f"ft v{__version__}")]
-    document: Json = {"version": __version__, "python": sys.version.split()[0], "platform": sys.platform}
+    document: Json = {
+        "version": __version__,
+        "python": sys.version.split()[0],
+        "platform": sys.platform,
+    }
     exit_code = 0
 
     def check(name: str, work: Callable[[], str]) -> bool:
@@ -2918,7 +3529,9 @@ def doctor(ft: Ft, args: argparse.Namespace) -> int:
         try:
             facts.append((True, work()))
         except FtError as error:
-            facts.append((False, f"{name}: {error.message}" + (f" ({error.hint})" if error.hint else "")))
+            facts.append(
+                (False, f"{name}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+            )
             exit_code = exit_code or error.exit_code
         return facts[-1][0]
 
@@ -2960,7 +3573,10 @@ def doctor(ft: Ft, args: argparse.Namespace) -> int:
     def account() -> str:
         me = member(ft.api.me(), "data", dict)
         document.update(email=me.get("email"), tier=me.get("tier"))
-        return f"key: {redact(ft.keys.require())}  ({text_of(me, 'email')}, {text_of(me, 'tier')} tier)"
+        return (
+            f"key: {redact(ft.keys.require())}  ({text_of(me, 'email')}, {text_of(me, 'tier')} "
+            "tier)"
+        )
 
     healthy = check("config", config) and check("base URL", base_url) and check("/health", health)
     keyed = check("key", key)
@@ -2984,18 +3600,27 @@ def installed(release: str) -> str:
     library = archive is None and os.path.basename(directory) in ("site-packages", "dist-packages")
     tool, upgrade = package(directory) if library and "/Cellar/" not in place else ("", "")
     if not upgrade and re.match("/(usr/)?s?bin/|/usr/lib/|/(nix|snap|gnu)/|.*/Cellar/", place):
-        raise FtError(f"this ft came from a package manager: {place}", "update it with that package manager")
+        raise FtError(
+            f"this ft came from a package manager: {place}", "update it with that package manager"
+        )
     if library:
-        raise FtError(f"this ft came from {tool}: {place}", upgrade or "update it as you installed it")
+        raise FtError(
+            f"this ft came from {tool}: {place}", upgrade or "update it as you installed it"
+        )
     if archive is None and os.path.exists(os.path.join(directory, ".git")):
         raise FtError(f"this ft is a checkout: {place}", shell("git", "-C", directory, "pull"))
     if archive is None or name != ("ft.pyz" if os.name == "nt" else "ft"):
-        raise FtError(f"this ft did not come from the install script: {place}", f"put {release}/ft.pyz in its place")
+        raise FtError(
+            f"this ft did not come from the install script: {place}",
+            f"put {release}/ft.pyz in its place",
+        )
     return place
 
 
 def package(directory: str) -> tuple[str, str]:
-    """What put ft among the packages in `directory`, and the command that upgrades it, if that is known."""
+    """What put ft among the packages in `directory`, and the command that upgrades it, if that is
+    known.
+    """
     import json
     from importlib.metadata import distributions
 
@@ -3007,18 +3632,25 @@ def package(directory: str) -> tuple[str, str]:
             origin = json.loads(found.read_text("direct_url.json") or "{}")  # PEP 610
             vcs = f"{origin['vcs_info']['vcs']}+" if "vcs_info" in origin else ""
             source = f"{vcs}{origin['url']}" if origin else found.metadata["Name"]
-            return tool, shell(sys.executable, "-m", "pip", "install", "--upgrade", source) if tool == "pip" else ""
+            return tool, shell(
+                sys.executable, "-m", "pip", "install", "--upgrade", source
+            ) if tool == "pip" else ""
     return "an unknown tool", ""
 
 
-@command("update",
-         "Re-run the install script to upgrade. It puts the newest release into the directory that this ft lies in.",
-         example="ft update")  # fmt: skip
+@command(
+    "update",
+    "Re-run the install script to upgrade. It puts the newest release into the directory that "
+    "this ft lies in.",
+    example="ft update",
+)
 def update(ft: Ft, args: argparse.Namespace) -> None:
     import hashlib
     import subprocess
 
-    source = "FT_BASE_URL" if os.environ.get("FT_BASE_URL") else "FT_RELEASE_URL"  # both, as the script knows them
+    source = (
+        "FT_BASE_URL" if os.environ.get("FT_BASE_URL") else "FT_RELEASE_URL"
+    )  # both, as the script knows them
     release = check_base_url(os.environ.get(source) or RELEASE_URL, source)
     place = installed(release)
     transport = Transport(ft.console, release)
@@ -3044,10 +3676,16 @@ def update(ft: Ft, args: argparse.Namespace) -> None:
     script_name = "install.ps1" if os.name == "nt" else "install.sh"
     script = get(script_name)
     sums = get("SHA256SUMS").decode("ascii", "replace").split()
-    if (hashlib.sha256(script).hexdigest(), script_name) not in zip(sums[::2], (n.lstrip("*") for n in sums[1::2])):
+    if (hashlib.sha256(script).hexdigest(), script_name) not in zip(
+        sums[::2], (n.lstrip("*") for n in sums[1::2])
+    ):
         raise NetworkError(f"{script_name} from {release} does not match its published checksum")
     ft.console.note(f"updating ft {__version__} → {newest}")
-    environ = {name: value for name, value in os.environ.items() if name not in ("FINETUNING_API_KEY", "FT_FROM")}
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("FINETUNING_API_KEY", "FT_FROM")
+    }
     directory = os.path.dirname(place)
     try:
         if os.name == "nt":
@@ -3055,28 +3693,61 @@ def update(ft: Ft, args: argparse.Namespace) -> None:
             Target.unfinished[path] = None
             with open(path, "wb") as file:
                 file.write(script)
-            argv = ["powershell", "-NoProfile", "-ExecutionPolicy", "Bypass", "-File", path,
-                    "-Prefix", directory, "-Version", newest, "-BaseUrl", release]  # fmt: skip
+            argv = [
+                "powershell",
+                "-NoProfile",
+                "-ExecutionPolicy",
+                "Bypass",
+                "-File",
+                path,
+                "-Prefix",
+                directory,
+                "-Version",
+                newest,
+                "-BaseUrl",
+                release,
+            ]
         else:
-            argv = ["sh", "-s", "--", "--prefix", directory, "--version", newest, "--base-url", release]
+            argv = [
+                "sh",
+                "-s",
+                "--",
+                "--prefix",
+                directory,
+                "--version",
+                newest,
+                "--base-url",
+                release,
+            ]
         # A session of its own: the script and what it runs are stopped together, and only by us.
-        with subprocess.Popen(argv, env=environ, stdin=subprocess.PIPE, start_new_session=True) as running:
+        with subprocess.Popen(
+            argv, env=environ, stdin=subprocess.PIPE, start_new_session=True
+        ) as running:
             try:
                 running.communicate(b"" if os.name == "nt" else script)
             except Stopped:
                 running.terminate() if os.name == "nt" else os.killpg(running.pid, signal.SIGTERM)
                 raise  # once it has cleaned up
     except OSError as error:
-        raise FtError(f"cannot run the install script: {error.strerror}; ft {__version__} stays") from None
+        raise FtError(
+            f"cannot run the install script: {error.strerror}; ft {__version__} stays"
+        ) from None
     if running.returncode:
-        raise FtError(f"the install script failed (exit {running.returncode}); ft {__version__} stays")
+        raise FtError(
+            f"the install script failed (exit {running.returncode}); ft {__version__} stays"
+        )
 
 
-@command("completion",
-         "Print a shell's completion script. It completes commands, flags and their choices; load it where your shell "
-         "starts.",
-         arg("shell", choices=("bash", "zsh", "fish", "powershell"), help="bash, zsh, fish or powershell"),
-         example='eval "$(ft completion bash)"')  # fmt: skip
+@command(
+    "completion",
+    "Print a shell's completion script. It completes commands, flags and their choices; load it "
+    "where your shell "
+    "starts.",
+    arg(
+        "shell", choices=("bash", "zsh", "fish", "powershell"), help="bash, zsh, fish or powershell"
+    ),
+    example='eval "$(ft completion bash)"',
+)
 def completion(ft: Ft, args: argparse.Namespace) -> None:
     ft.console.write(completion_script(args.shell))
 
@@ -3092,7 +3763,7 @@ def help_(ft: Ft, args: argparse.Namespace) -> None:
     ft.console.write(manual() if args.man else help_text(args.topic))
 
 
-# --- parser ----------------------------------------------------------------------------------------------------------
+# --- parser ---------------------------------------------------------------------------------------
 
 GROUPS = {
     "auth": "Sign in and out.",
@@ -3128,7 +3799,9 @@ def unmarked(word: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with our errors, no abbreviations, and flags allowed between a command's arguments."""
+    """argparse with our errors, no abbreviations, and flags allowed between a command's
+    arguments.
+    """
 
     def __init__(self, *, words: Sequence[str] = (), **options: Any) -> None:
         super().__init__(add_help=False, allow_abbrev=False, formatter_class=Formatter, **options)
@@ -3160,7 +3833,9 @@ class Parser(argparse.ArgumentParser):
         if not self._defaults:
             return super().parse_known_args(args, namespace)
         self._intermixing = True
-        if "--" in args:  # what follows is no flag; argparse parses twice and has lost the `--` the second time
+        if (
+            "--" in args
+        ):  # what follows is no flag; argparse parses twice and has lost the `--` the second time
             end = args.index("--") + 1
             args = [*args[:end], *("\0" + word for word in args[end:])]
         namespace, extras = self.parse_known_intermixed_args(args, namespace)
@@ -3170,8 +3845,9 @@ class Parser(argparse.ArgumentParser):
         return namespace, extras
 
     def _check_flags(self, argv: Sequence[str]) -> None:
-        """Refuse an unknown flag before argparse tells what is missing beside it, or takes it for something else:
-        `--lyrcs='la la'` for a prompt, `-output` for `-o utput`."""
+        """Refuse an unknown flag before argparse tells what is missing beside it, or takes it for
+        something else: `--lyrcs='la la'` for a prompt, `-output` for `-o utput`.
+        """
         known = self._option_string_actions
         words = iter(argv)
         for word in words:
@@ -3184,7 +3860,9 @@ class Parser(argparse.ArgumentParser):
                 if known[name].nargs is None and not equals:
                     next(words, None)
             elif name.startswith("--") or f"-{name}" in known or name[:2] not in known:
-                if not self._defaults and any(name in names for c in COMMANDS.values() for names, _ in c.parameters):
+                if not self._defaults and any(
+                    name in names for c in COMMANDS.values() for names, _ in c.parameters
+                ):
                     self.error(f"{name} goes after the command")
                 self.error(f"unknown flag {name}{nearest(name, known)}")
 
@@ -3193,18 +3871,26 @@ class Parser(argparse.ArgumentParser):
             return
         if isinstance(action.choices, dict):  # subcommands
             name = " ".join([*self.words, str(value)])
-            raise UsageError(f"unknown command `{name}`{nearest(name, COMMANDS)}", "`ft help` lists the commands")
-        raise argparse.ArgumentError(action, f"{value!r} is none of {', '.join(map(str, action.choices))}")
+            raise UsageError(
+                f"unknown command `{name}`{nearest(name, COMMANDS)}", "`ft help` lists the commands"
+            )
+        raise argparse.ArgumentError(
+            action, f"{value!r} is none of {', '.join(map(str, action.choices))}"
+        )
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, f"usage: {self.usage}; `{' '.join(['ft help', *self.words])}` explains it")
+        raise UsageError(
+            message, f"usage: {self.usage}; `{' '.join(['ft help', *self.words])}` explains it"
+        )
 
     def print_help(self, file: Any = None) -> None:
         raise HelpAsked(help_text(self.words))
 
 
 def command_parser(chosen: Command) -> Parser:
-    example = fold_command(chosen.example, help_width() - 4) if sys.stdout.isatty() else [chosen.example]
+    example = (
+        fold_command(chosen.example, help_width() - 4) if sys.stdout.isatty() else [chosen.example]
+    )
     epilog = "example:\n  " + "\n    ".join(example)
     parser = Parser(words=chosen.name.split(), prog="ft", usage=chosen.usage, epilog=epilog)
     parser.description = "\n".join(fold(chosen.description, help_width()))
@@ -3237,7 +3923,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             word.encode("utf-8")
         except UnicodeEncodeError:
             raise UsageError(f"argument {i} is not valid text") from None
-    args = argparse.Namespace(**{names[-1][2:].replace("-", "_"): options["default"] for names, options in GLOBALS})
+    args = argparse.Namespace(
+        **{names[-1][2:].replace("-", "_"): options["default"] for names, options in GLOBALS}
+    )
     if argv == ["--version"]:
         return argparse.Namespace(**vars(args), command=None, version=True)
     for count in (2, 1):  # building one parser takes half the time of the tree
@@ -3251,12 +3939,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def help_text(words: Sequence[str]) -> str:
-    """The help of a command, of a group of commands, or the overview. UsageError for an unknown command."""
+    """The help of a command, of a group of commands, or the overview. UsageError for an unknown
+    command.
+    """
     name = " ".join(words)
     if name in COMMANDS:
         return command_parser(COMMANDS[name]).format_help()
     if name and name not in GROUPS:
-        raise UsageError(f"unknown command `{name}`{nearest(name, COMMANDS)}", "`ft help` lists the commands")
+        raise UsageError(
+            f"unknown command `{name}`{nearest(name, COMMANDS)}", "`ft help` lists the commands"
+        )
     shown = [c for c in COMMANDS.values() if not name or c.name.startswith(name + " ")]
     usages = [c.usage[3:].replace(" [flags]", "") for c in shown]
     indent = max(map(len, usages)) + 4
@@ -3275,13 +3967,16 @@ def help_text(words: Sequence[str]) -> str:
     if not name:
         lines.append("  --version         print the version")
     lines += ["", "`ft help <command>` explains a command.", "", "example:"]
-    lines.append(f"  {shown[0].example}" if name else '  ft generate "lofi chill piano, mellow, late night"')
+    lines.append(
+        f"  {shown[0].example}" if name else '  ft generate "lofi chill piano, mellow, late night"'
+    )
     return "\n".join(lines) + "\n"
 
 
-# --- completion and man page -----------------------------------------------------------------------------------------
+# --- completion and man page ----------------------------------------------------------------------
 
-# Each shell's script is its table of `candidates` and the same walk over the words before the cursor: a flag that takes
+# Each shell's script is its table of `candidates` and the same walk over the words before the
+# cursor: a flag that takes
 # a value swallows the next word, others are passed over, and the rest lead from `ft` to a command.
 WALK = r"""
 _ft_offer() {
@@ -3324,7 +4019,8 @@ _ft() {
     fi
 }
 
-if type compopt >/dev/null 2>&1; then complete -F _ft ft; else complete -o default -F _ft ft; fi # bash 3
+# bash 3 has no compopt
+if type compopt >/dev/null 2>&1; then complete -F _ft ft; else complete -o default -F _ft ft; fi
 """
 ZSH = r"""
 _ft() {
@@ -3378,7 +4074,8 @@ POWERSHELL = r"""Register-ArgumentCompleter -Native -CommandName 'ft', 'ft.cmd' 
 TABLE    }
     $at = 'ft'
     $flag = $null
-    $before = $ast.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursor } | Select-Object -Skip 1
+    $before = $ast.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursor } |
+        Select-Object -Skip 1
     foreach ($element in $before) {
         $word = "$element"
         if ($flag) { $flag = $null }
@@ -3389,13 +4086,16 @@ TABLE    }
     $offer = if ($flag) { $table[$flag] } else { $table[$at] }
     foreach ($row in $offer) {
         $word, $text = $row -split "`t"
-        if ($word -ne '<path>' -and $word.StartsWith("$current")) { # without results, PowerShell offers files
-            [System.Management.Automation.CompletionResult]::new($word, $word, 'ParameterValue', "$word $text")
+        # Without results, PowerShell offers files.
+        if ($word -ne '<path>' -and $word.StartsWith("$current")) {
+            [System.Management.Automation.CompletionResult]::new(
+                $word, $word, 'ParameterValue', "$word $text")
         }
     }
 }
 """
-# For each shell: what stands for ' in a string, what parts a word from its description, between strings, a row, and
+# For each shell: what stands for ' in a string, what parts a word from its description, between
+# strings, a row, and
 # the script.
 SHELLS = {
     "bash": (r"'\''", "", " ", "        '%s') offer=(%s) ;;\n", WALK.lstrip() + BASH),
@@ -3409,8 +4109,9 @@ VERSION = ("--version",), {"action": "version", "help": "print the version"}
 
 
 def candidates() -> dict[str, dict[str, str]]:
-    """The words that may follow, each with its meaning: `ft`, a group, or a command; the same and a dash; a flag that
-    takes a value, where `<path>` stands for files."""
+    """The words that may follow, each with its meaning: `ft`, a group, or a command; the same and a
+    dash; a flag that takes a value, where `<path>` stands for files.
+    """
     table: dict[str, dict[str, str]] = {"ft": {}}
     for chosen in COMMANDS.values():
         first, _, second = chosen.name.partition(" ")
@@ -3439,12 +4140,19 @@ def candidates() -> dict[str, dict[str, str]]:
 
 
 def completion_script(name: str) -> str:
-    """What completes `ft` in that shell. It holds all that it needs: to complete never starts Python."""
+    """What completes `ft` in that shell. It holds all that it needs: to complete never starts
+    Python.
+    """
     quote, separator, between, row, script = SHELLS[name]
     rows = []
     for key, offered in candidates().items():
-        words = [f"{word}{separator}{text}" if text and separator else word for word, text in offered.items()]
-        rows.append(row % (key, between.join("'" + word.replace("'", quote) + "'" for word in words)))
+        words = [
+            f"{word}{separator}{text}" if text and separator else word
+            for word, text in offered.items()
+        ]
+        rows.append(
+            row % (key, between.join("'" + word.replace("'", quote) + "'" for word in words))
+        )
     return script.replace("TABLE", "".join(rows))
 
 
@@ -3459,16 +4167,22 @@ MANUAL = {
         "141": "the reader of stdout went away",
     },
     "ENVIRONMENT": {
-        "FINETUNING_API_KEY": "the API key to use; `--api-key` wins over it, and it wins over the stored key",
+        "FINETUNING_API_KEY": (
+            "the API key to use; `--api-key` wins over it, and it wins over the stored key"
+        ),
         "FINETUNING_CONFIG_HOME": "the configuration directory",
         "NO_COLOR": "set to anything: no colours",
-        "HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE": "the proxy, the hosts that need none, the certificates to trust",
+        "HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE": (
+            "the proxy, the hosts that need none, the certificates to trust"
+        ),
         "FT_RELEASE_URL": f"where `ft update` finds releases (default: {RELEASE_URL})",
     },
     "FILES": {
-        "~/.config/finetuning/config.json": "the settings `baseUrl`, `defaultDuration` and `defaultBpm`. On macOS in "
+        "~/.config/finetuning/config.json": "the settings `baseUrl`, `defaultDuration` and "
+        "`defaultBpm`. On macOS in "
         "~/Library/Application Support/finetuning, on Windows in %APPDATA%\\finetuning",
-        "~/.config/finetuning/credentials": "the API key in plain text, only on a Linux without a keychain",
+        "~/.config/finetuning/credentials": "the API key in plain text, "
+        "only on a Linux without a keychain",
     },
 }
 
@@ -3478,32 +4192,53 @@ def manual() -> str:
     special = str.maketrans({"\\": r"\e", "-": r"\-", "'": r"\(aq", "~": r"\(ti", "^": r"\(ha"})
 
     def roff(text: str) -> str:
-        lines = "\n".join(fold(text, 56)).translate(special)  # the escapes of a line have to fit into 80 bytes
-        return re.sub("`([^`]*)`", r"\\fB\1\\fR", re.sub("^[.]", r"\\&.", lines, flags=re.MULTILINE))
+        lines = "\n".join(fold(text, 56)).translate(
+            special
+        )  # the escapes of a line have to fit into 80 bytes
+        return re.sub(
+            "`([^`]*)`", r"\\fB\1\\fR", re.sub("^[.]", r"\\&.", lines, flags=re.MULTILINE)
+        )
 
     def entries(parameters: Iterable[Parameter]) -> Iterator[str]:
         for names, options in parameters:
-            value = f" {options['metavar']}" if "metavar" in options and names[0].startswith("-") else ""
+            value = (
+                f" {options['metavar']}"
+                if "metavar" in options and names[0].startswith("-")
+                else ""
+            )
             term = ", ".join(names) if names[0].startswith("-") else options["metavar"]
             yield f".TP\n{roff(f'`{term}`{value}')}\n{roff(options['help'])}"
 
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")  # of who builds a package
     seconds = int(epoch) if re.fullmatch("[0-9]{1,11}", epoch, re.ASCII) else time.time()
+    date = time.strftime("%Y-%m-%d", time.gmtime(seconds))
     page = [
-        f'.TH FT 1 {time.strftime("%Y-%m-%d", time.gmtime(seconds))} "ft {__version__}" "User Commands"',
+        f'.TH FT 1 {date} "ft {__version__}" "User Commands"',
         ".SH NAME\nft \\- the command line of Finetuning.ai: music from a prompt",
         ".SH SYNOPSIS\n.B ft\n<command> [flags]\n.SH COMMANDS",
     ]
     for chosen in COMMANDS.values():
-        page += [f".SS {roff(chosen.usage)}", roff(chosen.description), *entries(chosen.parameters), ".PP\n.EX"]
+        page += [
+            f".SS {roff(chosen.usage)}",
+            roff(chosen.description),
+            *entries(chosen.parameters),
+            ".PP\n.EX",
+        ]
         page += [*(line.translate(special) for line in fold_command(chosen.example, 60)), ".EE"]
-    page += [".SH GLOBAL FLAGS", "Before or after the command.", *entries((*GLOBALS, HELP, VERSION))]
+    page += [
+        ".SH GLOBAL FLAGS",
+        "Before or after the command.",
+        *entries((*GLOBALS, HELP, VERSION)),
+    ]
     for title, terms in MANUAL.items():
-        page += [f".SH {title}", *(f".TP\n{roff(f'`{term}`')}\n{roff(text)}" for term, text in terms.items())]
+        page += [
+            f".SH {title}",
+            *(f".TP\n{roff(f'`{term}`')}\n{roff(text)}" for term, text in terms.items()),
+        ]
     return "\n".join(page) + "\n"
 
 
-# --- run -------------------------------------------------------------------------------------------------------------
+# --- run ------------------------------------------------------------------------------------------
 
 
 def execute(console: Console, argv: Sequence[str]) -> int:
@@ -3538,7 +4273,9 @@ def run(console: Console, argv: Sequence[str]) -> int:
         return stopped.exit_code
     except Exception as error:
         console.error(f"internal error: {type(error).__name__}: {error}")
-        console.hint(f"this is a bug in ft {__version__}: run it again with -v and report it at {ISSUES_URL}")
+        console.hint(
+            f"this is a bug in ft {__version__}: run it again with -v and report it at {ISSUES_URL}"
+        )
         if console.verbose:
             import traceback
 
@@ -3548,7 +4285,9 @@ def run(console: Console, argv: Sequence[str]) -> int:
 
 
 def open_missing_streams() -> None:
-    """Put the null device where a descriptor was closed (`2>&-`), before a file of ours lands there."""
+    """Put the null device where a descriptor was closed (`2>&-`), before a file of ours lands
+    there.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)
@@ -3557,13 +4296,17 @@ def open_missing_streams() -> None:
 
 
 def stop_on_signals() -> None:
-    """Let SIGINT, SIGTERM and SIGHUP raise Stopped, unless whoever started us had them ignored (nohup)."""
+    """Let SIGINT, SIGTERM and SIGHUP raise Stopped, unless whoever started us had them ignored
+    (nohup).
+    """
     last = float("-inf")
 
     def stop(signum: int, frame: FrameType | None) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last > 1 and not Target.stopped:  # the second of two must not interrupt the cleaning up
+        if (
+            now - last > 1 and not Target.stopped
+        ):  # the second of two must not interrupt the cleaning up
             last = now
             raise Stopped(signum)
 

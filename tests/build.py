@@ -7,12 +7,12 @@
     python3 tests/build.py pythons
         the Pythons found, one a line
 
-The archive holds ft.py and, for each CPython at hand, its bytecode. The bytecodes lie in one xz file, newest
-Python first: they have so much in common that six together take half of what they take as files of the
-archive. `__main__.py` knows by the magic number of the running Python's bytecode where its own is, and unpacks
-no further. A Python without one, or without lzma, compiles ft.py; none can load another's bytecode, and nothing
-is written to the user's disk. Only the sources, the Pythons and the zlib and lzma at hand decide what bytes
-come out.
+The archive holds ft.py and, for each CPython at hand, its bytecode. The bytecodes lie in one xz
+file, newest Python first: they have so much in common that six together take half of what they take
+as files of the archive. `__main__.py` knows by the magic number of the running Python's bytecode
+where its own is, and unpacks no further. A Python without one, or without lzma, compiles ft.py;
+none can load another's bytecode, and nothing is written to the user's disk. Only the sources, the
+Pythons and the zlib and lzma at hand decide what bytes come out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ INSTALLERS = ["install.sh", "install.ps1"]
 NO_CACHE = os.path.join(os.devnull, "none")  # a directory that cannot be
 PYTHON = re.compile(r"(python|pypy)3(\.\d+)?(\.exe)?")
 
-# Runs on every Python that somebody may have, 2.7 included, and is parsed by it before anything else. A Ctrl-C within
+# Runs on every Python that somebody may have, 2.7 included, and is parsed by it before anything
+# else. A Ctrl-C within
 # main() never gets here.
 MAIN = """\
 import sys
@@ -54,7 +55,8 @@ try:
 except KeyboardInterrupt:
     sys.exit(130)
 """
-# Comes before its `import ft`, which then finds what this made. PLACES tells where each bytecode lies in bytecode.xz.
+# Comes before its `import ft`, which then finds what this made. PLACES tells where each bytecode
+# lies in bytecode.xz.
 LOADER = """\
     PLACES = {}
 
@@ -74,8 +76,17 @@ LOADER = """\
         exec(loads(bytecode), ft.__dict__)
 
 """
-# For bytes of no alignment. Who unpacks it takes memory for the whole dictionary, 2 MB here and 64 MB by default.
-XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2 << 20, "lc": 4, "pb": 0}]
+# For bytes of no alignment. Who unpacks it takes memory for the whole dictionary, 2 MB here and 64
+# MB by default.
+XZ = [
+    {
+        "id": lzma.FILTER_LZMA2,
+        "preset": 9 | lzma.PRESET_EXTREME,
+        "dict_size": 2 << 20,
+        "lc": 4,
+        "pb": 0,
+    }
+]
 
 DESCRIBE = """\
 import sys, importlib.util
@@ -92,13 +103,30 @@ open(target, "wb").write(marshal.dumps(code))
 
 
 def run(python: str, *arguments: str, stderr: int | None = None) -> str:
-    """What a Python prints, without what differs from machine to machine and shows in bytecode: site-packages, the seed
-    of hashes, the library's own bytecode (whose strings are interned or not).
+    """What a Python prints, without what differs from machine to machine and shows in bytecode:
+    site-packages, the seed of hashes, the library's own bytecode (whose strings are interned or
+    not).
 
-    `no_debug_ranges`, known from 3.11 on, spares each bytecode the quarter that only underlines tracebacks.
+    `no_debug_ranges`, known from 3.11 on, spares each bytecode the quarter that only underlines
+    tracebacks.
     """
-    env = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "PYENV_ROOT") if name in os.environ}
-    command = [python, "-s", "-S", "-B", "-X", "no_debug_ranges", "-X", f"pycache_prefix={NO_CACHE}", "-c", *arguments]
+    env = {
+        name: os.environ[name]
+        for name in ("PATH", "SYSTEMROOT", "PYENV_ROOT")
+        if name in os.environ
+    }
+    command = [
+        python,
+        "-s",
+        "-S",
+        "-B",
+        "-X",
+        "no_debug_ranges",
+        "-X",
+        f"pycache_prefix={NO_CACHE}",
+        "-c",
+        *arguments,
+    ]
     env["PYTHONHASHSEED"] = "0"
     return subprocess.run(
         command, env=env, stdout=subprocess.PIPE, stderr=stderr, check=True, text=True
@@ -108,7 +136,9 @@ def run(python: str, *arguments: str, stderr: int | None = None) -> str:
 def candidates() -> list[str]:
     """What may be a Python: this one, those on PATH, and pyenv's."""
     folders = os.get_exec_path() + glob.glob(
-        os.path.join(os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv")), "versions", "*", "bin")
+        os.path.join(
+            os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv")), "versions", "*", "bin"
+        )
     )
     found = [sys.executable]
     for folder in folders:
@@ -119,12 +149,17 @@ def candidates() -> list[str]:
 
 
 def pythons(paths: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """The first Python among `paths` for each kind of bytecode: {magic number: (implementation, path)}."""
+    """The first Python among `paths` for each kind of bytecode: {magic number: (implementation,
+    path)}.
+    """
     found: dict[str, tuple[str, str]] = {}
     for path in paths:
         try:
             words = run(path, DESCRIBE, stderr=subprocess.DEVNULL).split(None, 2)
-        except (OSError, subprocess.CalledProcessError):  # a version manager's shim for one that is not there
+        except (
+            OSError,
+            subprocess.CalledProcessError,
+        ):  # a version manager's shim for one that is not there
             continue
         if words:
             found.setdefault(words[0], (words[1], words[2].strip()))
@@ -132,7 +167,9 @@ def pythons(paths: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def bytecode(python: str, source: Path) -> bytes:
-    """What `python -OO` makes of the source, without docstrings and so a tenth smaller, marshalled."""
+    """What `python -OO` makes of the source, without docstrings and so a tenth smaller,
+    marshalled.
+    """
     with tempfile.TemporaryDirectory() as directory:
         target = os.path.join(directory, "ft.marshal")
         run(python, COMPILE, str(source), target)
@@ -140,9 +177,15 @@ def bytecode(python: str, source: Path) -> bytes:
 
 
 def pack(bytecodes: Mapping[str, bytes]) -> tuple[dict[str, tuple[int, int]], bytes]:
-    """Bytecodes by their magic numbers, newest first: where each begins and ends, and all of them in one xz."""
+    """Bytecodes by their magic numbers, newest first: where each begins and ends, and all of them
+    in one xz.
+    """
     places, packed = {}, b""
-    for magic in sorted(bytecodes, key=lambda magic: int.from_bytes(bytes.fromhex(magic[:4]), "little"), reverse=True):
+    for magic in sorted(
+        bytecodes,
+        key=lambda magic: int.from_bytes(bytes.fromhex(magic[:4]), "little"),
+        reverse=True,
+    ):
         places[magic] = len(packed), len(packed) + len(bytecodes[magic])
         packed += bytecodes[magic]
     return places, lzma.compress(packed, check=lzma.CHECK_CRC32, filters=XZ)
@@ -151,11 +194,15 @@ def pack(bytecodes: Mapping[str, bytes]) -> tuple[dict[str, tuple[int, int]], by
 def archive(paths: Iterable[str], source: Path) -> bytes:
     """The bytes of ft.pyz, with the bytecode of those `paths` that are CPythons from 3.8 up."""
     found = pythons(paths).items()
-    places, packed = pack({magic: bytecode(path, source) for magic, (name, path) in found if name == "cpython"})
+    places, packed = pack(
+        {magic: bytecode(path, source) for magic, (name, path) in found if name == "cpython"}
+    )
     members = {"__main__.py": MAIN.encode(), "ft.py": source.read_bytes()}
     if places:
         loader = LOADER.replace("{}", str(places))
-        members["__main__.py"] = MAIN.replace("    import ft\n", loader + "    import ft\n").encode()
+        members["__main__.py"] = MAIN.replace(
+            "    import ft\n", loader + "    import ft\n"
+        ).encode()
         members["bytecode.xz"] = packed
     buffer = io.BytesIO(b"#!/usr/bin/env python3\n")
     buffer.seek(0, io.SEEK_END)
@@ -196,10 +243,14 @@ def version(source: Path = ROOT / "ft.py") -> str:
 
 
 def dist(directory: Path, paths: Iterable[str]) -> None:
-    """Write the newest release to `directory`, and once more under its version; other versions stay."""
+    """Write the newest release to `directory`, and once more under its version; other versions
+    stay.
+    """
     files = {name: (ROOT / name).read_bytes() for name in INSTALLERS}
     files["ft.pyz"] = archive(paths, ROOT / "ft.py")
-    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
+    sums = "".join(
+        f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())
+    )
     for folder in (directory / version(), directory):
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)  # for the web server, whatever the umask

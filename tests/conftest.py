@@ -1,6 +1,8 @@
-"""The harness of the tests: real `ft` processes against a `Sandbox`, on pipes or on a pseudo-terminal.
+"""The harness of the tests: real `ft` processes against a `Sandbox`, on pipes or on a
+pseudo-terminal.
 
-A test asks for the fixture `ft` and runs twice: against ft.py and against a built ft.pyz. The environment:
+A test asks for the fixture `ft` and runs twice: against ft.py and against a built ft.pyz. The
+environment:
 
 - FT_FORM=ft.py or ft.pyz: only this form.
 - FT_PYTHON=PATH: the interpreter that runs ft; without it the one that runs the tests.
@@ -42,14 +44,20 @@ FAST = 0.05  # seconds that the sandbox takes for a generation
 SANDBOX_KEY = "the sandbox's key"  # stands for it in `ft(key=…)`, since None means no key
 
 
-# --- pytest -------------------------------------------------------------------------------------------------
+# --- pytest ---------------------------------------------------------------------------------------
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Build ft.pyz once for the whole run: xdist's workers are given the path of the controller's."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; ft would inherit it
+    """Build ft.pyz once for the whole run: xdist's workers are given the path of the
+    controller's.
+    """
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # in the background of a shell; ft would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not WINDOWS and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup, which still protects the tests
+    if (
+        not WINDOWS and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    ):  # under nohup, which still protects the tests
         signal.signal(signal.SIGHUP, lambda number, frame: None)
     if hasattr(config, "workerinput"):
         config.ft_pyz = config.workerinput["ft_pyz"]  # type: ignore[attr-defined]
@@ -66,7 +74,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if os.environ.get("FT_COVERAGE") and not hasattr(session.config, "workerinput"):
         directory = Path(os.environ["FT_COVERAGE"])
         data = coverage.CoverageData(str(directory / "data"))
-        lines = {int(line) for file in directory.glob("*.lines") for line in file.read_text().split()}
+        lines = {
+            int(line) for file in directory.glob("*.lines") for line in file.read_text().split()
+        }
         data.add_lines({str(ROOT / "ft.py"): lines})
         data.write()
 
@@ -97,11 +107,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"needs {missing}")
 
 
-# --- processes ----------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------
 
 
 class Stream:
-    """Collects in a thread what a descriptor gives, so that the writer never blocks. Closes it at its end."""
+    """Collects in a thread what a descriptor gives, so that the writer never blocks. Closes it at
+    its end.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self.data = bytearray()
@@ -138,7 +150,9 @@ class Stream:
                 left = deadline - time.monotonic()
                 if self._ended or left <= 0:
                     why = "the stream ended" if self._ended else f"{timeout} s passed"
-                    pytest.fail(f"{why} without {wanted.pattern!r}; since the last match came:\n{text}")
+                    pytest.fail(
+                        f"{why} without {wanted.pattern!r}; since the last match came:\n{text}"
+                    )
                 self._changed.wait(left)
 
     def join(self, timeout: float) -> bool:
@@ -153,9 +167,11 @@ def text_of(data: bytes) -> str:
 
 
 class Result:
-    """A finished process: `code` as a shell has it (143 for SIGTERM), and the whole of what it wrote.
+    """A finished process: `code` as a shell has it (143 for SIGTERM), and the whole of what it
+    wrote.
 
-    On a terminal, `stdout` is everything that the terminal got, and `piped` what went to `stdout="pipe"`.
+    On a terminal, `stdout` is everything that the terminal got, and `piped` what went to
+    `stdout="pipe"`.
     """
 
     def __init__(
@@ -193,7 +209,9 @@ class Result:
 
 
 class Process:
-    """A running process. `finish()` waits for it; what a test leaves running is killed at its end."""
+    """A running process. `finish()` waits for it; what a test leaves running is killed at its
+    end.
+    """
 
     started: ClassVar[list[Process]] = []  # by the test that runs
 
@@ -208,7 +226,9 @@ class Process:
         stdout: str | None = None,
         check: int | None = None,
     ) -> None:
-        """`terminal` is its (rows, columns). `stdin`: what is fed, or what Popen takes; None is empty."""
+        """`terminal` is its (rows, columns). `stdin`: what is fed, or what Popen takes; None is
+        empty.
+        """
         self.argv, self.check = argv, check
         self.master = -1
         self.stderr: Stream | None = None
@@ -222,7 +242,13 @@ class Process:
     def _start_on_pipes(
         self, env: Mapping[str, str], cwd: Path, stdin: str | bytes | int | IO[Any] | None
     ) -> None:
-        fed = stdin.encode() if isinstance(stdin, str) else stdin if isinstance(stdin, bytes) else None
+        fed = (
+            stdin.encode()
+            if isinstance(stdin, str)
+            else stdin
+            if isinstance(stdin, bytes)
+            else None
+        )
         self.popen = subprocess.Popen(
             self.argv,
             env=env,
@@ -254,7 +280,8 @@ class Process:
             stdout=subprocess.PIPE if stdout == "pipe" else slave,
             stderr=slave,
             start_new_session=True,
-            # For Ctrl-C and /dev/tty. All that it needs was imported above: other threads may hold locks.
+            # For Ctrl-C and /dev/tty. All that it needs was imported above: other threads may hold
+            # locks.
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
         )
         os.close(slave)
@@ -292,7 +319,9 @@ class Process:
         self.popen.send_signal(number)
 
     def finish(self, timeout: float = 60) -> Result:
-        """Wait for the end of the process. Fails if it takes longer, or if its exit code is not `check`."""
+        """Wait for the end of the process. Fails if it takes longer, or if its exit code is not
+        `check`.
+        """
         in_time = True
         try:
             self.popen.wait(timeout)
@@ -303,7 +332,9 @@ class Process:
         for stream in streams:
             stream.join(5)  # what a left-over grandchild holds open never ends
         self._close()
-        out, error, piped = (bytes(s.data) if s else b"" for s in (self.stdout, self.stderr, self.piped))
+        out, error, piped = (
+            bytes(s.data) if s else b"" for s in (self.stdout, self.stderr, self.piped)
+        )
         result = Result(self.argv, self.popen.returncode, out, error, piped)
         if not in_time:
             pytest.fail(f"not finished after {timeout} s\n{result!r}", pytrace=False)
@@ -339,8 +370,8 @@ def _set_size(terminal: int, size: tuple[int, int]) -> None:
 class Runner:
     """Runs `ft` with a private home, configuration and working directory, as one test's `ft`.
 
-    `ft(…)` waits for the end, `ft.start(…)` does not, `ft.tty(…)` runs on a terminal, `ft.sh(…)` runs a shell
-    line in which `ft` is a command. All take:
+    `ft(…)` waits for the end, `ft.start(…)` does not, `ft.tty(…)` runs on a terminal, `ft.sh(…)`
+    runs a shell line in which `ft` is a command. All take:
 
     - `env`: variables added to the clean environment; one that is None is taken out.
     - `key`: FINETUNING_API_KEY, by default the sandbox's; None for none.
@@ -370,9 +401,13 @@ class Runner:
     ) -> dict[str, str]:
         """The whole environment of the process."""
         result: dict[str, str | None] = {
-            name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TEMP", "COMSPEC") if name in os.environ
+            name: os.environ[name]
+            for name in ("PATH", "SYSTEMROOT", "TEMP", "COMSPEC")
+            if name in os.environ
         }
-        result.update(HOME=str(self.home), FINETUNING_CONFIG_HOME=str(self.config_dir), LC_ALL="C.UTF-8")
+        result.update(
+            HOME=str(self.home), FINETUNING_CONFIG_HOME=str(self.config_dir), LC_ALL="C.UTF-8"
+        )
         if WINDOWS:
             result["PYTHONIOENCODING"] = "utf-8"
         result["FINETUNING_API_KEY"] = self.sandbox.key if key is SANDBOX_KEY else key
@@ -412,7 +447,9 @@ class Runner:
     def tty(
         self, *argv: str, columns: int = 80, rows: int = 24, stdout: str | None = None, **how: Any
     ) -> Process:
-        """On a terminal of that size, TERM=xterm-256color; with `stdout="pipe"` all but stdout is on it."""
+        """On a terminal of that size, TERM=xterm-256color; with `stdout="pipe"` all but stdout is
+        on it.
+        """
         if WINDOWS:
             pytest.skip("needs a pseudo-terminal")
         how["env"] = {"TERM": "xterm-256color", **(how.get("env") or {})}
@@ -432,7 +469,7 @@ class Runner:
         return self.start(script, _program=[shell, "-c"], env=env, **how).finish(timeout)
 
 
-# --- fixtures -----------------------------------------------------------------------------------------------
+# --- fixtures -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -444,7 +481,9 @@ def no_process_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    """A fresh stand-in service, fast and without rate limits unless the marker `sandbox` says otherwise."""
+    """A fresh stand-in service, fast and without rate limits unless the marker `sandbox` says
+    otherwise.
+    """
     marker = request.node.get_closest_marker("sandbox")
     settings = {"seconds": FAST, "rate_limits": False, **(marker.kwargs if marker else {})}
     with Sandbox(**settings) as started:
@@ -471,7 +510,9 @@ def here(ft: Runner) -> Path:
 
 
 class Tls:
-    """A certificate authority of the tests: `ca_file` for the client, `context` for a server at localhost."""
+    """A certificate authority of the tests: `ca_file` for the client, `context` for a server at
+    localhost.
+    """
 
     def __init__(self, directory: Path) -> None:
         authority = trustme.CA()

@@ -1,4 +1,6 @@
-"""Keychains for the tests: a private GNOME keyring, and stand-ins for the programs that reach one."""
+"""Keychains for the tests: a private GNOME keyring, and stand-ins for the programs that reach
+one.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,11 @@ class Bus:
         configuration = self.directory / "bus.conf"
         configuration.write_text(BUS.format(directory=self.directory))
         started = self._start(
-            "dbus-daemon", "--nofork", "--nopidfile", f"--config-file={configuration}", "--print-address=1"
+            "dbus-daemon",
+            "--nofork",
+            "--nopidfile",
+            f"--config-file={configuration}",
+            "--print-address=1",
         )
         assert started.stdout
         if not started.stdout.readline():
@@ -77,7 +83,9 @@ class Bus:
         started.stdin = None
         return started
 
-    def run(self, *argv: str, stdin: str = "", timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *argv: str, stdin: str = "", timeout: float = 30
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program on the bus."""
         return subprocess.run(
             argv,
@@ -115,7 +123,13 @@ class Keyring(Bus):
         argv = ("gnome-keyring-daemon", "--foreground", "--unlock", "--components=secrets")
         daemon = self._start(*argv, stdin=b"password\n")
         owned = "org.freedesktop.DBus.NameHasOwner"
-        ask = ["dbus-send", "--session", "--print-reply=literal", "--dest=org.freedesktop.DBus", "/"]
+        ask = [
+            "dbus-send",
+            "--session",
+            "--print-reply=literal",
+            "--dest=org.freedesktop.DBus",
+            "/",
+        ]
         deadline = time.monotonic() + 20
         while "true" not in self.run(*ask, owned, "string:org.freedesktop.secrets").stdout:
             if daemon.poll() is not None or time.monotonic() > deadline:
@@ -133,7 +147,9 @@ class Keyring(Bus):
 
     def store(self, secret: str) -> None:
         """As secret-tool and the service's official client do."""
-        self.run("secret-tool", "store", f"--label={LABEL}", *ATTRIBUTES, stdin=secret).check_returncode()
+        self.run(
+            "secret-tool", "store", f"--label={LABEL}", *ATTRIBUTES, stdin=secret
+        ).check_returncode()
 
     def lookup(self) -> str:
         return self.run("secret-tool", "lookup", *ATTRIBUTES).stdout

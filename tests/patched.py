@@ -1,6 +1,8 @@
-"""Real `ft` processes in which the clock jumps instead of sleeping, and whose constants a test may change.
+"""Real `ft` processes in which the clock jumps instead of sleeping, and whose constants a test may
+change.
 
-Unlike `speed=`, a jump leaves the deadlines of calls as long as they are, so a slow machine fails no test.
+Unlike `speed=`, a jump leaves the deadlines of calls as long as they are, so a slow machine fails
+no test.
 """
 
 from __future__ import annotations
@@ -21,14 +23,18 @@ time.sleep = sleep
 
 
 def start(ft: Runner, *argv: str, changes: str = "", **how: Any) -> Process:
-    """`changes` are Python statements; in them `ft` is the module, and `time`, `random` and `sys` are imported."""
+    """`changes` are Python statements; in them `ft` is the module, and `time`, `random` and `sys`
+    are imported.
+    """
     code = f"import random, sys, time\nsys.path.insert(0, {str(ft.program.parent)!r})\nimport ft\n"
     return ft.start(*argv, _program=[PYTHON, "-c", f"{code}{changes}\nsys.exit(ft.main())"], **how)
 
 
 def run(ft: Runner, *argv: str, changes: str = "", timeout: float = 60, **how: Any) -> Result:
     """The same to its end, with a clock that jumps."""
-    return start(ft, *argv, changes=JUMP.format(str(ft.home / "slept")) + changes, **how).finish(timeout)
+    return start(ft, *argv, changes=JUMP.format(str(ft.home / "slept")) + changes, **how).finish(
+        timeout
+    )
 
 
 def slept(ft: Runner) -> list[float]:

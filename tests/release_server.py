@@ -1,4 +1,5 @@
-"""A release site on loopback for the tests of the installers and of `ft update`, with faults on demand.
+"""A release site on loopback for the tests of the installers and of `ft update`, with faults on
+demand.
 
 `release(site, "0.2.0")` fills a directory with a small stand-in for ft.pyz, and
 `with ReleaseServer(site) as server:` serves it at `server.url`.
@@ -31,8 +32,12 @@ def archive(version: str, source: str = FT) -> bytes:
     buffer = io.BytesIO(b"#!/usr/bin/env python3\n")
     buffer.seek(0, io.SEEK_END)
     with zipfile.ZipFile(buffer, "a") as zipped:
-        zipped.writestr(zipfile.ZipInfo("__main__.py"), "import ft\nft.main()\n")  # dated 1980: always the same
-        zipped.writestr(zipfile.ZipInfo("ft.py"), source.replace("{version}", version) + "#" * 250_000)
+        zipped.writestr(
+            zipfile.ZipInfo("__main__.py"), "import ft\nft.main()\n"
+        )  # dated 1980: always the same
+        zipped.writestr(
+            zipfile.ZipInfo("ft.py"), source.replace("{version}", version) + "#" * 250_000
+        )
     return buffer.getvalue()
 
 
@@ -58,14 +63,16 @@ class ReleaseServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
     - `requests` is what was asked: (path, user agent).
     - `redirects` maps a path to a URL.
-    - `cut` holds the paths of which half the announced bytes come. With `hold` the connection then stays open
-      until the server ends: `held` is set when it has come to that.
+    - `cut` holds the paths of which half the announced bytes come. With `hold` the connection then
+      stays open until the server ends: `held` is set when it has come to that.
     """
 
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, site: Path, context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, site: Path, context: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, 0), Handler)
         self.site, self.context = site, context
@@ -89,18 +96,25 @@ class ReleaseServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         if self.context:  # the handshake comes with the first read, in the connection's own thread
-            connection = self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            connection = self.context.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
         return connection, address
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that refuses the certificate or goes away is what some tests want."""
 
     def __enter__(self) -> ReleaseServer:
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.ended.set()
         self.shutdown()

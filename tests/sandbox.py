@@ -1,15 +1,17 @@
-"""A stand-in for Finetuning.ai on loopback: the tests' server, and a place to try ft without an account.
+"""A stand-in for Finetuning.ai on loopback: the tests' server, and a place to try ft without an
+account.
 
     python3 tests/sandbox.py generate "lofi chill piano, mellow, late night"   # any ft command
-    python3 tests/sandbox.py --seconds 1 --fault reset,path=/v1/me me          # its own options come first
-    python3 tests/sandbox.py                                                   # serves until Ctrl-C
+    python3 tests/sandbox.py --seconds 1 --fault reset,path=/v1/me me          # its own options
+    come first python3 tests/sandbox.py                                                   # serves
+    until Ctrl-C
 
 From Python:
 
     with Sandbox(seconds=0.1) as sandbox:
         sandbox.fault("status", status=503, path="/v1/me", times=2)
-        ...                                            # something talks to sandbox.api_url with sandbox.key
-        assert [request.status for request in sandbox.requests] == [503, 503, 200]
+        ...                                            # something talks to sandbox.api_url with
+        sandbox.key assert [request.status for request in sandbox.requests] == [503, 503, 200]
 
 It serves two origins, the API and the media host, and logs every request that reaches either.
 
@@ -18,11 +20,12 @@ Prompts (`tags`, `prompt`) ask for what should become of them by containing a wo
     forever   it stays in processing until Sandbox.finish() is called
     reject    the submission is answered with 500 GENERATION_FAILED and costs nothing
 
-Faults: `Sandbox.fault(kind, path=, origin=, method=, times=, after=, work=, **parameters)`, on the command
-line `--fault KIND,key=value,...`. `path` is a regular expression for the whole path. The oldest fault that
-matches and is not used up takes the request. `work` says whether the request is carried out before it is
-answered wrongly: a submission that was dropped (`close`) or whose answer was lost (`close,work=true`, in
-short `lost`). The kinds are the functions marked @kind and the short names in SHORT; `--help` lists them.
+Faults: `Sandbox.fault(kind, path=, origin=, method=, times=, after=, work=, **parameters)`, on the
+command line `--fault KIND,key=value,...`. `path` is a regular expression for the whole path. The
+oldest fault that matches and is not used up takes the request. `work` says whether the request is
+carried out before it is answered wrongly: a submission that was dropped (`close`) or whose answer
+was lost (`close,work=true`, in short `lost`). The kinds are the functions marked @kind and the
+short names in SHORT; `--help` lists them.
 """
 
 from __future__ import annotations
@@ -94,21 +97,30 @@ ERRORS = {
     429: ("RATE_LIMITED", "Too many requests"),
 }
 ERROR = ("INTERNAL_ERROR", "Internal server error")
-HTML = b"<!DOCTYPE html>\n<html><head><title>Gateway</title></head><body>Something went wrong</body></html>\n"
+HTML = (
+    b"<!DOCTYPE html>\n<html><head><title>Gateway</title></head><body>Something went "
+    b"wrong</body></html>\n"
+)
 
 
-# --- what goes over the wire --------------------------------------------------------------------------------
+# --- what goes over the wire ----------------------------------------------------------------------
 
 
 class Body:
-    """`prefix`, then `pattern` over and over: `size` bytes from `start` on, made as they are sent."""
+    """`prefix`, then `pattern` over and over: `size` bytes from `start` on, made as they are
+    sent.
+    """
 
-    def __init__(self, prefix: bytes, pattern: bytes = b"", size: int | None = None, start: int = 0) -> None:
+    def __init__(
+        self, prefix: bytes, pattern: bytes = b"", size: int | None = None, start: int = 0
+    ) -> None:
         self.prefix, self.pattern, self.start = prefix, pattern, start
         self.size = len(prefix) if size is None else size
 
     def part(self, start: int, stop: int) -> Body:
-        return Body(self.prefix, self.pattern, max(0, min(stop, self.size) - start), self.start + start)
+        return Body(
+            self.prefix, self.pattern, max(0, min(stop, self.size) - start), self.start + start
+        )
 
     def chunks(self) -> Iterator[memoryview]:
         position, end = self.start, self.start + self.size
@@ -132,8 +144,8 @@ class Body:
 class Answer:
     """An HTTP answer, and how its sending goes wrong.
 
-    Places in it are pairs (where, at): `where` is "start", "headers" or "body", `at` the number of bytes into
-    that part, None for its middle.
+    Places in it are pairs (where, at): `where` is "start", "headers" or "body", `at` the number of
+    bytes into that part, None for its middle.
     """
 
     def __init__(self, status: int, headers: Headers, body: Body) -> None:
@@ -191,9 +203,14 @@ class Answer:
         yield memoryview(self.tail)
 
     def send(
-        self, connection: socket.socket, stopping: threading.Event, answered: Callable[[int | None], None]
+        self,
+        connection: socket.socket,
+        stopping: threading.Event,
+        answered: Callable[[int | None], None],
     ) -> None:
-        """Send it as far as it goes; `answered` is called with the status just before the headers are out."""
+        """Send it as far as it goes; `answered` is called with the status just before the headers
+        are out.
+        """
         head = self.head()
 
         def offset(place: tuple[str, int | None] | None) -> int | None:
@@ -236,7 +253,9 @@ class Answer:
 
 
 def json_answer(status: int, document: Any, headers: Iterable[tuple[str, str]] = ()) -> Answer:
-    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(
+        "utf-8", "surrogatepass"
+    )
     own = [("Content-Type", "application/json; charset=utf-8")]
     return Answer(status, own + list(headers), Body(body))
 
@@ -248,8 +267,16 @@ class Request:
     `sent` says that the sending is over, well or not. `time` is monotonic. `number` counts from 1.
     """
 
-    def __init__(self, origin: str, method: str, target: str, headers: Message, body: bytes) -> None:
-        self.origin, self.method, self.target, self.headers, self.body = origin, method, target, headers, body
+    def __init__(
+        self, origin: str, method: str, target: str, headers: Message, body: bytes
+    ) -> None:
+        self.origin, self.method, self.target, self.headers, self.body = (
+            origin,
+            method,
+            target,
+            headers,
+            body,
+        )
         parts = urllib.parse.urlsplit(target)
         self.path = parts.path  # as sent, percent-encoded
         self.query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
@@ -285,7 +312,9 @@ class Matcher:
 class Gate(Matcher):
     """Requests stop at it until it is released; `reached` is set once one is there."""
 
-    def __init__(self, path: str, origin: str | None, method: str | None, work: bool = False) -> None:
+    def __init__(
+        self, path: str, origin: str | None, method: str | None, work: bool = False
+    ) -> None:
         super().__init__(path, origin, method)
         self.work = work
         self.reached, self.released = threading.Event(), threading.Event()
@@ -305,18 +334,29 @@ class Gate(Matcher):
 
 
 class Fault(Gate):
-    """A scripted fault: `hits` are the requests it took. A `stall` and a `hold` go on after release()."""
+    """A scripted fault: `hits` are the requests it took. A `stall` and a `hold` go on after
+    release().
+    """
 
     def __init__(
-        self, kind: str, path: str, origin: str | None, method: str | None, times: int | None, after: int,
+        self,
+        kind: str,
+        path: str,
+        origin: str | None,
+        method: str | None,
+        times: int | None,
+        after: int,
         params: dict[str, Any],
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(path, origin, method)
         self.times, self.after = times, after
         self.hits: list[Request] = []
         self.random: random.Random | None = None
         if kind == "random":
-            self.random, self.probability = random.Random(params.pop("seed", 0)), float(params.pop("p", 0.2))
+            self.random, self.probability = (
+                random.Random(params.pop("seed", 0)),
+                float(params.pop("p", 0.2)),
+            )
             if params:
                 raise ValueError("random takes p and seed, not {}".format(", ".join(params)))
         else:
@@ -344,14 +384,24 @@ class Exchange:
         return document, inner if isinstance(inner, dict) else document
 
 
-# --- faults -------------------------------------------------------------------------------------------------
+# --- faults ---------------------------------------------------------------------------------------
 
 F = TypeVar("F", bound=Callable[..., None])
 KINDS: dict[
     str, tuple[Callable[..., None], bool]
 ] = {}  # name: (function, whether the request is carried out)
-MEDIA_KINDS = ("etag", "no-range", "wrong-range", "ignore-if-range", "changed")  # make no sense on the API
-ORIGIN_KINDS = ("refuse", "hangup", "unreachable")  # about connections, not requests: see Sandbox.fault
+MEDIA_KINDS = (
+    "etag",
+    "no-range",
+    "wrong-range",
+    "ignore-if-range",
+    "changed",
+)  # make no sense on the API
+ORIGIN_KINDS = (
+    "refuse",
+    "hangup",
+    "unreachable",
+)  # about connections, not requests: see Sandbox.fault
 
 
 def as_bytes(data: Any) -> bytes:
@@ -390,7 +440,9 @@ def effect(name: str, params: dict[str, Any]) -> tuple[Callable[..., None], dict
 
 @kind("close", work=False)
 def close(x: Exchange, where: str = "start", at: int | None = None) -> None:
-    """End the connection before the answer, in its headers or its body: where=start|headers|body, at=N."""
+    """End the connection before the answer, in its headers or its body: where=start|headers|body,
+    at=N.
+    """
     x.answer.cut, x.answer.end = (where, at), "close"
 
 
@@ -402,7 +454,9 @@ def reset(x: Exchange, where: str = "start", at: int | None = None) -> None:
 
 @kind("stall", work=True)
 def stall(x: Exchange, where: str = "start", at: int | None = None) -> None:
-    """Stop there until the client leaves or Fault.release() is called; Fault.reached is set meanwhile."""
+    """Stop there until the client leaves or Fault.release() is called; Fault.reached is set
+    meanwhile.
+    """
     x.answer.pause, x.answer.gate = (where, at), x.fault
 
 
@@ -421,7 +475,12 @@ def drip(x: Exchange, where: str = "body", interval: float = 1.0, size: int = 1)
 @kind("raw", work=False)
 def raw(x: Exchange, data: Any = b"") -> None:
     """Send exactly these bytes and close; text may hold escapes such as \\r\\n."""
-    x.answer.status, x.answer.raw_head, x.answer.body, x.answer.end = None, as_bytes(data), Body(b""), "close"
+    x.answer.status, x.answer.raw_head, x.answer.body, x.answer.end = (
+        None,
+        as_bytes(data),
+        Body(b""),
+        "close",
+    )
 
 
 @kind("garbage", work=False)
@@ -457,7 +516,9 @@ def header(x: Exchange, name: str, value: Any = None, status: int | None = None)
 
 @kind("chunked", work=True)
 def chunked(x: Exchange, at: int | None = None, boundary: bool = True) -> None:
-    """Send it chunked; at=N cuts it after N bytes of the body, between chunks or (boundary=false) in one."""
+    """Send it chunked; at=N cuts it after N bytes of the body, between chunks or (boundary=false)
+    in one.
+    """
     x.answer.set("Content-Length", None)
     x.answer.set("Transfer-Encoding", "chunked")
     x.answer.chunked, x.answer.tail = True, b"0\r\n\r\n"
@@ -566,8 +627,9 @@ def status(
     retry_after: Any = None,
     body: str = "json",
 ) -> None:
-    """An error answer; retry_after is a number or any text, body json, html, empty, huge, truncated, stalled
-    or reset."""
+    """An error answer; retry_after is a number or any text, body json, html, empty, huge,
+    truncated, stalled or reset.
+    """
     standard = ERRORS.get(status, ERROR)
     error = ApiError(status, code or standard[0], message or standard[1], details)
     if isinstance(retry_after, int):
@@ -589,7 +651,9 @@ def status(
 
 @kind("redirect", work=False)
 def redirect(x: Exchange, status: int = 302, location: str = "self") -> None:
-    """Somewhere else; {api} and {media} in the location stand for the origins, "self" for the same again."""
+    """Somewhere else; {api} and {media} in the location stand for the origins, "self" for the same
+    again.
+    """
     target = x.request.target if location == "self" else location
     target = target.replace("{api}", x.sandbox.api_url).replace("{media}", x.sandbox.media_url)
     x.answer = Answer(status, [("Location", target)], Body(b""))
@@ -619,7 +683,9 @@ def ignore_if_range(x: Exchange) -> None:
 
 @kind("wrong-range", work=True)
 def wrong_range(x: Exchange, value: str | None = None, shift: int = 96) -> None:
-    """A 206 whose Content-Range is `value`, or begins `shift` bytes later than asked, as does the body."""
+    """A 206 whose Content-Range is `value`, or begins `shift` bytes later than asked, as does the
+    body.
+    """
     if x.answer.status == 206:
         start, last, total = map(int, re.findall("[0-9]+", x.answer.get("Content-Range") or ""))
         if value is None:
@@ -629,7 +695,9 @@ def wrong_range(x: Exchange, value: str | None = None, shift: int = 96) -> None:
 
 @kind("changed", work=True)
 def changed(x: Exchange) -> None:
-    """The track is another one from this request on: other bytes, another ETag (Sandbox.track() follows)."""
+    """The track is another one from this request on: other bytes, another ETag (Sandbox.track()
+    follows).
+    """
     x.sandbox.change(x.request.path)
     x.answer = x.sandbox.media_answer(x.request)
 
@@ -699,14 +767,19 @@ RANDOM: dict[str, list[tuple[str, dict[str, Any]]]] = {  # what `random` draws f
 }
 
 
-# --- the service --------------------------------------------------------------------------------------------
+# --- the service ----------------------------------------------------------------------------------
 
 
 class ApiError(Exception):
     """An error answer of the API."""
 
     def __init__(
-        self, status: int, code: str, message: str, details: Any = None, retry_after: int | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        details: Any = None,
+        retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.details, self.retry_after = (
@@ -735,9 +808,13 @@ def not_found(what: str) -> ApiError:
 
 
 class Account:
-    """Who a key belongs to. `name` is what tests call it: pro, lifetime, free, broke, deleted, other."""
+    """Who a key belongs to. `name` is what tests call it: pro, lifetime, free, broke, deleted,
+    other.
+    """
 
-    def __init__(self, name: str, tier: str, used: int = 42, pack: int = 10, monthly: int = 2000) -> None:
+    def __init__(
+        self, name: str, tier: str, used: int = 42, pack: int = 10, monthly: int = 2000
+    ) -> None:
         self.name, self.tier, self.used, self.pack, self.monthly = name, tier, used, pack, monthly
         self.key = "ft_live_" + hashlib.sha256(name.encode()).hexdigest()[:32]
         self.id = str(uuid.UUID(hashlib.sha256(name.encode()).hexdigest()[-32:], version=4))
@@ -769,7 +846,9 @@ class State:
 def stamp(when: float, rfc: bool) -> str:
     """A time of the epoch in one of the service's two shapes."""
     if rfc:
-        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when)) + f".{int(when % 1 * 1000):03}Z"
+        return (
+            time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when)) + f".{int(when % 1 * 1000):03}Z"
+        )
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(when))
 
 
@@ -835,10 +914,11 @@ def id3(**frames: bytes) -> bytes:
 class Sandbox:
     """The service. A context manager; start() and stop() do the same.
 
-    `seconds`: from submission to completion, the first third of it pending. `window`: the length of the rate
-    limits' minute. `queue_limit`: submissions that a user may have in flight. `track_bytes`: every track has
-    exactly this size. `seed`: of the ids of new generations, None for others each time. `on_done` is called
-    with each request once its answer is out. The attributes may be changed while it runs.
+    `seconds`: from submission to completion, the first third of it pending. `window`: the length of
+    the rate limits' minute. `queue_limit`: submissions that a user may have in flight.
+    `track_bytes`: every track has exactly this size. `seed`: of the ids of new generations, None
+    for others each time. `on_done` is called with each request once its answer is out. The
+    attributes may be changed while it runs.
     """
 
     def __init__(
@@ -878,9 +958,14 @@ class Sandbox:
             Account("deleted", "pro"),
         )
         self.keys = {account.name: account for account in accounts}
-        self.key, self.key_other, self.key_lifetime, self.key_free, self.key_broke, self.key_deleted = (
-            account.key for account in accounts
-        )
+        (
+            self.key,
+            self.key_other,
+            self.key_lifetime,
+            self.key_free,
+            self.key_broke,
+            self.key_deleted,
+        ) = (account.key for account in accounts)
         self.playlists: dict[str, Record] = {}
         self.contents: dict[str, list[str]] = {}  # the ids of a playlist's tracks
         self.sound_effects: dict[str, Record] = {}
@@ -930,7 +1015,11 @@ class Sandbox:
     def posts(self) -> list[Request]:
         """The submissions."""
         with self._lock:
-            return [r for r in self.requests if r.method == "POST" and r.path[len(self.prefix) :] in CREATES]
+            return [
+                r
+                for r in self.requests
+                if r.method == "POST" and r.path[len(self.prefix) :] in CREATES
+            ]
 
     def wait_for(self, predicate: Callable[[Request], Any], timeout: float = 20.0) -> Request:
         """The first request, come or still to come, for which `predicate` holds; else TimeoutError.
@@ -948,9 +1037,16 @@ class Sandbox:
                 self._changed.wait(deadline - time.monotonic())
 
     def hold(
-        self, path: str, *, origin: str | None = "api", method: str | None = None, work: bool = False
+        self,
+        path: str,
+        *,
+        origin: str | None = "api",
+        method: str | None = None,
+        work: bool = False,
     ) -> Gate:
-        """Requests that match are logged, then wait for the gate's release(); with `work`, once done."""
+        """Requests that match are logged, then wait for the gate's release(); with `work`, once
+        done.
+        """
         gate = Gate(path, origin, method, work)
         with self._lock:
             self._gates.append(gate)
@@ -967,11 +1063,12 @@ class Sandbox:
         after: int = 0,
         **params: Any,
     ) -> Fault:
-        """The next `times` requests that match (None: all), but for the first `after` of them, go wrong.
+        """The next `times` requests that match (None: all), but for the first `after` of them, go
+        wrong.
 
-        Three kinds are about connections and know only `origin`: `refuse` (nobody listens, from now on or for
-        `seconds`), `unreachable` (the same, but connecting takes for ever; Linux only) and `hangup` (the next
-        `times` connections get `data` and are closed before a byte is read).
+        Three kinds are about connections and know only `origin`: `refuse` (nobody listens, from now
+        on or for `seconds`), `unreachable` (the same, but connecting takes for ever; Linux only)
+        and `hangup` (the next `times` connections get `data` and are closed before a byte is read).
         """
         if kind in ORIGIN_KINDS:
             for name, listening in self._origins.items():
@@ -980,7 +1077,9 @@ class Sandbox:
             return Fault("close", path, origin, method, 0, 0, {})
         if SHORT.get(kind, (kind,))[0] in MEDIA_KINDS:
             origin = "media"
-        fault = Fault(kind, path, origin, method, None if kind == "random" else times, after, params)
+        fault = Fault(
+            kind, path, origin, method, None if kind == "random" else times, after, params
+        )
         with self._lock:
             self._faults.append(fault)
         return fault
@@ -1019,9 +1118,11 @@ class Sandbox:
     def add_generation(
         self, *, owner: str = "pro", age: float = 0.0, seconds: float | None = None, **fields: Any
     ) -> Record:
-        """A new record, by default completed. `seconds` is the length of the track, `age` how old it is.
+        """A new record, by default completed. `seconds` is the length of the track, `age` how old
+        it is.
 
-        `fields` are fields of the record; a `duration` among them is the length as well, unless `seconds` is.
+        `fields` are fields of the record; a `duration` among them is the length as well, unless
+        `seconds` is.
         """
         with self._lock:
             order = len(self._states)
@@ -1052,11 +1153,15 @@ class Sandbox:
                     "timesignature": 4,
                     "seed": self._random.randrange(2**31),
                 },
-                "errorMessage": "The model could not follow this prompt" if status == "failed" else None,
+                "errorMessage": "The model could not follow this prompt"
+                if status == "failed"
+                else None,
                 "generationTime": 17 if done else None,
                 "webhook": None,
                 "createdAt": stamp(born, rfc=order % 3 == 2),
-                "completedAt": stamp(born + 17, rfc=True) if status in ("completed", "failed") else None,
+                "completedAt": stamp(born + 17, rfc=True)
+                if status in ("completed", "failed")
+                else None,
                 "type": "music",
                 "model": "ft-music-1.5",
                 "tags": None,
@@ -1070,7 +1175,13 @@ class Sandbox:
             return record
 
     def add_playlist(
-        self, name: str, tracks: Iterable[str] = (), *, owner: str = "pro", age: float = 180.0, **fields: Any
+        self,
+        name: str,
+        tracks: Iterable[str] = (),
+        *,
+        owner: str = "pro",
+        age: float = 180.0,
+        **fields: Any,
     ) -> Record:
         """A new playlist with these tracks; `age`, in seconds, is that of its last change."""
         with self._lock:
@@ -1125,7 +1236,11 @@ class Sandbox:
                 gate.wait(self.stopping)
         if drawn and fault:
             function, params, work = drawn
-            answer = self._respond(request) if work or request.origin == "media" else json_answer(200, {})
+            answer = (
+                self._respond(request)
+                if work or request.origin == "media"
+                else json_answer(200, {})
+            )
             exchange = Exchange(self, request, fault, answer)
             function(exchange, **params)
             answer = exchange.answer
@@ -1208,7 +1323,9 @@ class Sandbox:
     def _track(self, generation_id: str) -> Body:
         state = self._states[generation_id]
         name = f"{generation_id}/{state.version:04}".encode()
-        tag = id3(TIT2=b"\1" + state.prompt.encode("utf-16", "replace"), UFID=b"finetuning.ai\0" + name)
+        tag = id3(
+            TIT2=b"\1" + state.prompt.encode("utf-16", "replace"), UFID=b"finetuning.ai\0" + name
+        )
         loop = loop_mp3()
         turn = (
             (int(hashlib.sha256(generation_id.encode()).hexdigest(), 16) + 37 * state.version)
@@ -1240,7 +1357,9 @@ class Sandbox:
             limit, remaining, wait = self._count(account, create)
             headers = self.rate_headers(limit, remaining)
             if wait and create:
-                raise ApiError(429, "GENERATION_RATE_LIMITED", "Too many generations, slow down", None, wait)
+                raise ApiError(
+                    429, "GENERATION_RATE_LIMITED", "Too many generations, slow down", None, wait
+                )
             if wait:
                 raise ApiError(429, "RATE_LIMITED", "Too many requests", None, wait)
             self._advance()
@@ -1298,7 +1417,8 @@ class Sandbox:
                 state.submitted = None
             elif passed >= state.seconds and "forever" not in words:
                 self._settle(
-                    generation_id, "Generation failed: the prompt asked for it" if "fail" in words else None
+                    generation_id,
+                    "Generation failed: the prompt asked for it" if "fail" in words else None,
                 )
             elif passed >= state.seconds / 3:
                 record["status"] = "processing"
@@ -1320,10 +1440,14 @@ class Sandbox:
                 record["title"] = state.prompt.split(",")[0][:60]
 
     def _owned(self, account: Account, generation_id: str) -> bool:
-        return generation_id in self._generations and self._states[generation_id].owner == account.name
+        return (
+            generation_id in self._generations and self._states[generation_id].owner == account.name
+        )
 
     def _in_flight(self, account: Account) -> list[State]:
-        return [s for s in self._states.values() if s.owner == account.name and s.submitted is not None]
+        return [
+            s for s in self._states.values() if s.owner == account.name and s.submitted is not None
+        ]
 
     def me(self, account: Account, request: Request) -> tuple[int, Record]:
         limits = {
@@ -1334,8 +1458,17 @@ class Sandbox:
             "totalRemaining": account.left,
             "queueDepth": len(self._in_flight(account)),
         }
-        identity = {"id": account.id, "email": account.email, "name": account.full_name, "tier": account.tier}
-        return 200, {**identity, "limits": limits, "betaFeatures": ["instrumental", "sound-effects"]}
+        identity = {
+            "id": account.id,
+            "email": account.email,
+            "name": account.full_name,
+            "tier": account.tier,
+        }
+        return 200, {
+            **identity,
+            "limits": limits,
+            "betaFeatures": ["instrumental", "sound-effects"],
+        }
 
     def _submit(self, account: Account, prompt: str, length: float, cost: bool = True) -> str:
         """The checks of a submission whose fields are valid; the new id, paid for."""
@@ -1360,7 +1493,9 @@ class Sandbox:
     ) -> tuple[int, Record]:
         webhook = document.get("webhook")
         if webhook is not None and not (
-            isinstance(webhook, str) and webhook.lower().startswith("https://") and len(webhook) <= 2048
+            isinstance(webhook, str)
+            and webhook.lower().startswith("https://")
+            and len(webhook) <= 2048
         ):
             raise invalid("webhook", "must be an https URL of at most 2048 characters", max=2048)
         seed = document.get("seed", self._random.randrange(2**31))
@@ -1415,7 +1550,8 @@ class Sandbox:
             "timesignature": one_of(document, "timesignature", "4", "234567"),
             "language": one_of(document, "language", "en", LANGUAGES),
             "keyscale": "{} {}".format(
-                one_of(document, "key", "C", KEYS), one_of(document, "scale", "major", ("major", "minor"))
+                one_of(document, "key", "C", KEYS),
+                one_of(document, "scale", "major", ("major", "minor")),
             ),
         }
         return self._created(account, prompt, parameters, document, "music")
@@ -1431,7 +1567,9 @@ class Sandbox:
         limit, offset, status = page(request)
         kind = request.query.get("type")
         if kind not in (None, "music", "instrumental"):
-            raise invalid("type", "must be one of: music, instrumental", allowed=["music", "instrumental"])
+            raise invalid(
+                "type", "must be one of: music, instrumental", allowed=["music", "instrumental"]
+            )
         records = [
             record
             for generation_id, record in self._generations.items()
@@ -1447,7 +1585,9 @@ class Sandbox:
             "nextOffset": offset + limit if more else None,
         }
 
-    def get_generation(self, account: Account, request: Request, generation_id: str) -> tuple[int, Record]:
+    def get_generation(
+        self, account: Account, request: Request, generation_id: str
+    ) -> tuple[int, Record]:
         if not self._owned(account, generation_id):
             raise not_found("Generation")
         return 200, self._generations[generation_id]
@@ -1474,20 +1614,37 @@ class Sandbox:
         ]
         return 200, {"playlists": own}
 
-    def get_playlist(self, account: Account, request: Request, playlist_id: str) -> tuple[int, Record]:
+    def get_playlist(
+        self, account: Account, request: Request, playlist_id: str
+    ) -> tuple[int, Record]:
         playlist = self.playlists.get(playlist_id)
         own = self._owners.get(playlist_id) == account.name
         if not playlist or not (own or playlist["isPublic"]):
             raise not_found("Playlist")
-        fields = ("id", "title", "prompt", "status", "audioUrl", "duration", "isPublic", "createdAt")
-        tracks = [self._generations[item] for item in self.contents[playlist_id] if item in self._generations]
+        fields = (
+            "id",
+            "title",
+            "prompt",
+            "status",
+            "audioUrl",
+            "duration",
+            "isPublic",
+            "createdAt",
+        )
+        tracks = [
+            self._generations[item]
+            for item in self.contents[playlist_id]
+            if item in self._generations
+        ]
         return 200, {
             **playlist,
             "isOwner": own,
             "tracks": [{field: track.get(field) for field in fields} for track in tracks],
         }
 
-    def add_tracks(self, account: Account, request: Request, playlist_id: str) -> tuple[int, Record]:
+    def add_tracks(
+        self, account: Account, request: Request, playlist_id: str
+    ) -> tuple[int, Record]:
         added, errors = [], []
         for track_id in ids_of(document_of(request), "trackIds"):
             reason = self._add(account, playlist_id, track_id)
@@ -1499,16 +1656,22 @@ class Sandbox:
             raise ApiError(400, "ADD_FAILED", "Failed to add tracks to playlist", errors)
         return 200, outcome("added", added, errors)
 
-    def remove_tracks(self, account: Account, request: Request, playlist_id: str) -> tuple[int, Record]:
+    def remove_tracks(
+        self, account: Account, request: Request, playlist_id: str
+    ) -> tuple[int, Record]:
         removed, errors = [], []
         for track_id in ids_of(document_of(request), "trackIds"):
             if self._remove(account, playlist_id, track_id):
                 removed.append(track_id)
             else:
-                errors.append({"trackId": track_id, "error": "Track not found in playlist or not authorized"})
+                errors.append(
+                    {"trackId": track_id, "error": "Track not found in playlist or not authorized"}
+                )
         return 200, outcome("removed", removed, errors)
 
-    def move_tracks(self, account: Account, request: Request, playlist_id: str) -> tuple[int, Record]:
+    def move_tracks(
+        self, account: Account, request: Request, playlist_id: str
+    ) -> tuple[int, Record]:
         document = document_of(request)
         target = text_of(document, "targetPlaylistId", 100, required=True)
         if target == playlist_id:
@@ -1516,7 +1679,10 @@ class Sandbox:
         moved, errors = [], []
         for track_id in ids_of(document, "trackIds"):
             reason: str | None = "Track not found in playlist or not authorized"
-            if self._owners.get(playlist_id) == account.name and track_id in self.contents[playlist_id]:
+            if (
+                self._owners.get(playlist_id) == account.name
+                and track_id in self.contents[playlist_id]
+            ):
                 reason = self._add(account, target, track_id)
             if reason:
                 errors.append({"trackId": track_id, "error": reason})
@@ -1529,7 +1695,10 @@ class Sandbox:
 
     def _add(self, account: Account, playlist_id: str, track_id: str) -> str | None:
         """Add a track; the reason if it cannot be."""
-        playlist, own = self.playlists.get(playlist_id), self._owners.get(playlist_id) == account.name
+        playlist, own = (
+            self.playlists.get(playlist_id),
+            self._owners.get(playlist_id) == account.name,
+        )
         if not playlist or not (own or playlist["isPublic"]):
             return "Playlist not found"
         if not own:
@@ -1546,14 +1715,21 @@ class Sandbox:
         return None
 
     def _remove(self, account: Account, playlist_id: str, track_id: str) -> bool:
-        if self._owners.get(playlist_id) != account.name or track_id not in self.contents[playlist_id]:
+        if (
+            self._owners.get(playlist_id) != account.name
+            or track_id not in self.contents[playlist_id]
+        ):
             return False
         self.contents[playlist_id].remove(track_id)
         self._recount(playlist_id, touch=True)
         return True
 
     def _recount(self, playlist_id: str, touch: bool = False) -> None:
-        tracks = [self._generations[item] for item in self.contents[playlist_id] if item in self._generations]
+        tracks = [
+            self._generations[item]
+            for item in self.contents[playlist_id]
+            if item in self._generations
+        ]
         total = sum(track["duration"] for track in tracks if number(track["duration"]))
         self.playlists[playlist_id].update(trackCount=len(tracks), totalDuration=total)
         if touch:
@@ -1594,7 +1770,9 @@ class Sandbox:
             "nextOffset": offset + limit if more else None,
         }
 
-    def get_sound_effect(self, account: Account, request: Request, effect_id: str) -> tuple[int, Record]:
+    def get_sound_effect(
+        self, account: Account, request: Request, effect_id: str
+    ) -> tuple[int, Record]:
         if effect_id not in self.sound_effects or self._states[effect_id].owner != account.name:
             raise not_found("Sound effect")
         return 200, self.sound_effects[effect_id]
@@ -1637,13 +1815,15 @@ def loop_mp3() -> bytes:
     return _loop[0]
 
 
-# --- sockets ------------------------------------------------------------------------------------------------
+# --- sockets --------------------------------------------------------------------------------------
 
 
 class Origin:
     """One listening port. It keeps its port while it is down."""
 
-    def __init__(self, sandbox: Sandbox, name: str, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, sandbox: Sandbox, name: str, host: str, port: int, tls: ssl.SSLContext | None
+    ) -> None:
         self.sandbox, self.name, self.host, self.tls = sandbox, name, host, tls
         self.accepted = 0
         self.hangups, self.hangup_data = 0, b""
@@ -1654,7 +1834,9 @@ class Origin:
         self._listener = self._bind(port)
         self.port: int = self._listener.getsockname()[1]
         self.url = (
-            ("https" if tls else "http") + (f"://[{host}]" if ":" in host else f"://{host}") + f":{self.port}"
+            ("https" if tls else "http")
+            + (f"://[{host}]" if ":" in host else f"://{host}")
+            + f":{self.port}"
         )
 
     def _bind(self, port: int) -> socket.socket:
@@ -1702,9 +1884,14 @@ class Origin:
             plug.close()
         self._plugs.clear()
 
-    def misbehave(self, kind: str, times: int | None, seconds: float | None = None, data: Any = b"") -> None:
+    def misbehave(
+        self, kind: str, times: int | None, seconds: float | None = None, data: Any = b""
+    ) -> None:
         if kind == "hangup":
-            self.hangups, self.hangup_data = (sys.maxsize if times is None else times), as_bytes(data)
+            self.hangups, self.hangup_data = (
+                (sys.maxsize if times is None else times),
+                as_bytes(data),
+            )
             return
         self.down()
         if kind == "unreachable":  # a full backlog: the system ignores further attempts
@@ -1745,7 +1932,9 @@ class Origin:
         thread = threading.current_thread()
         try:
             if self.tls:
-                connection = self.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+                connection = self.tls.wrap_socket(
+                    connection, server_side=True, do_handshake_on_connect=False
+                )
                 with self._lock:
                     self._open[thread] = connection
                 connection.do_handshake()
@@ -1777,7 +1966,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.close_connection = True
             elif self.close_connection:
                 answer.headers.append(("Connection", "close"))
-            answer.send(self.connection, sandbox.stopping, lambda status: sandbox.answered(request, status))
+            answer.send(
+                self.connection, sandbox.stopping, lambda status: sandbox.answered(request, status)
+            )
             if answer.end == "reset":
                 linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -1802,7 +1993,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-# --- the library --------------------------------------------------------------------------------------------
+# --- the library ----------------------------------------------------------------------------------
 
 FOCUS = (  # 14 tracks of three minutes, oldest first
     "deep focus ambient, soft pads, slow evolving",
@@ -1871,13 +2062,23 @@ def fill(sandbox: Sandbox) -> None:
     hour, day = 3600.0, 86400.0
 
     def add(prompt: str, age: float, **fields: Any) -> str:
-        return str(sandbox.add_generation(id=KNOWN_IDS.get(prompt), prompt=prompt, age=age, **fields)["id"])
+        return str(
+            sandbox.add_generation(id=KNOWN_IDS.get(prompt), prompt=prompt, age=age, **fields)["id"]
+        )
 
-    album = [add(prompt, (90 - n) * day, seconds=seconds) for n, (prompt, seconds) in enumerate(ALBUM)]
-    drafts = [add(prompt, (60 - 2 * n) * day, seconds=30 + 7.5 * n) for n, prompt in enumerate(DRAFTS)]
-    shared = [add(prompt, 20 * day, seconds=75, isPublic=True, playCount=1234, likeCount=56) for prompt in (
-        "open air festival opener, big room", "公園のピクニック、ウクレレ")]  # fmt: skip
-    focus = [add(prompt, 2 * hour + (13 - n) * 9 * hour, seconds=180) for n, prompt in enumerate(FOCUS)]
+    album = [
+        add(prompt, (90 - n) * day, seconds=seconds) for n, (prompt, seconds) in enumerate(ALBUM)
+    ]
+    drafts = [
+        add(prompt, (60 - 2 * n) * day, seconds=30 + 7.5 * n) for n, prompt in enumerate(DRAFTS)
+    ]
+    shared = [
+        add(prompt, 20 * day, seconds=75, isPublic=True, playCount=1234, likeCount=56)
+        for prompt in ("open air festival opener, big room", "公園のピクニック、ウクレレ")
+    ]
+    focus = [
+        add(prompt, 2 * hour + (13 - n) * 9 * hour, seconds=180) for n, prompt in enumerate(FOCUS)
+    ]
     for n, (prompt, seconds, status) in enumerate(LOOSE):
         age = (len(LOOSE) - 1 - n) ** 2 * 31.0 + 20
         add(prompt, age, seconds=seconds, status=status)
@@ -1892,20 +2093,30 @@ def fill(sandbox: Sandbox) -> None:
     sandbox.add_playlist("Deep Work", focus[:2], age=2 * day, description="No words, no surprises")
     sandbox.add_playlist("Drafts", drafts, age=5 * hour)
     sandbox.add_playlist("Album", album, age=40 * day)
-    sandbox.add_playlist("Open Studio", shared, age=day, isPublic=True, description="Everybody may listen 🎧")
+    sandbox.add_playlist(
+        "Open Studio", shared, age=day, isPublic=True, description="Everybody may listen 🎧"
+    )
     sandbox.add_playlist("chill", focus[3:5], age=3 * day)
     sandbox.add_playlist("Chill", [], age=7 * day)
     sandbox.add_playlist(
-        "Night Shift", theirs, owner="other", isPublic=True, id="b7c1f0de-8a52-4f0e-9d0b-2f5d0a9f6e11"
+        "Night Shift",
+        theirs,
+        owner="other",
+        isPublic=True,
+        id="b7c1f0de-8a52-4f0e-9d0b-2f5d0a9f6e11",
     )
-    sandbox.add_playlist("Private Matters", secret, owner="other", id="c3d9a7b4-1e6f-4c2a-8f3e-7a6b5c4d3e2f")
+    sandbox.add_playlist(
+        "Private Matters", secret, owner="other", id="c3d9a7b4-1e6f-4c2a-8f3e-7a6b5c4d3e2f"
+    )
 
 
-# --- the command line ---------------------------------------------------------------------------------------
+# --- the command line -----------------------------------------------------------------------------
 
 
 def parse_fault(text: str) -> tuple[str, dict[str, Any]]:
-    """KIND,key=value,...: numbers, true, false and none mean what they say; a comma in a value is \\,"""
+    """KIND,key=value,...: numbers, true, false and none mean what they say; a comma in a value is
+    \\,
+    """
     name, *pairs = [part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]
     params: dict[str, Any] = {}
     for pair in pairs:
@@ -1926,7 +2137,10 @@ def plain(value: str) -> Any:
 
 def fault_list() -> str:
     lines = [
-        "faults (path=, origin=api|media|none, method=, times=N|none, after=N, work=true|false go with each):"
+        (
+            "faults (path=, origin=api|media|none, method=, times=N|none, after=N, work=true|false "
+            "go with each):"
+        )
     ]
     for name, (function, _) in sorted(KINDS.items()):
         names = [f"{parameter}=" for parameter in list(inspect.signature(function).parameters)[1:]]
@@ -1936,13 +2150,19 @@ def fault_list() -> str:
         )
     lines.append("  random          p= seed=")
     lines.append(" " * 18 + "Each request goes wrong with this probability, in a random way.")
-    lines.append("  refuse, unreachable (seconds=) and hangup (data=): no connection to the origin.")
+    lines.append(
+        "  refuse, unreachable (seconds=) and hangup (data=): no connection to the origin."
+    )
     short = [
         "{} = {}".format(name, ",".join([long_name, *params]))
         for name, (long_name, params) in sorted(SHORT.items())
     ]
-    return "\n".join(lines + textwrap.wrap("short for some: " + "; ".join(short), 110, initial_indent="  ",
-                                           subsequent_indent="  "))  # fmt: skip
+    return "\n".join(
+        lines
+        + textwrap.wrap(
+            "short for some: " + "; ".join(short), 110, initial_indent="  ", subsequent_indent="  "
+        )
+    )
 
 
 def log_to(stream: Any) -> Callable[[Request], None]:
@@ -1967,15 +2187,27 @@ def log_to(stream: Any) -> Callable[[Request], None]:
 
 
 def run(sandbox: Sandbox, command: list[str], home: str) -> int:
-    """Run ft in the sandbox; its exit code. Not what writes to the keychain, which would be the user's own."""
+    """Run ft in the sandbox; its exit code. Not what writes to the keychain, which would be the
+    user's own.
+    """
     if {("auth", "login"), ("auth", "logout")} & set(zip(command, command[1:])):
-        print("error: `ft auth login` and `ft auth logout` are about your own keychain: run ft itself", file=sys.stderr)
+        print(
+            "error: `ft auth login` and `ft auth logout` are about your own keychain: run ft "
+            "itself",
+            file=sys.stderr,
+        )
         return 2
     environment = {**os.environ, "FINETUNING_API_KEY": sandbox.key, "FINETUNING_CONFIG_HOME": home}
     for name in ("NO_PROXY", "no_proxy"):
-        environment[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost,::1"]))
-    signal.signal(signal.SIGINT, lambda signum, frame: None)  # the child gets it from the terminal too
-    child = subprocess.Popen([sys.executable, str(HERE.parent / "ft.py"), *command], env=environment)
+        environment[name] = ",".join(
+            filter(None, [os.environ.get(name), "127.0.0.1,localhost,::1"])
+        )
+    signal.signal(
+        signal.SIGINT, lambda signum, frame: None
+    )  # the child gets it from the terminal too
+    child = subprocess.Popen(
+        [sys.executable, str(HERE.parent / "ft.py"), *command], env=environment
+    )
 
     def pass_on(signum: int, frame: Any) -> None:
         child.send_signal(signum)
@@ -2009,23 +2241,31 @@ def serve(sandbox: Sandbox, home: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         usage="sandbox.py [options] [ft command ...]",
-        description="A stand-in for Finetuning.ai on loopback. With an ft command it runs that against "
-        "itself; without one it serves until Ctrl-C.",
+        description="A stand-in for Finetuning.ai on loopback. With an ft command it runs that "
+        "against itself; without one it serves until Ctrl-C.",
         epilog=fault_list(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--port", type=int, default=0, help="of the API (default: a free one)")
-    parser.add_argument("--media-port", type=int, default=0, help="of the media host (default: a free one)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="a generation takes (default: 4)")
+    parser.add_argument(
+        "--media-port", type=int, default=0, help="of the media host (default: a free one)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="a generation takes (default: 4)"
+    )
     parser.add_argument(
         "--window", type=float, default=60.0, help="length of the rate limits' minute, in seconds"
     )
-    parser.add_argument("--no-rate-limits", action="store_true", help="answer any number of requests")
+    parser.add_argument(
+        "--no-rate-limits", action="store_true", help="answer any number of requests"
+    )
     parser.add_argument(
         "--fault", action="append", default=[], type=parse_fault, metavar="KIND[,key=value...]"
     )
-    parser.add_argument("--log", metavar="FILE", help="write each request as a line of JSON; - for stderr")
+    parser.add_argument(
+        "--log", metavar="FILE", help="write each request as a line of JSON; - for stderr"
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="ft command and its arguments")
     options = parser.parse_args(arguments)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command

@@ -1,6 +1,8 @@
-"""Make the picture in the README, data/session.svg, from a real session: ft on a terminal, against the sandbox.
+"""Make the picture in the README, data/session.svg, from a real session: ft on a terminal, against
+the sandbox.
 
-`make picture` runs it. It always makes the same picture; test_readme.py compares it with the one that is there.
+`make picture` runs it. It always makes the same picture; test_readme.py compares it with the one
+that is there.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ COLOURS = {
 
 
 def library(sandbox: Sandbox) -> None:
-    """Ages lie in the middle of what `3 min ago` and the like stand for, so that a slow machine changes nothing."""
+    """Ages lie in the middle of what `3 min ago` and the like stand for, so that a slow machine
+    changes nothing.
+    """
     focus = [str(sandbox.add_generation(duration=180, age=60 * 86400.0)["id"]) for _ in range(14)]
     sandbox.add_playlist("Focus Beats", focus, age=3.5 * 86400)
     sandbox.add_playlist("Deep Work", focus[:5], age=40.5 * 60)
@@ -60,7 +64,9 @@ def session() -> pyte.Screen:
     terminal = pyte.Stream(screen)
     with tempfile.TemporaryDirectory() as home, Sandbox(seconds=0.05, library=False) as sandbox:
         library(sandbox)
-        Path(home, "config.json").write_text(f'{{"baseUrl": "{sandbox.api_url}"}}', encoding="utf-8")
+        Path(home, "config.json").write_text(
+            f'{{"baseUrl": "{sandbox.api_url}"}}', encoding="utf-8"
+        )
         environment = {
             "FINETUNING_API_KEY": sandbox.key,
             "FINETUNING_CONFIG_HOME": home,
@@ -71,9 +77,15 @@ def session() -> pyte.Screen:
         }
         for line in SESSION:
             command = line.format(*sandbox.book)
-            fast = {"PYTHONPATH": str(CLOCK), "FT_TEST_SPEED": "20"} if command.startswith("generate") else {}
+            fast = (
+                {"PYTHONPATH": str(CLOCK), "FT_TEST_SPEED": "20"}
+                if command.startswith("generate")
+                else {}
+            )
             argv = [sys.executable, str(ROOT / "ft.py"), *shlex.split(command)]
-            process = Process(argv, env={**environment, **fast}, cwd=Path(home), terminal=(ROWS, COLUMNS), check=0)
+            process = Process(
+                argv, env={**environment, **fast}, cwd=Path(home), terminal=(ROWS, COLUMNS), check=0
+            )
             terminal.feed(f"\x1b[90m$\x1b[0m ft {command}\r\n")
             terminal.feed(process.finish().stdout + "\r\n")
     return screen
@@ -86,22 +98,29 @@ def svg(screen: pyte.Screen) -> str:
     fonts = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"
     colour = COLOURS["default"]
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" role="img" aria-label="{label}">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" '
+            f'role="img" aria-label="{label}">'
+        ),
         '<rect width="100%" height="100%" rx="8" fill="#161b22"/>',
         f'<g font-family="{fonts}" font-size="14" fill="{colour}">',
     ]
     for y in range(rows):
         cells = [(x, screen.buffer[y][x]) for x in range(COLUMNS) if screen.buffer[y][x].data]
-        # Wide characters stand alone, so that a font in which they are not two cells wide moves nothing else.
+        # Wide characters stand alone, so that a font in which they are not two cells wide moves
+        # nothing else.
         for (colour, bold, _), run in itertools.groupby(
-            cells, lambda cell: (cell[1].fg, cell[1].bold, wcwidth(cell[1].data[0]) == 2 and cell[0])
+            cells,
+            lambda cell: (cell[1].fg, cell[1].bold, wcwidth(cell[1].data[0]) == 2 and cell[0]),
         ):
             group = list(run)
             for column in re.finditer(r"\S+(?: \S+)*", "".join(cell.data for _, cell in group)):
                 text = column[0]
                 start = MARGIN + (group[0][0] + column.start()) * CELL
                 length = sum(map(wcwidth, text)) * CELL
-                attributes = f'x="{start:.1f}" y="{MARGIN + y * LINE + 14}" textLength="{length:.1f}"'
+                attributes = (
+                    f'x="{start:.1f}" y="{MARGIN + y * LINE + 14}" textLength="{length:.1f}"'
+                )
                 if colour != "default":
                     attributes += f' fill="{COLOURS.get(colour, COLOURS["prompt"])}"'
                 if bold:

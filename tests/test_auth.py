@@ -1,4 +1,6 @@
-"""`ft auth login`, `logout`, `whoami` and `ft me`; the order of the keys' sources; what happens without a good one."""
+"""`ft auth login`, `logout`, `whoami` and `ft me`; the order of the keys' sources; what happens
+without a good one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import Runner
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="stores keys: elsewhere that would be the real keychain")
+linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="stores keys: elsewhere that would be the real keychain"
+)
 
 KEY = "ft_live_0123456789abcdefABCDEF0123456789"
 REDACTED = "ft_live_0123...****"
@@ -35,7 +39,7 @@ def sent_keys(ft: Runner) -> list[str | None]:
     return [request.headers.get("X-API-Key") for request in ft.sandbox.requests]
 
 
-# --- login --------------------------------------------------------------------------------------------------
+# --- login ----------------------------------------------------------------------------------------
 
 
 @linux
@@ -48,9 +52,14 @@ def test_login_prompts_with_echo_off_verifies_and_stores(ft: Runner) -> None:
     assert ft.sandbox.key not in result.stdout
     assert ft.sandbox.key[8:] not in result.stdout
     lines = [line.strip() for line in result.stdout.split("\n") if not line.startswith("warning:")]
-    assert lines[-3:-1] == [f"Stored in {credentials(ft)}. ✓", "Signed in as jane@example.com (pro tier)"]
+    assert lines[-3:-1] == [
+        f"Stored in {credentials(ft)}. ✓",
+        "Signed in as jane@example.com (pro tier)",
+    ]
     assert credentials(ft).read_text() == ft.sandbox.key + "\n"
-    assert [(r.path, r.headers["X-API-Key"]) for r in ft.sandbox.requests] == [("/v1/me", ft.sandbox.key)]
+    assert [(r.path, r.headers["X-API-Key"]) for r in ft.sandbox.requests] == [
+        ("/v1/me", ft.sandbox.key)
+    ]
 
 
 @linux
@@ -81,8 +90,16 @@ def test_end_of_file_at_the_prompt_is_a_usage_error(ft: Runner) -> None:
 
 @linux
 def test_login_stdin_reads_the_key_from_a_pipe(ft: Runner) -> None:
-    result = ft.sh('echo "$FT_API_KEY" | ft auth login --stdin', env={"FT_API_KEY": ft.sandbox.key}, key=None, check=0)
-    assert result.stdout == f"Stored in {credentials(ft)}. ✓\nSigned in as jane@example.com (pro tier)\n"
+    result = ft.sh(
+        'echo "$FT_API_KEY" | ft auth login --stdin',
+        env={"FT_API_KEY": ft.sandbox.key},
+        key=None,
+        check=0,
+    )
+    assert (
+        result.stdout
+        == f"Stored in {credentials(ft)}. ✓\nSigned in as jane@example.com (pro tier)\n"
+    )
     assert credentials(ft).read_text() == ft.sandbox.key + "\n"
 
 
@@ -95,7 +112,9 @@ def test_login_with_the_flag_stores_that_key_and_asks_for_none(ft: Runner) -> No
 
 @pytest.mark.source
 def test_login_takes_the_key_from_one_place(ft: Runner) -> None:
-    result = ft("auth", "login", "--stdin", "--api-key", KEY, stdin=ft.sandbox.key, key=None, check=2)
+    result = ft(
+        "auth", "login", "--stdin", "--api-key", KEY, stdin=ft.sandbox.key, key=None, check=2
+    )
     assert "--api-key and from stdin" in result.stderr
     assert not ft.sandbox.requests
 
@@ -158,8 +177,13 @@ def test_the_fallback_is_0600_in_a_0700_directory_whatever_the_umask(ft: Runner)
     for umask in ("000", "277"):
         home = ft.home / umask
         env = {"FINETUNING_CONFIG_HOME": None, "HOME": str(home)}
-        ft.sh(f'umask {umask}; printf %s "{ft.sandbox.key}" | ft auth login --stdin --base-url {ft.sandbox.api_url}',
-              env=env, key=None, check=0)  # fmt: skip
+        ft.sh(
+            f'umask {umask}; printf %s "{ft.sandbox.key}" | ft auth login --stdin --base-url '
+            f"{ft.sandbox.api_url}",
+            env=env,
+            key=None,
+            check=0,
+        )
         file = home / ".config" / "finetuning" / "credentials"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
@@ -169,7 +193,9 @@ def test_the_fallback_is_0600_in_a_0700_directory_whatever_the_umask(ft: Runner)
 @linux
 def test_storing_in_the_fallback_says_that_it_is_plain_text_and_where(ft: Runner) -> None:
     result = ft("auth", "login", "--stdin", stdin=ft.sandbox.key, key=None, check=0)
-    assert re.search(rf"^warning: .*plain ?text.*{re.escape(str(credentials(ft)))}", result.stderr, re.MULTILINE)
+    assert re.search(
+        rf"^warning: .*plain ?text.*{re.escape(str(credentials(ft)))}", result.stderr, re.MULTILINE
+    )
 
 
 @linux
@@ -185,7 +211,9 @@ def test_login_does_not_follow_a_link_in_place_of_the_fallback(ft: Runner) -> No
 @linux
 @pytest.mark.source
 def test_login_says_that_the_variable_wins_over_the_stored_key(ft: Runner) -> None:
-    result = ft("auth", "login", "--stdin", stdin=ft.sandbox.key, key=ft.sandbox.key_lifetime, check=0)
+    result = ft(
+        "auth", "login", "--stdin", stdin=ft.sandbox.key, key=ft.sandbox.key_lifetime, check=0
+    )
     assert "FINETUNING_API_KEY" in result.stderr
     assert "jane@example.com" in result.stdout, "the key that was given is the one verified"
 
@@ -195,13 +223,22 @@ def test_login_says_that_the_variable_wins_over_the_stored_key(ft: Runner) -> No
 def test_a_fallback_that_cannot_be_written_is_one_line_and_exit_1(ft: Runner) -> None:
     (ft.home / "file").write_text("")
     env = {"FINETUNING_CONFIG_HOME": str(ft.home / "file" / "below")}
-    result = ft("auth", "login", "--stdin", "--base-url", ft.sandbox.api_url, stdin=ft.sandbox.key, key=None, env=env)
+    result = ft(
+        "auth",
+        "login",
+        "--stdin",
+        "--base-url",
+        ft.sandbox.api_url,
+        stdin=ft.sandbox.key,
+        key=None,
+        env=env,
+    )
     assert result.code in (1, 2)
     assert result.stderr.count("error: ") == 1
     assert "Traceback" not in result.stderr
 
 
-# --- logout -------------------------------------------------------------------------------------------------
+# --- logout ---------------------------------------------------------------------------------------
 
 
 @linux
@@ -219,13 +256,18 @@ def test_logout_removes_the_stored_key_and_says_so(ft: Runner) -> None:
 def test_logout_succeeds_when_there_was_nothing(ft: Runner) -> None:
     result = ft("auth", "logout", key=None, check=0)
     assert result.stdout == "Logged out. No key was found.\n"
-    assert result.stderr == "note: the Secret Service keyring cannot be reached (there is no D-Bus session)\n"
+    assert (
+        result.stderr
+        == "note: the Secret Service keyring cannot be reached (there is no D-Bus session)\n"
+    )
 
 
 @linux
 @pytest.mark.source
 def test_logout_notes_that_the_variable_is_still_set(ft: Runner) -> None:
-    assert ft("auth", "logout", check=0).stderr.endswith("\nnote: FINETUNING_API_KEY is still set\n")
+    assert ft("auth", "logout", check=0).stderr.endswith(
+        "\nnote: FINETUNING_API_KEY is still set\n"
+    )
 
 
 @linux
@@ -238,16 +280,20 @@ def test_logout_needs_no_service_and_no_configuration(ft: Runner) -> None:
     assert not credentials(ft).exists()
 
 
-# --- whoami -------------------------------------------------------------------------------------------------
+# --- whoami ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", [["auth", "whoami"], ["me"]], ids=" ".join)
-def test_whoami_and_its_alias_me_print_email_tier_and_credits(ft: Runner, command: list[str]) -> None:
+def test_whoami_and_its_alias_me_print_email_tier_and_credits(
+    ft: Runner, command: list[str]
+) -> None:
     result = ft(*command, check=0)
     assert (ft.sandbox.requests[0].method, ft.sandbox.requests[0].target) == ("GET", "/v1/me")
     assert re.search(r"^Email +jane@example\.com$", result.stdout, re.MULTILINE)
     assert re.search(r"^Tier +pro$", result.stdout, re.MULTILINE)
-    assert re.search(r"^Credits +1968 left: 1958 of 2000 this month, 10 from packs$", result.stdout, re.MULTILINE)
+    assert re.search(
+        r"^Credits +1968 left: 1958 of 2000 this month, 10 from packs$", result.stdout, re.MULTILINE
+    )
     assert result.stderr == ""
 
 
@@ -256,7 +302,9 @@ def test_whoami_and_its_alias_me_print_email_tier_and_credits(ft: Runner, comman
 def test_whoami_json_is_the_document_of_the_service(ft: Runner, command: list[str]) -> None:
     document = ft(*command, "--json", check=0).json
     assert document["data"]["limits"]["totalRemaining"] == 1968
-    assert document["data"]["betaFeatures"] == ["instrumental", "sound-effects"], "a field that ft knows nothing about"
+    assert document["data"]["betaFeatures"] == ["instrumental", "sound-effects"], (
+        "a field that ft knows nothing about"
+    )
 
 
 @pytest.mark.source
@@ -265,14 +313,17 @@ def test_whoami_bears_an_account_without_limits(ft: Runner) -> None:
     assert re.search(r"^Email +-$", ft("me", check=0).stdout, re.MULTILINE)
 
 
-# --- the order of the sources -------------------------------------------------------------------------------
+# --- the order of the sources ---------------------------------------------------------------------
 
 
 @linux
 def test_flag_beats_variable_beats_file(ft: Runner) -> None:
     flag, variable, file = ft.sandbox.key_lifetime, ft.sandbox.key, ft.sandbox.key_other
     store(ft, file)
-    assert ft("me", "--json", "--api-key", flag, key=variable, check=0).json["data"]["tier"] == "lifetime"
+    assert (
+        ft("me", "--json", "--api-key", flag, key=variable, check=0).json["data"]["tier"]
+        == "lifetime"
+    )
     assert ft("me", "--json", key=variable, check=0).json["data"]["email"] == "jane@example.com"
     assert ft("me", "--json", key=None, check=0).json["data"]["email"] == "other@example.com"
     assert sent_keys(ft) == [flag, variable, file]
@@ -348,13 +399,15 @@ def test_a_fallback_that_is_no_regular_file_is_not_read(ft: Runner) -> None:
 
 @linux
 @pytest.mark.source
-def test_a_key_on_the_command_line_or_in_the_variable_does_not_touch_the_stored_one(ft: Runner) -> None:
+def test_a_key_on_the_command_line_or_in_the_variable_does_not_touch_the_stored_one(
+    ft: Runner,
+) -> None:
     store(ft, "not even a key")
     credentials(ft).chmod(0o644)
     assert ft("me", check=0).stderr == ""
 
 
-# --- what the service says of a key -------------------------------------------------------------------------
+# --- what the service says of a key ---------------------------------------------------------------
 
 
 @pytest.mark.source
@@ -381,7 +434,10 @@ def test_a_refused_key_is_exit_1_with_the_servers_message_and_what_to_do(
 @pytest.mark.source
 def test_missing_api_key_says_to_run_ft_auth_login(ft: Runner) -> None:
     ft.sandbox.fault("status", status=401, code="MISSING_API_KEY", message="API key is required")
-    assert ft("me", check=1).stderr == "error: API key is required (MISSING_API_KEY)\nhint: run `ft auth login`\n"
+    assert (
+        ft("me", check=1).stderr
+        == "error: API key is required (MISSING_API_KEY)\nhint: run `ft auth login`\n"
+    )
 
 
 @pytest.mark.source

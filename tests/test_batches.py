@@ -1,4 +1,6 @@
-"""Bulk commands in chunks: partial success, and each id exactly once as done, failed, unknown or not attempted."""
+"""Bulk commands in chunks: partial success, and each id exactly once as done, failed, unknown or
+not attempted.
+"""
 
 from __future__ import annotations
 
@@ -32,25 +34,35 @@ def chunks(ft: Runner, name: str = "ids") -> list[list[str]]:
 def warnings(result: Result) -> dict[str, str]:
     """Reason by id; fails for an id that is warned of twice."""
     pairs = re.findall(r"^warning: (\S+): (.*)$", result.stderr, re.MULTILINE)
-    assert all(count == 1 for count in collections.Counter(i for i, _ in pairs).values()), result.stderr
+    assert all(count == 1 for count in collections.Counter(i for i, _ in pairs).values()), (
+        result.stderr
+    )
     return dict(pairs)
 
 
-def parted(result: Result, ids: list[str], done: str = "deleted", name: str = "id") -> dict[str, str]:
-    """Of a --json run: the reasons of the ids that failed. Each id is told of once, in order, on both streams."""
+def parted(
+    result: Result, ids: list[str], done: str = "deleted", name: str = "id"
+) -> dict[str, str]:
+    """Of a --json run: the reasons of the ids that failed. Each id is told of once, in order, on
+    both streams.
+    """
     data = result.json["data"]
     errors = {error[name]: error["error"] for error in data.get("errors", [])}
     assert len(errors) == len(data.get("errors", []))
     assert sorted([*data[done], *errors]) == sorted(ids)
-    assert data[done] == [i for i in ids if i not in errors] and list(errors) == [i for i in ids if i in errors]
+    assert data[done] == [i for i in ids if i not in errors] and list(errors) == [
+        i for i in ids if i in errors
+    ]
     assert warnings(result) == errors
     return errors
 
 
-# --- chunks -------------------------------------------------------------------------------------------------
+# --- chunks ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (100, [100]), (101, [100, 1]), (250, [100, 100, 50])])
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(1, [1]), (100, [100]), (101, [100, 1]), (250, [100, 100, 50])]
+)
 def test_100_ids_a_request_in_order(ft: Runner, count: int, sizes: list[int]) -> None:
     ids = library(ft, count)
     result = ft("delete", "--yes", *ids, check=0)
@@ -84,14 +96,21 @@ def test_ids_from_stdin_take_the_place_of_the_dash(ft: Runner) -> None:
 
 
 def test_what_the_service_sends_besides_is_kept(ft: Runner) -> None:
-    data = {"meta": 1, "data": {"took": 1.50, "deleted": ["a"], "errors": [{"id": "b", "error": "no", "code": 7}]}}
+    data = {
+        "meta": 1,
+        "data": {"took": 1.50, "deleted": ["a"], "errors": [{"id": "b", "error": "no", "code": 7}]},
+    }
     ft.sandbox.fault("body", path=BULK, data=json.dumps(data))
     result = ft("delete", "--yes", "--json", "a", "b", check=0)
     assert result.json == data
-    assert list(result.json) == ["meta", "data"] and list(result.json["data"]) == ["took", "deleted", "errors"]
+    assert list(result.json) == ["meta", "data"] and list(result.json["data"]) == [
+        "took",
+        "deleted",
+        "errors",
+    ]
 
 
-# --- partial success ----------------------------------------------------------------------------------------
+# --- partial success ------------------------------------------------------------------------------
 
 
 def test_partial_success_is_exit_0_with_a_warning_for_each_failure(ft: Runner) -> None:
@@ -112,7 +131,9 @@ def test_add_failed_is_absorbed(ft: Runner, json_: bool) -> None:
     ids = ft.sandbox.contents[PLAYLIST][:2]
     result = ft("playlist", "add", PLAYLIST, *ids, *(["--json"] if json_ else []), check=1)
     if json_:
-        assert set(parted(result, ids, "added", "trackId").values()) == {"Track already in playlist"}
+        assert set(parted(result, ids, "added", "trackId").values()) == {
+            "Track already in playlist"
+        }
     else:
         assert result.stdout == "Added 0 of 2 track(s)\n"
     assert warnings(result) == dict.fromkeys(ids, "Track already in playlist")
@@ -134,7 +155,9 @@ def test_add_failed_of_one_chunk_of_three(ft: Runner) -> None:
     assert list(errors) == ids[100:200] and set(errors.values()) == {"Track already in playlist"}
 
 
-@pytest.mark.parametrize("details", [None, [], "odd", 7, {"max": 100}, [None, "x", 7], [{"error": "no id"}]])
+@pytest.mark.parametrize(
+    "details", [None, [], "odd", 7, {"max": 100}, [None, "x", 7], [{"error": "no id"}]]
+)
 def test_add_failed_without_its_items(ft: Runner, details: Any) -> None:
     """Whose message then is the reason for each."""
     error = {"error": {"code": "ADD_FAILED", "message": "Failed to add (all)", "details": details}}
@@ -144,7 +167,7 @@ def test_add_failed_without_its_items(ft: Runner, details: Any) -> None:
     assert result.stdout == "Added 0 of 2 track(s)\n"
 
 
-# --- 429 ----------------------------------------------------------------------------------------------------
+# --- 429 ------------------------------------------------------------------------------------------
 
 
 def test_429_between_chunks_waits_and_goes_on(ft: Runner) -> None:
@@ -165,7 +188,7 @@ def test_10_000_ids_survive_the_rate_limit(ft: Runner) -> None:
     assert sum(request.status == 200 for request in ft.sandbox.requests) == 100
 
 
-# --- a chunk that fails for good ----------------------------------------------------------------------------
+# --- a chunk that fails for good ------------------------------------------------------------------
 
 FAILURES: list[tuple[str, dict[str, Any], int, str]] = [
     ("close", {}, 3, "outcome unknown: no answer from "),
@@ -181,14 +204,28 @@ FAILURES: list[tuple[str, dict[str, Any], int, str]] = [
     ("status", {"status": 404}, 1, "Not found"),
     ("status", {"status": 400}, 2, "Invalid request"),
     ("body", {"data": '{"data": {"deleted": "yes"}}'}, 3, "outcome unknown: unexpected reply"),
-    ("body", {"data": '{"data": {"deleted": [], "errors": 5}}'}, 3, "outcome unknown: unexpected reply"),
-    ("body", {"data": '{"data": {"deleted": [], "errors": ["x"]}}'}, 3, "outcome unknown: unexpected reply"),
+    (
+        "body",
+        {"data": '{"data": {"deleted": [], "errors": 5}}'},
+        3,
+        "outcome unknown: unexpected reply",
+    ),
+    (
+        "body",
+        {"data": '{"data": {"deleted": [], "errors": ["x"]}}'},
+        3,
+        "outcome unknown: unexpected reply",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("kind", "params", "code", "why"), FAILURES)
-def test_a_chunk_that_fails_for_good(ft: Runner, kind: str, params: dict[str, Any], code: int, why: str) -> None:
-    """The second of three: done, failed or unknown, and not attempted; the exit code is the failure's."""
+def test_a_chunk_that_fails_for_good(
+    ft: Runner, kind: str, params: dict[str, Any], code: int, why: str
+) -> None:
+    """The second of three: done, failed or unknown, and not attempted; the exit code is the
+    failure's.
+    """
     ids = library(ft, 250)
     ids[3] = "not-mine"
     ft.sandbox.fault(kind, after=1, times=None, **params)
@@ -223,19 +260,28 @@ def test_a_failure_in_words(ft: Runner) -> None:
     assert result.stderr.splitlines() == [
         *(f"warning: {i}: Invalid API key (INVALID_API_KEY)" for i in ids[100:]),
         "error: Invalid API key (INVALID_API_KEY)",
-        "hint: the key from FINETUNING_API_KEY may have been revoked: give another, or run `ft auth login`",
+        (
+            "hint: the key from FINETUNING_API_KEY may have been revoked: give another, or run `ft "
+            "auth login`"
+        ),
     ]
 
 
 @pytest.mark.parametrize(
     "argv",
-    [("playlist", "add", PLAYLIST), ("playlist", "remove", PLAYLIST), ("playlist", "move", PLAYLIST, OTHER)],
+    [
+        ("playlist", "add", PLAYLIST),
+        ("playlist", "remove", PLAYLIST),
+        ("playlist", "move", PLAYLIST, OTHER),
+    ],
     ids=lambda argv: argv[1],
 )
 def test_the_playlist_commands_tell_the_same(ft: Runner, argv: tuple[str, ...]) -> None:
     done = {"add": "added", "remove": "removed", "move": "moved"}[argv[1]]
     ids = [f"id-{n}" for n in range(201)]
-    answer = {"data": {done: ids[:99], "errors": [{"trackId": ids[99], "error": "Track not found"}]}}
+    answer = {
+        "data": {done: ids[:99], "errors": [{"trackId": ids[99], "error": "Track not found"}]}
+    }
     ft.sandbox.fault("body", method="POST", status=200, data=json.dumps(answer))
     ft.sandbox.fault("close", method="POST")
     errors = parted(ft(*argv, "--json", *ids, check=3), ids, done, "trackId")
@@ -257,7 +303,7 @@ def test_a_signal_between_chunks(ft: Runner, number: int) -> None:
     assert list(errors) == ids[100:] and {errors[i] for i in ids[200:]} == {"not attempted"}
 
 
-# --- answers that do not fit --------------------------------------------------------------------------------
+# --- answers that do not fit ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -266,7 +312,10 @@ def test_a_signal_between_chunks(ft: Runner, number: int) -> None:
         {"deleted": ["a"]},
         {"deleted": ["a"], "errors": None},
         {"deleted": ["a"], "errors": []},
-        {"deleted": ["a", "a", "zzz"], "errors": [{"id": "yyy", "error": "of another"}, {"error": "of none"}]},
+        {
+            "deleted": ["a", "a", "zzz"],
+            "errors": [{"id": "yyy", "error": "of another"}, {"error": "of none"}],
+        },
         {"deleted": ["A", 7, None, {}], "errors": [{"id": 7, "error": 8}]},
         {"deleted": ["a"], "errors": [{"id": "a", "error": "both"}]},
     ],

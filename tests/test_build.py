@@ -1,4 +1,6 @@
-"""ft.pyz, the wheel and the release directory are what they promise, whoever builds them where and when."""
+"""ft.pyz, the wheel and the release directory are what they promise, whoever builds them where and
+when.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +42,14 @@ def main():
 """
 
 
-def run(*argv: str | Path, cwd: Path, timeout: float = 60, check: int | None = None, **env: str) -> Result:
+def run(
+    *argv: str | Path, cwd: Path, timeout: float = 60, check: int | None = None, **env: str
+) -> Result:
     """Run a program in an environment of PATH and `env` only."""
     command = [str(word) for word in argv]
-    clean = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TEMP") if name in os.environ}
+    clean = {
+        name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TEMP") if name in os.environ
+    }
     return Process(command, env={**clean, **env}, cwd=cwd, check=check).finish(timeout)
 
 
@@ -57,9 +63,18 @@ def found() -> dict[str, str]:
 def old_pythons() -> Iterator[str]:
     """Pythons that are too old for ft, where the machine has any."""
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
-    for path in ["python2", "python2.7", "python3.6", "python3.7", *map(str, versions.glob("*/bin/python"))]:
+    for path in [
+        "python2",
+        "python2.7",
+        "python3.6",
+        "python3.7",
+        *map(str, versions.glob("*/bin/python")),
+    ]:
         try:
-            if subprocess.run([path, "-c", OLD], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            if (
+                subprocess.run([path, "-c", OLD], stderr=subprocess.DEVNULL, check=False).returncode
+                == 0
+            ):
                 yield path
         except OSError:
             pass
@@ -81,7 +96,7 @@ def stub(tmp_path: Path) -> Path:
     return path
 
 
-# --- the archive --------------------------------------------------------------------------------------------
+# --- the archive ----------------------------------------------------------------------------------
 
 
 def test_two_builds_in_different_places_and_times_are_the_same_bytes(tmp_path: Path) -> None:
@@ -115,9 +130,13 @@ def test_two_builds_in_different_places_and_times_are_the_same_bytes(tmp_path: P
 
 
 def test_the_librarys_own_bytecode_is_not_read(tmp_path: Path) -> None:
-    """Strings are interned or not by what loaded them before, and that shows in the bytecode of 3.11 and 3.12."""
+    """Strings are interned or not by what loaded them before, and that shows in the bytecode of
+    3.11 and 3.12.
+    """
     for python in found().values():
-        told = build.run(python, "import sys, encodings; print(sys.dont_write_bytecode, encodings.__cached__)").split()
+        told = build.run(
+            python, "import sys, encodings; print(sys.dont_write_bytecode, encodings.__cached__)"
+        ).split()
         assert told[0] == "True"
         assert not os.path.exists(told[1])
 
@@ -136,7 +155,8 @@ def test_each_bytecode_is_what_its_python_makes_of_the_source(pyz: Path, tmp_pat
         import marshal, sys
 
         source, bytecode = (open(path, "rb").read() for path in sys.argv[1:])
-        assert marshal.loads(bytecode) == compile(source, "ft.py", "exec", dont_inherit=True, optimize=2)
+        compiled = compile(source, "ft.py", "exec", dont_inherit=True, optimize=2)
+        assert marshal.loads(bytecode) == compiled
     """
     with zipfile.ZipFile(pyz) as archive:
         archive.extractall(tmp_path)
@@ -145,10 +165,24 @@ def test_each_bytecode_is_what_its_python_makes_of_the_source(pyz: Path, tmp_pat
     places = ast.literal_eval(line[1])
     assert places.keys() == found().keys()
     unpacked = lzma.decompress((tmp_path / "bytecode.xz").read_bytes())
-    assert [0, *(end for _, end in places.values())] == [*(start for start, _ in places.values()), len(unpacked)]
+    assert [0, *(end for _, end in places.values())] == [
+        *(start for start, _ in places.values()),
+        len(unpacked),
+    ]
     for magic, (start, end) in places.items():
         (tmp_path / magic).write_bytes(unpacked[start:end])
-        run(found()[magic], "-I", "-X", "no_debug_ranges", "-c", compare, "ft.py", magic, cwd=tmp_path, check=0)
+        run(
+            found()[magic],
+            "-I",
+            "-X",
+            "no_debug_ranges",
+            "-c",
+            compare,
+            "ft.py",
+            magic,
+            cwd=tmp_path,
+            check=0,
+        )
 
 
 def test_it_is_small(pyz: Path, tmp_path: Path) -> None:
@@ -169,7 +203,7 @@ def test_a_failed_build_leaves_the_old_file(tmp_path: Path) -> None:
     assert target.read_bytes() == b"old"
 
 
-# --- running it ---------------------------------------------------------------------------------------------
+# --- running it -----------------------------------------------------------------------------------
 
 
 def test_it_runs_with_each_python(pyz: Path, tmp_path: Path) -> None:
@@ -180,7 +214,9 @@ def test_it_runs_with_each_python(pyz: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v")
 def test_it_starts_with_little_memory(pyz: Path, tmp_path: Path) -> None:
-    """To unpack its bytecode takes no more memory than that has: a Python that starts runs ft, too."""
+    """To unpack its bytecode takes no more memory than that has: a Python that starts runs ft,
+    too.
+    """
     for python in found().values():
         for limit in range(20_000, 200_000, 5_000):
             command = ["sh", "-c", f'ulimit -v {limit} && exec "$@"', "sh", python, "-I"]
@@ -192,7 +228,9 @@ def test_it_starts_with_little_memory(pyz: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(WINDOWS, reason="a shebang")
 @pytest.mark.parametrize("how", ["{0}", "./ft.pyz", "../{1}/ft.pyz"])
-def test_it_runs_as_a_command_where_only_python3_is_reachable(how: str, pyz: Path, tmp_path: Path) -> None:
+def test_it_runs_as_a_command_where_only_python3_is_reachable(
+    how: str, pyz: Path, tmp_path: Path
+) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python3").write_text(f'#!/bin/sh\nexec {shlex.quote(PYTHON)} "$@"\n')
     (tmp_path / "bin" / "python3").chmod(0o755)
@@ -206,20 +244,27 @@ def test_each_python_loads_its_own_bytecode_and_no_other(stub: Path, tmp_path: P
     for path in paths:
         build.pyz(tmp_path / "ft.pyz", [path], stub)
         loaded = {
-            p: run(p, "ft.pyz", cwd=tmp_path, check=0).stdout.replace("\\", "/") for p in {PYTHON, *paths}
+            p: run(p, "ft.pyz", cwd=tmp_path, check=0).stdout.replace("\\", "/")
+            for p in {PYTHON, *paths}
         }
         compiled = [python for python, file in loaded.items() if file.endswith(".pyc\n")]
         assert compiled == [path]
-        assert all(file.endswith("ft.pyz/ft.py\n") for python, file in loaded.items() if python != path)
+        assert all(
+            file.endswith("ft.pyz/ft.py\n") for python, file in loaded.items() if python != path
+        )
 
 
-def test_a_python_without_bytecode_or_without_lzma_compiles_the_source(stub: Path, tmp_path: Path) -> None:
+def test_a_python_without_bytecode_or_without_lzma_compiles_the_source(
+    stub: Path, tmp_path: Path
+) -> None:
     build.pyz(tmp_path / "ft.pyz", [], stub)
     result = run(PYTHON, "ft.pyz", cwd=tmp_path, check=0)
     assert result.stdout.replace("\\", "/").endswith("ft.pyz/ft.py\n")
     build.pyz(tmp_path / "ft.pyz", [PYTHON], stub)
     (tmp_path / "none").mkdir()
-    (tmp_path / "none" / "lzma.py").write_text("raise ImportError")  # as where Python was built without it
+    (tmp_path / "none" / "lzma.py").write_text(
+        "raise ImportError"
+    )  # as where Python was built without it
     result = run(PYTHON, "ft.pyz", cwd=tmp_path, check=0, PYTHONPATH=str(tmp_path / "none"))
     assert result.stdout.replace("\\", "/").endswith("ft.pyz/ft.py\n")
 
@@ -245,7 +290,14 @@ def test_a_run_writes_nothing(pyz: Path, tmp_path: Path) -> None:
 @pytest.mark.needs("strace")
 @pytest.mark.skipif(sys.platform != "linux", reason="strace")
 def test_a_run_opens_no_file_for_writing(pyz: Path, tmp_path: Path) -> None:
-    trace = ["strace", "-f", "-o", "trace", "-e", "trace=open,openat,creat,mkdir,mkdirat,rename,renameat"]
+    trace = [
+        "strace",
+        "-f",
+        "-o",
+        "trace",
+        "-e",
+        "trace=open,openat,creat,mkdir,mkdirat,rename,renameat",
+    ]
     run(*trace, PYTHON, pyz, "help", cwd=tmp_path, check=0)
     calls = (tmp_path / "trace").read_text().splitlines()
     assert any(str(pyz) in call for call in calls)
@@ -266,7 +318,9 @@ def test_an_old_python_says_so_in_one_line(pyz: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(WINDOWS, reason="POSIX signals")
 def test_ctrl_c_while_importing_ends_in_silence(stub: Path, tmp_path: Path) -> None:
-    stub.write_text("import sys, time\nprint('importing', file=sys.stderr, flush=True)\ntime.sleep(60)\n")
+    stub.write_text(
+        "import sys, time\nprint('importing', file=sys.stderr, flush=True)\ntime.sleep(60)\n"
+    )
     build.pyz(tmp_path / "ft.pyz", [PYTHON], stub)
     process = Process([PYTHON, "ft.pyz"], env={}, cwd=tmp_path, check=130)
     process.expect("importing")
@@ -275,7 +329,7 @@ def test_ctrl_c_while_importing_ends_in_silence(stub: Path, tmp_path: Path) -> N
     assert (result.stdout, result.stderr) == ("", "importing\n")
 
 
-# --- the release and the wheel ------------------------------------------------------------------------------
+# --- the release and the wheel --------------------------------------------------------------------
 
 
 def test_the_release_directory_serves_this_version_and_keeps_the_others(tmp_path: Path) -> None:
@@ -288,7 +342,9 @@ def test_the_release_directory_serves_this_version_and_keeps_the_others(tmp_path
         os.umask(before)
     version = build.version()
     if not WINDOWS:  # a web server may read it
-        assert {stat.S_IMODE(path.stat().st_mode) & 0o055 for path in (tmp_path, tmp_path / version)} == {0o055}
+        assert {
+            stat.S_IMODE(path.stat().st_mode) & 0o055 for path in (tmp_path, tmp_path / version)
+        } == {0o055}
     names = ["SHA256SUMS", "VERSION", "ft.pyz", "install.ps1", "install.sh"]
     assert sorted(os.listdir(tmp_path)) == sorted([*names, "0.0.1", version])
     assert sorted(os.listdir(tmp_path / version)) == names
@@ -297,7 +353,9 @@ def test_the_release_directory_serves_this_version_and_keeps_the_others(tmp_path
         assert (tmp_path / name).read_bytes() == (tmp_path / version / name).read_bytes()
     assert (tmp_path / "VERSION").read_text() == f"{version}\n"
     covered = ["ft.pyz", "install.ps1", "install.sh"]
-    sums = [f"{hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()}  {name}" for name in covered]
+    sums = [
+        f"{hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()}  {name}" for name in covered
+    ]
     assert (tmp_path / "SHA256SUMS").read_text().splitlines() == sums
 
 

@@ -1,4 +1,6 @@
-"""`ft completion`: real shells load the script and complete with it, without ft or Python anywhere near."""
+"""`ft completion`: real shells load the script and complete with it, without ft or Python anywhere
+near.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,30 @@ import pytest
 from conftest import PYPY, PYTHON, ROOT, Process, Result, Runner
 
 COMMANDS = [
-    "auth login", "auth logout", "auth whoami", "me", "generate", "instrumental", "list", "get", "download", "delete",
-    "playlists", "playlist show", "playlist add", "playlist remove", "playlist move",
-    "sfx generate", "sfx list", "sfx get", "sfx download", "doctor", "update", "completion", "help",
-]  # fmt: skip
+    "auth login",
+    "auth logout",
+    "auth whoami",
+    "me",
+    "generate",
+    "instrumental",
+    "list",
+    "get",
+    "download",
+    "delete",
+    "playlists",
+    "playlist show",
+    "playlist add",
+    "playlist remove",
+    "playlist move",
+    "sfx generate",
+    "sfx list",
+    "sfx get",
+    "sfx download",
+    "doctor",
+    "update",
+    "completion",
+    "help",
+]
 FIRST = list(dict.fromkeys(command.split()[0] for command in COMMANDS))
 KEYS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"]
 LANGUAGES = ["en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru"]
@@ -64,11 +86,13 @@ CASES: dict[str, list[str]] = {
     "ft list --limit ": [],
     "ft list --status completed --of": ["--offset"],
     "ft --config=list list --st": ["--status"],
-}  # fmt: skip
+}
 
 
 def start(directory: Path, *argv: str, stdin: str | None = None, terminal: bool = False) -> Process:
-    """A shell that finds no program but ls, which fish lists files with: it has to complete by itself."""
+    """A shell that finds no program but ls, which fish lists files with: it has to complete by
+    itself.
+    """
     programs = directory / "bin"
     programs.mkdir(exist_ok=True)
     if not (programs / "ls").exists():
@@ -76,7 +100,12 @@ def start(directory: Path, *argv: str, stdin: str | None = None, terminal: bool 
     env = {"PATH": str(programs), "HOME": str(directory), "LC_ALL": "C.UTF-8", "TERM": "dumb"}
     program = shutil.which(argv[0]) or argv[0]
     return Process(
-        [program, *argv[1:]], env=env, cwd=directory, stdin=stdin, terminal=(50, 200) if terminal else None, check=0
+        [program, *argv[1:]],
+        env=env,
+        cwd=directory,
+        stdin=stdin,
+        terminal=(50, 200) if terminal else None,
+        check=0,
     )
 
 
@@ -92,9 +121,12 @@ done
 # What compsys adds to its matches is recorded on the way.
 ZSH = r"""
 autoload -Uz compinit && compinit -D -u && {load}
-compadd() {{ local -a hits; builtin compadd -A hits "$@"; found+=("$hits[@]"); builtin compadd "$@" }}
+compadd() {{
+    local -a hits; builtin compadd -A hits "$@"; found+=("$hits[@]"); builtin compadd "$@"
+}}
 capture() {{ local -a found; zle complete; print -rn -- $'\1'"${{(Q)found[@]}}"$'\2'; BUFFER= }}
-zle -C complete complete-word _main_complete; zle -N capture; bindkey '^T' capture; PS1=; print rea''dy
+zle -C complete complete-word _main_complete; zle -N capture
+bindkey '^T' capture; PS1=; print rea''dy
 """
 FISH = r"""
 source ./script
@@ -106,7 +138,9 @@ end
 
 def bash(directory: Path, lines: Sequence[str]) -> list[list[str]]:
     def quoted(line: str) -> str:
-        words = [part for word in line.split(" ") for part in re.split("(=)", word) if part or not word]
+        words = [
+            part for word in line.split(" ") for part in re.split("(=)", word) if part or not word
+        ]
         return " ".join(map(shlex.quote, words))
 
     typed = "".join(f"{quoted(line)}\n" for line in lines)
@@ -135,13 +169,17 @@ def fish(directory: Path, lines: Sequence[str]) -> list[list[str]]:
     assert result.stderr == ""
     found = [line.split() for line in result.stdout.splitlines()]
     # Where nothing begins with what is typed, fish offers what merely has its letters somewhere.
-    return [[word for word in words if word.startswith(line.split(" ")[-1])] for line, words in zip(lines, found)]
+    return [
+        [word for word in words if word.startswith(line.split(" ")[-1])]
+        for line, words in zip(lines, found)
+    ]
 
 
 Shell = Callable[[Path, Sequence[str]], List[List[str]]]
 
 every_shell = pytest.mark.parametrize(
-    "shell", [pytest.param(shell, marks=pytest.mark.needs(shell.__name__)) for shell in (bash, zsh, fish)]
+    "shell",
+    [pytest.param(shell, marks=pytest.mark.needs(shell.__name__)) for shell in (bash, zsh, fish)],
 )
 
 
@@ -186,15 +224,28 @@ def test_zsh_loads_it_from_fpath(ft: Runner) -> None:
 
 @pytest.mark.source
 @pytest.mark.needs("fish")
-def test_fish_shows_what_a_command_does_and_completes_values_after_an_equals_sign(ft: Runner) -> None:
+def test_fish_shows_what_a_command_does_and_completes_values_after_an_equals_sign(
+    ft: Runner,
+) -> None:
     script(ft, "fish")
     (ft.cwd / "my song.mp3").touch()
-    typed = ["ft au", "ft list --status=c", "ft --config=scr", "ft get x -o 'my s", "ft --config ~/scr", "ft get my"]
+    typed = [
+        "ft au",
+        "ft list --status=c",
+        "ft --config=scr",
+        "ft get x -o 'my s",
+        "ft --config ~/scr",
+        "ft get my",
+    ]
     line = "; ".join(["source ./script", *(f"complete -C {shlex.quote(words)}" for words in typed)])
     result = start(ft.cwd, "fish", "--no-config", "-c", line).finish()
     assert result.stdout.splitlines() == [
-        "auth\tSign in and out", "--status=completed", "--config=script", "my song.mp3", "~/script",
-    ]  # fmt: skip
+        "auth\tSign in and out",
+        "--status=completed",
+        "--config=script",
+        "my song.mp3",
+        "~/script",
+    ]
 
 
 @pytest.mark.source
@@ -225,7 +276,8 @@ def test_powershell_completes(ft: Runner) -> None:
     lines = [line for line in CASES if "=" not in line]
     look = (
         "Invoke-Expression (Get-Content -Raw ./script)\nforeach ($line in $input) {\n"
-        "(([System.Management.Automation.CommandCompletion]::CompleteInput($line, $line.Length, $null))"
+        "(([System.Management.Automation.CommandCompletion]::CompleteInput($line, $line.Length, "
+        "$null))"
         ".CompletionMatches | ForEach-Object CompletionText) -join ' ' }"
     )
     result = start(

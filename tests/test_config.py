@@ -1,4 +1,6 @@
-"""Configuration: where config.json lies, what it holds, the order of flag, variable and file, the base URL."""
+"""Configuration: where config.json lies, what it holds, the order of flag, variable and file, the
+base URL.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,14 @@ def base_url(ft: Runner, *argv: str, **how: object) -> object:
     return ft("doctor", "--json", *argv, **how).json["baseUrl"]
 
 
-# --- where it lies ------------------------------------------------------------------------------------------
+# --- where it lies --------------------------------------------------------------------------------
 
 
 @linux
 def test_the_configuration_lies_in_dot_config_finetuning(ft: Runner, tmp_path: Path) -> None:
-    file = write(tmp_path / ".config/finetuning/config.json", f'{{"baseUrl": "{ft.sandbox.api_url}"}}')
+    file = write(
+        tmp_path / ".config/finetuning/config.json", f'{{"baseUrl": "{ft.sandbox.api_url}"}}'
+    )
     result = ft("doctor", env={"FINETUNING_CONFIG_HOME": None}, check=0)
     assert f"✓ config: {file}\n" in result.stdout
 
@@ -74,7 +78,11 @@ def test_finetuning_config_home_is_a_custom_directory(ft: Runner, tmp_path: Path
 )
 @pytest.mark.skipif(sys.platform == "win32", reason="the paths are POSIX's")
 def test_each_system_has_its_directory(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: str, environ: dict[str, str], expected: str
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    platform: str,
+    environ: dict[str, str],
+    expected: str,
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     import ft as module
@@ -125,7 +133,7 @@ def test_the_default_base_url(ft: Runner) -> None:
     assert base_url(ft, env=blocked, speed=100) == "https://pub.finetuning.ai"
 
 
-# --- what it holds ------------------------------------------------------------------------------------------
+# --- what it holds --------------------------------------------------------------------------------
 
 
 def test_flag_beats_config_beats_default(ft: Runner) -> None:
@@ -155,7 +163,9 @@ def test_flag_beats_config_beats_default(ft: Runner) -> None:
         ("{" + '"a":[' * 500 + "]" * 500 + "}", 1, ""),
     ],
 )
-def test_a_broken_configuration_is_exit_2_with_file_line_and_key(ft: Runner, text: str, line: int, says: str) -> None:
+def test_a_broken_configuration_is_exit_2_with_file_line_and_key(
+    ft: Runner, text: str, line: int, says: str
+) -> None:
     ft.config(text)
     result = ft("me", check=2)
     assert f"{ft.config_dir / 'config.json'}:{line}" in result.stderr
@@ -199,7 +209,7 @@ def test_a_configuration_that_cannot_be_read_is_exit_2(ft: Runner) -> None:
     assert str(ft.config_dir / "config.json") in ft("me", check=2).stderr
 
 
-# --- the base URL -------------------------------------------------------------------------------------------
+# --- the base URL ---------------------------------------------------------------------------------
 
 
 @pytest.mark.source
@@ -260,7 +270,14 @@ def test_a_prefix_is_part_of_every_request(ft: Runner) -> None:
 def test_ssl_cert_file_is_honoured(ft: Runner, tls: Tls) -> None:
     with Sandbox(seconds=0.05, tls=tls.context) as secure:
         url = secure.api_url.replace("127.0.0.1", "localhost")
-        ft("me", "--base-url", url, env={"SSL_CERT_FILE": str(tls.ca_file)}, key=secure.key, check=0)
+        ft(
+            "me",
+            "--base-url",
+            url,
+            env={"SSL_CERT_FILE": str(tls.ca_file)},
+            key=secure.key,
+            check=0,
+        )
         result = ft("me", "--base-url", url, key=secure.key, check=3)
         assert "certificate" in result.stderr
         assert "SSL_CERT_FILE" in result.stderr

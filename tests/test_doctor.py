@@ -8,7 +8,9 @@ import sys
 import pytest
 from conftest import Runner
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="there is no key only where no keychain is asked")
+linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="there is no key only where no keychain is asked"
+)
 
 
 def test_doctor_shows_what_the_reference_shows(ft: Runner) -> None:
@@ -97,7 +99,9 @@ def test_a_service_that_is_not_healthy_is_exit_3(ft: Runner) -> None:
 def test_a_broken_configuration_is_exit_2(ft: Runner) -> None:
     ft.config('{"baseUrl": }')
     result = ft("doctor", check=2)
-    assert re.search(f"^✗ config: {re.escape(str(ft.config_dir / 'config.json'))}:1", result.stdout, re.MULTILINE)
+    assert re.search(
+        f"^✗ config: {re.escape(str(ft.config_dir / 'config.json'))}:1", result.stdout, re.MULTILINE
+    )
     assert ft("doctor", "--json", check=2).json["ok"] is False
     assert not ft.sandbox.requests
 

@@ -1,6 +1,8 @@
-"""Downloads: every fault of the media host, where tracks may be written, how they are named, several at a time.
+"""Downloads: every fault of the media host, where tracks may be written, how they are named,
+several at a time.
 
-A track is right when its file holds exactly `sandbox.track(id)`. After each run no hidden file may be left.
+A track is right when its file holds exactly `sandbox.track(id)`. After each run no hidden file may
+be left.
 """
 
 from __future__ import annotations
@@ -52,11 +54,18 @@ def download(ft: Runner, *argv: str, code: int = 0, **how: Any) -> Result:
 
 
 def answer(status: str, body: bytes, *headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status}", "Content-Type: audio/mpeg", "Connection: close", *headers, "", ""]
+    lines = [
+        f"HTTP/1.1 {status}",
+        "Content-Type: audio/mpeg",
+        "Connection: close",
+        *headers,
+        "",
+        "",
+    ]
     return "\r\n".join(lines).encode("latin-1") + body
 
 
-# --- the ordinary way ---------------------------------------------------------------------------------------
+# --- the ordinary way -----------------------------------------------------------------------------
 
 
 def test_saved_under_its_default_name(ft: Runner, here: Path, track: str) -> None:
@@ -90,7 +99,7 @@ def test_a_bar_on_a_terminal_and_none_off_it(ft: Runner, here: Path, track: str)
     assert "\r" not in off.stderr and "%" not in off.stderr
 
 
-# --- faults of the media host: once, and again and again ----------------------------------------------------
+# --- faults of the media host: once, and again and again ------------------------------------------
 
 ONCE = {
     "closed before a byte": ("close", {}),
@@ -112,7 +121,10 @@ ONCE = {
     "two lengths": ("two-lengths", {}),
     "a length that is no number": ("bad-length", {}),
     "a length with a sign": ("bad-length", {"value": "+100"}),
-    "a length in Arabic digits": ("raw", {"data": answer("200 OK", b"abc", "Content-Length: \xd9\xa3")}),
+    "a length in Arabic digits": (
+        "raw",
+        {"data": answer("200 OK", b"abc", "Content-Length: \xd9\xa3")},
+    ),
     "429": ("status", {"status": 429, "retry_after": 2}),
     "500": ("status", {"status": 500}),
     "502": ("status", {"status": 502, "body": "html"}),
@@ -122,7 +134,9 @@ ONCE = {
 
 
 @pytest.mark.parametrize("fault", ONCE.values(), ids=ONCE)
-def test_a_fault_that_passes(ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]) -> None:
+def test_a_fault_that_passes(
+    ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]
+) -> None:
     kind, parameters = fault
     if parameters.get("at") == -1:
         parameters = {"at": len(ft.sandbox.track(track)) - 1}
@@ -134,7 +148,9 @@ def test_a_fault_that_passes(ft: Runner, here: Path, track: str, fault: tuple[st
 
 
 @pytest.mark.parametrize("fault", ONCE.values(), ids=ONCE)
-def test_a_fault_that_stays(ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]) -> None:
+def test_a_fault_that_stays(
+    ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]
+) -> None:
     """At most 4 attempts; what was there before survives, and no partial file remains."""
     kind, parameters = fault
     parameters = {"at": 0} if parameters.get("at") == -1 else parameters
@@ -151,8 +167,14 @@ FINAL = {
     "403": ("status", {"status": 403}),
     "404": ("status", {"status": 404, "body": "html"}),
     "416 to no Range": ("status", {"status": 416}),
-    "206 to no Range": ("header", {"name": "Content-Range", "value": "bytes 0-9/10", "status": 206}),
-    "206 with an empty Content-Range": ("header", {"name": "Content-Range", "value": "", "status": 206}),
+    "206 to no Range": (
+        "header",
+        {"name": "Content-Range", "value": "bytes 0-9/10", "status": 206},
+    ),
+    "206 with an empty Content-Range": (
+        "header",
+        {"name": "Content-Range", "value": "", "status": 206},
+    ),
     "204": ("raw", {"data": answer("204 No Content", b"")}),
     "304": ("raw", {"data": answer("304 Not Modified", b"")}),
     "a redirect to nowhere": ("raw", {"data": answer("302 Found", b"", "Content-Length: 0")}),
@@ -166,7 +188,9 @@ FINAL = {
 
 
 @pytest.mark.parametrize("fault", FINAL.values(), ids=FINAL)
-def test_an_answer_that_is_no_track(ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]) -> None:
+def test_an_answer_that_is_no_track(
+    ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]
+) -> None:
     """The media host's errors are exit 3; nothing is tried again that would not help."""
     kind, parameters = fault
     (here / "song.mp3").write_bytes(OLD)
@@ -191,7 +215,9 @@ FINE = {
 
 
 @pytest.mark.parametrize("fault", FINE.values(), ids=FINE)
-def test_odd_but_right(ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]) -> None:
+def test_odd_but_right(
+    ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]
+) -> None:
     kind, parameters = fault
     ft.sandbox.fault(kind, origin="media", **parameters)
     download(ft, track, "-o", "song.mp3")
@@ -218,7 +244,7 @@ def test_a_long_retry_after_is_not_waited_for(ft: Runner, here: Path, track: str
     assert len(media(ft.sandbox)) == 1
 
 
-# --- resuming -----------------------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------
 
 CUT = 5000
 
@@ -243,8 +269,11 @@ def test_resumes_where_it_broke_off_each_time(ft: Runner, here: Path, track: str
     ft.sandbox.fault("short", origin="media", at=CUT, times=3)
     download(ft, track, "-o", "song.mp3")
     assert [request.headers["Range"] for request in media(ft.sandbox)] == [
-        None, f"bytes={CUT}-", f"bytes={2 * CUT}-", f"bytes={3 * CUT}-",
-    ]  # fmt: skip
+        None,
+        f"bytes={CUT}-",
+        f"bytes={2 * CUT}-",
+        f"bytes={3 * CUT}-",
+    ]
     assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
 
 
@@ -258,10 +287,20 @@ def test_an_outage_between_does_not_lose_what_came(ft: Runner, here: Path, track
 
 @pytest.mark.parametrize(
     "etag",
-    [[], ['ETag: W/"weak"'], ["ETag: bare"], ["ETag: "], ['ETag: "a"b"'], ['ETag: "open'], ['ETag: "\xff"']],
+    [
+        [],
+        ['ETag: W/"weak"'],
+        ["ETag: bare"],
+        ["ETag: "],
+        ['ETag: "a"b"'],
+        ['ETag: "open'],
+        ['ETag: "\xff"'],
+    ],
     ids=["none", "weak", "bare", "empty", "quote", "open", "latin-1"],
 )
-def test_without_a_strong_etag_it_starts_over(ft: Runner, here: Path, track: str, etag: list[str]) -> None:
+def test_without_a_strong_etag_it_starts_over(
+    ft: Runner, here: Path, track: str, etag: list[str]
+) -> None:
     ft.sandbox.fault("raw", origin="media", data=first_half(ft.sandbox, track, *etag))
     download(ft, track, "-o", "song.mp3")
     assert [request.headers["Range"] for request in media(ft.sandbox)] == [None, None]
@@ -277,23 +316,43 @@ def test_a_track_that_changed_is_fetched_anew(ft: Runner, here: Path, track: str
     assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track) != before
 
 
-def rest(total: int, start: int = CUT, last: int | None = None, content_range: str | None = None, *more: str) -> bytes:
+def rest(
+    total: int,
+    start: int = CUT,
+    last: int | None = None,
+    content_range: str | None = None,
+    *more: str,
+) -> bytes:
     """A 206 full of the wrong bytes."""
     body = b"\0" * (total - start)
     place = content_range or f"bytes {start}-{total - 1 if last is None else last}/{total}"
-    return answer("206 Partial Content", body, f"Content-Length: {len(body)}", f"Content-Range: {place}", *more)
+    return answer(
+        "206 Partial Content",
+        body,
+        f"Content-Length: {len(body)}",
+        f"Content-Range: {place}",
+        *more,
+    )
 
 
 WRONG: dict[str, Callable[[int], bytes]] = {
-    "416": lambda total: answer("416 Range Not Satisfiable", b"", f"Content-Range: bytes */{total}"),
+    "416": lambda total: answer(
+        "416 Range Not Satisfiable", b"", f"Content-Range: bytes */{total}"
+    ),
     "another start": lambda total: rest(total, CUT + 96),
     "another end": lambda total: rest(total, last=total - 2),
-    "another total": lambda total: rest(total, content_range=f"bytes {CUT}-{total - 1}/{total + 1}"),
+    "another total": lambda total: rest(
+        total, content_range=f"bytes {CUT}-{total - 1}/{total + 1}"
+    ),
     "an unknown total": lambda total: rest(total, content_range=f"bytes {CUT}-{total - 1}/*"),
-    "no range": lambda total: answer("206 Partial Content", b"\0" * (total - CUT), f"Content-Length: {total - CUT}"),
+    "no range": lambda total: answer(
+        "206 Partial Content", b"\0" * (total - CUT), f"Content-Length: {total - CUT}"
+    ),
     "garbage": lambda total: rest(total, content_range="some bytes"),
     "another ETag": lambda total: rest(total, CUT, None, None, 'ETag: "new"'),
-    "two ranges": lambda total: rest(total, content_range=f"bytes {CUT}-{CUT}/{total}, {CUT + 1}-{total - 1}/{total}"),
+    "two ranges": lambda total: rest(
+        total, content_range=f"bytes {CUT}-{CUT}/{total}, {CUT + 1}-{total - 1}/{total}"
+    ),
 }
 
 
@@ -305,7 +364,11 @@ def test_a_wrong_answer_to_the_range_starts_over(
     ft.sandbox.fault("short", origin="media", at=CUT)
     ft.sandbox.fault("raw", origin="media", data=wrong(len(ft.sandbox.track(track))))
     download(ft, track, "-o", "song.mp3")
-    assert [request.headers["Range"] for request in media(ft.sandbox)] == [None, f"bytes={CUT}-", None]
+    assert [request.headers["Range"] for request in media(ft.sandbox)] == [
+        None,
+        f"bytes={CUT}-",
+        None,
+    ]
     assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
 
 
@@ -322,13 +385,15 @@ def test_an_encoded_rest_is_refused(ft: Runner, here: Path, track: str) -> None:
     (here / "song.mp3").write_bytes(OLD)
     tag = 'ETag: "one"'
     ft.sandbox.fault("raw", origin="media", data=first_half(ft.sandbox, track, tag))
-    ft.sandbox.fault("raw", origin="media", data=rest(total, CUT, None, None, tag, "Content-Encoding: gzip"))
+    ft.sandbox.fault(
+        "raw", origin="media", data=rest(total, CUT, None, None, tag, "Content-Encoding: gzip")
+    )
     download(ft, track, "-o", "song.mp3", code=3)
     assert (here / "song.mp3").read_bytes() == OLD
     assert names(here) == ["song.mp3"]
 
 
-# --- redirects and addresses --------------------------------------------------------------------------------
+# --- redirects and addresses ----------------------------------------------------------------------
 
 
 def test_five_redirects_are_followed_without_the_key(ft: Runner, here: Path, track: str) -> None:
@@ -347,7 +412,9 @@ def test_six_redirects_are_too_many(ft: Runner, here: Path, track: str) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_to_the_api_carries_no_key(ft: Runner, here: Path, track: str, status: int) -> None:
+def test_a_redirect_to_the_api_carries_no_key(
+    ft: Runner, here: Path, track: str, status: int
+) -> None:
     ft.sandbox.fault("redirect", origin="media", status=status, location="{api}/v1/me")
     download(ft, track, code=3)
     assert ft.sandbox.requests[-1].path == "/v1/me"
@@ -356,13 +423,26 @@ def test_a_redirect_to_the_api_carries_no_key(ft: Runner, here: Path, track: str
 
 
 ADDRESSES = [
-    "file:///etc/passwd", "data:audio/mpeg;base64,SUQz", "ftp://127.0.0.1/a.mp3", "http://media.example/a.mp3",
-    "http://127.0.0.1.example/a.mp3", "http://user@127.0.0.1/a.mp3", "https://", "https://[::1", "https://a:99999/x",
-    "javascript:alert(1)", "//127.0.0.1/a.mp3", "HTTP://10.0.0.1/", "https://a b/", "https://host/\r\nX: y",
-]  # fmt: skip
+    "file:///etc/passwd",
+    "data:audio/mpeg;base64,SUQz",
+    "ftp://127.0.0.1/a.mp3",
+    "http://media.example/a.mp3",
+    "http://127.0.0.1.example/a.mp3",
+    "http://user@127.0.0.1/a.mp3",
+    "https://",
+    "https://[::1",
+    "https://a:99999/x",
+    "javascript:alert(1)",
+    "//127.0.0.1/a.mp3",
+    "HTTP://10.0.0.1/",
+    "https://a b/",
+    "https://host/\r\nX: y",
+]
 
 
-@pytest.mark.parametrize("address", [*ADDRESSES, "", "a.mp3", "/etc/passwd", None, 7, {}, []], ids=repr)
+@pytest.mark.parametrize(
+    "address", [*ADDRESSES, "", "a.mp3", "/etc/passwd", None, 7, {}, []], ids=repr
+)
 def test_an_audio_url_that_is_none(ft: Runner, here: Path, address: Any) -> None:
     """https (and http on loopback) only: nothing is opened, nothing is written."""
     track = ft.sandbox.add_generation(audioUrl=address)["id"]
@@ -371,7 +451,9 @@ def test_an_audio_url_that_is_none(ft: Runner, here: Path, address: Any) -> None
     assert len(ft.sandbox.requests) == 1
 
 
-@pytest.mark.parametrize("address", [a for a in ADDRESSES if not a.startswith("//") and "\r" not in a], ids=repr)
+@pytest.mark.parametrize(
+    "address", [a for a in ADDRESSES if not a.startswith("//") and "\r" not in a], ids=repr
+)
 def test_a_redirect_that_leads_nowhere(ft: Runner, here: Path, track: str, address: str) -> None:
     ft.sandbox.fault("redirect", origin="media", location=address)
     download(ft, track, code=3)
@@ -387,7 +469,9 @@ def secure(ft: Runner, tls: Tls) -> Iterator[Sandbox]:
         yield sandbox
 
 
-def test_never_from_https_to_http(ft: Runner, here: Path, secure: Sandbox, track: str, tls: Tls) -> None:
+def test_never_from_https_to_http(
+    ft: Runner, here: Path, secure: Sandbox, track: str, tls: Tls
+) -> None:
     """`track` is served by the other sandbox, in the clear."""
     plain = f"{ft.sandbox.media_url}/audio/{track}.mp3"
     redirected = secure.add_generation()["id"]
@@ -406,7 +490,7 @@ def test_over_tls(ft: Runner, here: Path, secure: Sandbox, tls: Tls) -> None:
     assert (here / "song.mp3").read_bytes() == secure.track(track)
 
 
-# --- records that have no track -----------------------------------------------------------------------------
+# --- records that have no track -------------------------------------------------------------------
 
 
 def test_a_track_that_is_not_completed(ft: Runner, here: Path) -> None:
@@ -429,7 +513,10 @@ def test_wait_polls_first(ft: Runner, here: Path) -> None:
 def test_a_failed_one_says_why(ft: Runner, here: Path) -> None:
     track = ft.sandbox.add_generation(status="failed")["id"]
     for flags in ([], ["--wait"]):
-        assert "error: The model could not follow this prompt\n" in download(ft, track, *flags, code=1).stderr
+        assert (
+            "error: The model could not follow this prompt\n"
+            in download(ft, track, *flags, code=1).stderr
+        )
 
 
 def test_an_unknown_id(ft: Runner, here: Path) -> None:
@@ -437,7 +524,7 @@ def test_an_unknown_id(ft: Runner, here: Path) -> None:
     assert "error: Generation not found (NOT_FOUND)\nhint: an id has 36 characters" in stderr
 
 
-# --- where it is written ------------------------------------------------------------------------------------
+# --- where it is written --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("output", ["there", "there/", "new/", "a/b/c/"])
@@ -448,7 +535,9 @@ def test_into_a_directory(ft: Runner, here: Path, track: str, output: str) -> No
     assert (here / path).read_bytes() == ft.sandbox.track(track)
 
 
-@pytest.mark.parametrize("output", ["-song.mp3", " song .mp3", "a/b/song.mp3", "Ünïcödé 🎵.mp3", "./-"])
+@pytest.mark.parametrize(
+    "output", ["-song.mp3", " song .mp3", "a/b/song.mp3", "Ünïcödé 🎵.mp3", "./-"]
+)
 def test_into_a_file(ft: Runner, here: Path, track: str, output: str) -> None:
     """`Saved to` prints the path as -o gave it."""
     assert download(ft, track, f"--output={output}").stdout == f"Saved to {output}\n"
@@ -496,8 +585,12 @@ REFUSED = {
 @posix
 @pytest.mark.parametrize("how", REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("command", ["download", "generate"])
-def test_a_place_that_is_refused(ft: Runner, here: Path, track: str, how: Any, command: str) -> None:
-    """A regular file or nothing, found out before anything is asked for, and before a credit is spent."""
+def test_a_place_that_is_refused(
+    ft: Runner, here: Path, track: str, how: Any, command: str
+) -> None:
+    """A regular file or nothing, found out before anything is asked for, and before a credit is
+    spent.
+    """
     prepare, output = how
     prepare(here)
     before = names(here)
@@ -529,7 +622,9 @@ def test_a_read_only_directory(ft: Runner, here: Path, track: str, command: str)
     (here / "song.mp3").write_bytes(OLD)
     here.chmod(0o555)
     drop = ["setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override"] if ROOT else []
-    result = clean(ft.start(command, track, "-o", "song.mp3", _program=[*drop, *ft.argv], check=1).finish())
+    result = clean(
+        ft.start(command, track, "-o", "song.mp3", _program=[*drop, *ft.argv], check=1).finish()
+    )
     assert "error: cannot write song.mp3: Permission denied\n" in result.stderr
     assert ft.sandbox.requests == []
     assert (here / "song.mp3").read_bytes() == OLD
@@ -538,7 +633,9 @@ def test_a_read_only_directory(ft: Runner, here: Path, track: str, command: str)
 
 @posix
 def test_a_file_that_may_not_grow(ft: Runner, here: Path, track: str) -> None:
-    """As with a full disk, but for everybody: the limit of `ulimit -f`, 512 or 1024 bytes a unit."""
+    """As with a full disk, but for everybody: the limit of `ulimit -f`, 512 or 1024 bytes a
+    unit.
+    """
     (here / "song.mp3").write_bytes(OLD)
     result = clean(ft.sh(f"ulimit -f 20; ft download {track} -o song.mp3", check=1))
     assert "error: cannot write song.mp3: File too large\n" in result.stderr
@@ -561,7 +658,9 @@ def small_disk(here: Path) -> Iterator[Path]:
 @pytest.mark.needs("mount", "umount")
 def test_a_full_disk(ft: Runner, small_disk: Path, track: str) -> None:
     (small_disk / "song.mp3").write_bytes(OLD)
-    result = clean(ft("generate", "a song", "--duration", "210", "-o", "disk/song.mp3", speed=SPEED, check=1))
+    result = clean(
+        ft("generate", "a song", "--duration", "210", "-o", "disk/song.mp3", speed=SPEED, check=1)
+    )
     assert "error: cannot write disk/song.mp3: No space left on device\nhint: " in result.stderr
     assert f"ft download {ft.sandbox.book[0]} --wait -o disk/song.mp3" in result.stderr
     assert (small_disk / "song.mp3").read_bytes() == OLD
@@ -590,7 +689,7 @@ def test_no_buffering_in_memory(ft: Runner, here: Path, track: str) -> None:
     assert abs(peaks[1] - peaks[0]) < 2000, peaks
 
 
-# --- to stdout ----------------------------------------------------------------------------------------------
+# --- to stdout ------------------------------------------------------------------------------------
 
 
 def test_to_stdout(ft: Runner, here: Path, track: str) -> None:
@@ -620,12 +719,14 @@ def test_to_stdout_is_refused_on_a_terminal(ft: Runner, track: str, command: str
     assert ft.sandbox.requests == []
 
 
-# --- several at a time --------------------------------------------------------------------------------------
+# --- several at a time ----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def six(sandbox: Sandbox) -> list[str]:
-    return [str(sandbox.add_generation(prompt=f"song {n}", duration=30 + n)["id"]) for n in range(6)]
+    return [
+        str(sandbox.add_generation(prompt=f"song {n}", duration=30 + n)["id"]) for n in range(6)
+    ]
 
 
 def test_four_at_a_time_with_one_display(ft: Runner, here: Path, six: list[str]) -> None:
@@ -638,7 +739,9 @@ def test_four_at_a_time_with_one_display(ft: Runner, here: Path, six: list[str])
     gate.release()
     result = running.finish()
     lines = result.screen()
-    assert sorted(lines[:-1]) == [f"Saved to song-{n}-{track[:8]}.mp3" for n, track in enumerate(six)]
+    assert sorted(lines[:-1]) == [
+        f"Saved to song-{n}-{track[:8]}.mp3" for n, track in enumerate(six)
+    ]
     assert lines[-1] == "Downloaded 6 of 6 track(s)"
     for n, track in enumerate(six):
         assert (here / f"song-{n}-{track[:8]}.mp3").read_bytes() == ft.sandbox.track(track)
@@ -673,7 +776,9 @@ def test_no_success(ft: Runner, here: Path) -> None:
     assert names(here) == []
 
 
-def test_an_id_given_twice_is_fetched_once(ft: Runner, here: Path, track: str, six: list[str]) -> None:
+def test_an_id_given_twice_is_fetched_once(
+    ft: Runner, here: Path, track: str, six: list[str]
+) -> None:
     ids = "\n".join([track, six[0], track, "", f"  {six[0]} "])
     assert "Downloaded 2 of 2 track(s)" in download(ft, "-", stdin=ids).stdout
     assert len(media(ft.sandbox)) == 2
@@ -685,7 +790,9 @@ def test_two_tracks_of_one_name(ft: Runner, here: Path) -> None:
     for identifier in ids:
         ft.sandbox.add_generation(id=identifier, prompt="same", duration=30)
     result = download(ft, *ids)
-    (loser,) = [i for i in ids if f"warning: {i}: same-07e8d430.mp3 is the name of " in result.stderr]
+    (loser,) = [
+        i for i in ids if f"warning: {i}: same-07e8d430.mp3 is the name of " in result.stderr
+    ]
     (winner,) = {*ids} - {loser}
     assert (here / "same-07e8d430.mp3").read_bytes() == ft.sandbox.track(winner)
     assert "Downloaded 1 of 2 track(s)" in result.stdout
@@ -700,7 +807,10 @@ def test_several_need_a_directory(ft: Runner, here: Path, six: list[str], output
 
 
 def test_several_are_waited_for_together(ft: Runner, here: Path) -> None:
-    ids = [str(ft.sandbox.add_generation(status="processing", prompt=f"song {n}")["id"]) for n in range(3)]
+    ids = [
+        str(ft.sandbox.add_generation(status="processing", prompt=f"song {n}")["id"])
+        for n in range(3)
+    ]
     running = ft.start("download", "--wait", *ids, speed=SPEED, check=0)
     for identifier in ids:
         ft.sandbox.wait_for(lambda request: request.path.endswith(identifier))  # noqa: B023
@@ -708,7 +818,7 @@ def test_several_are_waited_for_together(ft: Runner, here: Path) -> None:
     assert "Downloaded 3 of 3 track(s)" in running.finish().stdout
 
 
-# --- names --------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 TITLES = {
     "../../../etc/passwd": "etc-passwd",
@@ -725,7 +835,7 @@ TITLES = {
     "trailing space ": "trailing-space",
     "a\x00b\x1b[31mc\r\nd": "a-b-31mc-d",
     "\u202egpj.exe": "gpj-exe",
-    "a/b\\c:d*e?f\"g<h>i|j": "a-b-c-d-e-f-g-h-i-j",
+    'a/b\\c:d*e?f"g<h>i|j': "a-b-c-d-e-f-g-h-i-j",
     "-rf": "rf",
     "": "lofi",
     "Cafe\u0301 🎵 Noir": "café-noir",
@@ -735,7 +845,9 @@ TITLES = {
 @posix
 @pytest.mark.parametrize(("title", "expected"), TITLES.items(), ids=map(ascii, TITLES))
 def test_hostile_titles(ft: Runner, here: Path, title: str, expected: str) -> None:
-    """Safe characters only, within the directory, short enough for every file system, no device of Windows."""
+    """Safe characters only, within the directory, short enough for every file system, no device of
+    Windows.
+    """
     track = ft.sandbox.add_generation(title=title, prompt="LoFi", duration=5)["id"]
     result = download(ft, track)
     assert names(here) == [f"{expected}-{track[:8]}.mp3"]
@@ -743,7 +855,9 @@ def test_hostile_titles(ft: Runner, here: Path, title: str, expected: str) -> No
     assert names(ft.home) == ["config", "here"]
 
 
-@pytest.mark.parametrize("identifier", ["../../x", "/etc/passwd", "..", "\x00", "", None, 7, ["a"], {}, "🎵"], ids=repr)
+@pytest.mark.parametrize(
+    "identifier", ["../../x", "/etc/passwd", "..", "\x00", "", None, 7, ["a"], {}, "🎵"], ids=repr
+)
 def test_hostile_ids_in_the_record(ft: Runner, here: Path, track: str, identifier: Any) -> None:
     ft.sandbox.fault("record", path="/v1/generations/.*", id=identifier)
     download(ft, track)
@@ -752,8 +866,12 @@ def test_hostile_ids_in_the_record(ft: Runner, here: Path, track: str, identifie
     assert names(ft.home) == ["config", "here"]
 
 
-@pytest.mark.parametrize("fields", [{"title": 7}, {"title": {}}, {"title": None, "prompt": None}], ids=repr)
-def test_titles_of_the_wrong_type(ft: Runner, here: Path, track: str, fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "fields", [{"title": 7}, {"title": {}}, {"title": None, "prompt": None}], ids=repr
+)
+def test_titles_of_the_wrong_type(
+    ft: Runner, here: Path, track: str, fields: dict[str, Any]
+) -> None:
     ft.sandbox.fault("record", path="/v1/generations/.*", **fields)
     download(ft, track)
     assert len(names(here)) == 1

@@ -1,4 +1,6 @@
-"""Errors that teach: each code of the API and each mistake of a person, with its message, next step and exit code."""
+"""Errors that teach: each code of the API and each mistake of a person, with its message, next step
+and exit code.
+"""
 
 from __future__ import annotations
 
@@ -21,29 +23,77 @@ TEN = "the service takes 10 generations a minute"
 SIXTY = "the service takes 60 requests a minute"
 GENERATE = ["generate", "dark trap"]
 
-# Every code of the API's errors: what brings it about, the message, the hint (None: no hint line) and the exit code.
+# Every code of the API's errors: what brings it about, the message, the hint (None: no hint line)
+# and the exit code.
 # What the sandbox does not bring about by itself is a fault of that status and code.
 CODES: dict[str, tuple[dict[str, object], list[str], str, str | None, int]] = {
     "VALIDATION_ERROR": (
-        {}, ["sfx", "generate", "door", "--webhook", "https://example.com/hook"], "prompt is too short", None, 2,
+        {},
+        ["sfx", "generate", "door", "--webhook", "https://example.com/hook"],
+        "prompt is too short",
+        None,
+        2,
     ),
     "MISSING_API_KEY": ({}, ["me"], "API key is required", "run `ft auth login`", 1),
-    "INVALID_API_KEY": ({"key": LIVE}, ["me"], "Invalid API key", GIVEN.format("FINETUNING_API_KEY"), 1),
-    "ACCOUNT_DELETED": ({"key": "deleted"}, ["list"], "This account has been deleted", "contact support", 1),
-    "MONTHLY_LIMIT_REACHED": ({"key": "broke"}, GENERATE, "Monthly generation limit reached", CREDITS, 1),
-    "PRO_PLAN_REQUIRED": ({"key": "free"}, ["playlists"], "API access requires a Pro or Lifetime plan", UPGRADE, 1),
-    "NOT_FOUND": ({}, ["get", TRACK[:-1] + "0"], "Generation not found", "`ft list` shows your ids", 1),
+    "INVALID_API_KEY": (
+        {"key": LIVE},
+        ["me"],
+        "Invalid API key",
+        GIVEN.format("FINETUNING_API_KEY"),
+        1,
+    ),
+    "ACCOUNT_DELETED": (
+        {"key": "deleted"},
+        ["list"],
+        "This account has been deleted",
+        "contact support",
+        1,
+    ),
+    "MONTHLY_LIMIT_REACHED": (
+        {"key": "broke"},
+        GENERATE,
+        "Monthly generation limit reached",
+        CREDITS,
+        1,
+    ),
+    "PRO_PLAN_REQUIRED": (
+        {"key": "free"},
+        ["playlists"],
+        "API access requires a Pro or Lifetime plan",
+        UPGRADE,
+        1,
+    ),
+    "NOT_FOUND": (
+        {},
+        ["get", TRACK[:-1] + "0"],
+        "Generation not found",
+        "`ft list` shows your ids",
+        1,
+    ),
     "RATE_LIMITED": ({}, ["list"], "Too many requests", f"{SIXTY}; retry after 120 s", 1),
     "GENERATION_RATE_LIMITED": ({"spend": 10}, GENERATE, "Too many generations, slow down", TEN, 1),
-    "QUEUE_FULL": ({"queue": 0}, GENERATE, "Too many generations in the queue", f"{QUEUE}; retry after 5 s", 1),
+    "QUEUE_FULL": (
+        {"queue": 0},
+        GENERATE,
+        "Too many generations in the queue",
+        f"{QUEUE}; retry after 5 s",
+        1,
+    ),
     "GENERATION_FAILED": (
-        {}, ["generate", "reject"], "The queue did not accept the generation",
-        "usually transient: try once more; if it persists, see the errors guide", 1,
+        {},
+        ["generate", "reject"],
+        "The queue did not accept the generation",
+        "usually transient: try once more; if it persists, see the errors guide",
+        1,
     ),
     "INTERNAL_ERROR": ({}, ["delete", "--yes", TRACK], "Internal server error", None, 1),
-}  # fmt: skip
+}
 FAULTS = {
-    "VALIDATION_ERROR": {"status": 400, "message": "prompt is too short", "details": {"field": "prompt"}},
+    "VALIDATION_ERROR": {
+        "status": 400,
+        "message": "prompt is too short",
+        "details": {"field": "prompt"},
+    },
     "MISSING_API_KEY": {"status": 401, "message": "API key is required"},
     "RATE_LIMITED": {"status": 429, "retry_after": 120},
     "INTERNAL_ERROR": {"status": 500, "times": None},
@@ -65,14 +115,21 @@ def test_every_error_code_of_the_api(ft: Runner, sandbox: Sandbox, code: str, js
         for _ in range(10):
             ft("generate", "reject", check=1)
         hint = rf"{TEN}; retry after \d\d s"
-    result = ft(*argv, *["--json"] * json, key=sandbox.keys[key].key if key in sandbox.keys else key or sandbox.key)
+    result = ft(
+        *argv,
+        *["--json"] * json,
+        key=sandbox.keys[key].key if key in sandbox.keys else key or sandbox.key,
+    )
     lines = result.stderr.splitlines()
     if code == "INTERNAL_ERROR":  # a bulk command reports each id first
         assert lines.pop(0) == f"warning: {TRACK}: outcome unknown: {message} ({code})"
     else:
         assert result.stdout == ""
     assert lines[0] == f"error: {message} ({code})"
-    assert re.fullmatch("(hint: )?" + (hint if "\\d" in (hint or "") else re.escape(hint or "")), "\n".join(lines[1:]))
+    assert re.fullmatch(
+        "(hint: )?" + (hint if "\\d" in (hint or "") else re.escape(hint or "")),
+        "\n".join(lines[1:]),
+    )
     assert len(lines) == (2 if hint else 1)
     assert result.code == exit_code
 
@@ -80,11 +137,15 @@ def test_every_error_code_of_the_api(ft: Runner, sandbox: Sandbox, code: str, js
 def test_a_refused_key_is_looked_for_where_it_came_from(ft: Runner, sandbox: Sandbox) -> None:
     """A login helps only a stored key."""
     ft("auth", "login", "--stdin", stdin=sandbox.key, key=None, check=0)
-    sandbox.fault("status", status=401, code="INVALID_API_KEY", message="Invalid API key", times=None)
+    sandbox.fault(
+        "status", status=401, code="INVALID_API_KEY", message="Invalid API key", times=None
+    )
     assert f"hint: {LOGIN}\n" in ft("me", key=None, check=1).stderr
     for source, argv in {
-        "FINETUNING_API_KEY": ["me"], "--api-key": ["me", "--api-key", LIVE], "stdin": ["auth", "login", "--stdin"],
-    }.items():  # fmt: skip
+        "FINETUNING_API_KEY": ["me"],
+        "--api-key": ["me", "--api-key", LIVE],
+        "stdin": ["auth", "login", "--stdin"],
+    }.items():
         assert f"hint: {GIVEN.format(source)}\n" in ft(*argv, stdin=LIVE, check=1).stderr
 
 
@@ -92,14 +153,27 @@ def test_a_refused_key_is_looked_for_where_it_came_from(ft: Runner, sandbox: San
     ("verb", "argv", "reason", "hint"),
     [
         ("Added", ["add", PUBLIC, TRACK], "Cannot add private track to public playlist", True),
-        ("Added", ["add", "Focus Beats", "1c474c27-e97d-4c35-bb98-e588d06c32f0"], "Track already in playlist", False),
-        ("Added", ["add", "b7c1f0de-8a52-4f0e-9d0b-2f5d0a9f6e11", TRACK],
-         "Not authorized to modify this playlist", False),
+        (
+            "Added",
+            ["add", "Focus Beats", "1c474c27-e97d-4c35-bb98-e588d06c32f0"],
+            "Track already in playlist",
+            False,
+        ),
+        (
+            "Added",
+            ["add", "b7c1f0de-8a52-4f0e-9d0b-2f5d0a9f6e11", TRACK],
+            "Not authorized to modify this playlist",
+            False,
+        ),
         ("Added", ["add", TRACK, TRACK], "Playlist not found", False),
-        ("Moved", ["move", "Drafts", PUBLIC, "fea285f2-f8e4-4e60-98b0-c78f868ccc26"],
-         "Cannot add private track to public playlist", True),
+        (
+            "Moved",
+            ["move", "Drafts", PUBLIC, "fea285f2-f8e4-4e60-98b0-c78f868ccc26"],
+            "Cannot add private track to public playlist",
+            True,
+        ),
     ],
-)  # fmt: skip
+)
 def test_add_failed_and_move_failed_are_absorbed(
     ft: Runner, verb: str, argv: list[str], reason: str, hint: bool
 ) -> None:
@@ -113,17 +187,23 @@ def test_add_failed_and_move_failed_are_absorbed(
 def test_a_404_for_half_an_id_says_what_an_id_looks_like(ft: Runner) -> None:
     result = ft("get", "07e8d430", check=1)
     assert result.stderr == (
-        "error: Generation not found (NOT_FOUND)\nhint: an id has 36 characters: `ft list` shows them\n"
+        "error: Generation not found (NOT_FOUND)\nhint: an id has 36 characters: `ft list` shows "
+        "them\n"
     )
 
 
-# --- mistakes -----------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("argv", "flag", "nearest", "usage"),
     [
-        (["generate", "x", "--durration", "30"], "--durration", "--duration", "ft generate <prompt>... [flags]"),
+        (
+            ["generate", "x", "--durration", "30"],
+            "--durration",
+            "--duration",
+            "ft generate <prompt>... [flags]",
+        ),
         (["list", "--limt", "3"], "--limt", "--limit", "ft list [flags]"),
         (["delete", TRACK, "--yse"], "--yse", "--yes", "ft delete <id>... [flags]"),
         (["download", TRACK, "--ouptut=x"], "--ouptut", "--output", "ft download <id>... [flags]"),
@@ -137,10 +217,30 @@ def test_a_404_for_half_an_id_says_what_an_id_looks_like(ft: Runner) -> None:
         (["me", "--bse-url", "x"], "--bse-url", "--base-url", "ft me [flags]"),
         # Also beside what is missing, and where argparse would go on with something else.
         (["delete", "--yse"], "--yse", "--yes", "ft delete <id>... [flags]"),
-        (["playlist", "add", "Drafts", "--jsn"], "--jsn", "--json", "ft playlist add <playlist> <id>... [flags]"),
-        (["generate", "x", "--lyrcs=la la la"], "--lyrcs", "--lyrics", "ft generate <prompt>... [flags]"),
-        (["generate", "x", "-output", "out.mp3"], "-output", "--output", "ft generate <prompt>... [flags]"),
-        (["generate", "--lyrcs=la la la", "--", "-h"], "--lyrcs", "--lyrics", "ft generate <prompt>... [flags]"),
+        (
+            ["playlist", "add", "Drafts", "--jsn"],
+            "--jsn",
+            "--json",
+            "ft playlist add <playlist> <id>... [flags]",
+        ),
+        (
+            ["generate", "x", "--lyrcs=la la la"],
+            "--lyrcs",
+            "--lyrics",
+            "ft generate <prompt>... [flags]",
+        ),
+        (
+            ["generate", "x", "-output", "out.mp3"],
+            "-output",
+            "--output",
+            "ft generate <prompt>... [flags]",
+        ),
+        (
+            ["generate", "--lyrcs=la la la", "--", "-h"],
+            "--lyrcs",
+            "--lyrics",
+            "ft generate <prompt>... [flags]",
+        ),
         (["delete", TRACK, "-yes"], "-yes", "--yes", "ft delete <id>... [flags]"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -151,7 +251,8 @@ def test_a_wrong_flag_shows_the_nearest_one_and_the_usage_of_its_command(
     result = ft(*argv, check=2)
     name = usage[3:].partition(" <")[0].replace(" [flags]", "")
     assert result.stderr == (
-        f"error: unknown flag {flag}; did you mean `{nearest}`?\nhint: usage: {usage}; `ft help {name}` explains it\n"
+        f"error: unknown flag {flag}; did you mean `{nearest}`?\nhint: usage: {usage}; `ft help "
+        f"{name}` explains it\n"
     )
     assert result.stdout == ""
     assert sandbox.requests == []
@@ -161,23 +262,35 @@ def test_a_wrong_flag_shows_the_nearest_one_and_the_usage_of_its_command(
     ("argv", "error", "usage"),
     [
         (["--jsno", "list"], "unknown flag --jsno", "ft <command> [flags]"),
-        (["--verbos", "list"], "unknown flag --verbos; did you mean `--verbose`?", "ft <command> [flags]"),
+        (
+            ["--verbos", "list"],
+            "unknown flag --verbos; did you mean `--verbose`?",
+            "ft <command> [flags]",
+        ),
         (["-x", "list"], "unknown flag -x", "ft <command> [flags]"),
         (["-V"], "unknown flag -V; did you mean `-v`?", "ft <command> [flags]"),
         (["-n", "5", "list"], "unknown flag -n", "ft <command> [flags]"),
         (["--json", "list"], "--json goes after the command", "ft <command> [flags]"),
         (["-o", "x", "download", TRACK], "-o goes after the command", "ft <command> [flags]"),
-        (["playlist", "--json", "show", "Drafts"], "--json goes after the command", "ft playlist <command> [flags]"),
+        (
+            ["playlist", "--json", "show", "Drafts"],
+            "--json goes after the command",
+            "ft playlist <command> [flags]",
+        ),
         (["playlist", "-x", "show"], "unknown flag -x", "ft playlist <command> [flags]"),
     ],
 )
-def test_a_wrong_flag_before_the_command(ft: Runner, argv: list[str], error: str, usage: str) -> None:
+def test_a_wrong_flag_before_the_command(
+    ft: Runner, argv: list[str], error: str, usage: str
+) -> None:
     first, second = ft(*argv, check=2).stderr.splitlines()
     assert first == f"error: {error}"
     assert second.startswith(f"hint: usage: {usage}; ")
 
 
-@pytest.mark.parametrize("argv", [["me"], ["list", "--json"], ["generate", "x"], ["delete", "--yes", TRACK]])
+@pytest.mark.parametrize(
+    "argv", [["me"], ["list", "--json"], ["generate", "x"], ["delete", "--yes", TRACK]]
+)
 def test_without_a_key_it_says_how_to_get_one_and_the_three_ways_to_give_it(
     ft: Runner, sandbox: Sandbox, argv: list[str]
 ) -> None:
@@ -192,6 +305,9 @@ def test_without_a_key_it_says_how_to_get_one_and_the_three_ways_to_give_it(
 
 def test_each_of_the_three_ways_works(ft: Runner, sandbox: Sandbox) -> None:
     assert "jane@example.com" in ft("me", "--api-key", sandbox.key, key=None, check=0).stdout
-    assert "jane@example.com" in ft("me", env={"FINETUNING_API_KEY": sandbox.key}, key=None, check=0).stdout
+    assert (
+        "jane@example.com"
+        in ft("me", env={"FINETUNING_API_KEY": sandbox.key}, key=None, check=0).stdout
+    )
     ft("auth", "login", "--stdin", stdin=sandbox.key, key=None, check=0)
     assert "jane@example.com" in ft("me", key=None, check=0).stdout

@@ -1,4 +1,5 @@
-"""Every fault that an API call can meet: one test a row, and the five that bite, of what was found out about urllib.
+"""Every fault that an API call can meet: one test a row, and the five that bite, of what was found
+out about urllib.
 
 Calls are repeated as tests/test_retries.py shows; here the clock jumps over the waits.
 """
@@ -21,7 +22,9 @@ MAY_HAVE = "the submission may have been accepted"
 
 
 def run(ft: Runner, *argv: str, code: int, **how: Any) -> Result:
-    """The process's end: one `error:` line and perhaps a hint, no traceback, nothing on stdout when it failed."""
+    """The process's end: one `error:` line and perhaps a hint, no traceback, nothing on stdout when
+    it failed.
+    """
     result = patched.run(ft, *argv, **how)
     assert result.code == code, repr(result)
     assert "Traceback" not in result.stderr and "internal error" not in result.stderr, repr(result)
@@ -43,7 +46,7 @@ def host(ft: Runner) -> str:
     return ft.sandbox.api_url.partition("//")[2]
 
 
-# --- refused, DNS, connect time-out (TLS: tests/test_tls.py) ------------------------------------------------
+# --- refused, DNS, connect time-out (TLS: tests/test_tls.py) --------------------------------------
 
 
 def test_refused(ft: Runner) -> None:
@@ -56,19 +59,30 @@ def test_refused(ft: Runner) -> None:
 @pytest.mark.parametrize("name", ["nowhere.invalid", "a" * 64 + ".invalid"])
 def test_dns(ft: Runner, name: str) -> None:
     """The second name is one that Python itself refuses to look up, with a ValueError."""
-    result = run(ft, "me", "--base-url", f"https://{name}", code=3, env={"RES_OPTIONS": "attempts:1 timeout:1"})
+    result = run(
+        ft,
+        "me",
+        "--base-url",
+        f"https://{name}",
+        code=3,
+        env={"RES_OPTIONS": "attempts:1 timeout:1"},
+    )
     assert f"error: cannot connect to {name}: " in result.stderr
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lets a connection wait")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="only Linux lets a connection wait"
+)
 def test_connect_timeout(ft: Runner) -> None:
     ft.sandbox.fault("unreachable")
-    result = patched.run(ft, "generate", "--no-wait", "a song", changes="ft.CONNECT_TIMEOUT = 0.2", check=3)
+    result = patched.run(
+        ft, "generate", "--no-wait", "a song", changes="ft.CONNECT_TIMEOUT = 0.2", check=3
+    )
     assert MAY_HAVE not in result.stderr
     assert f"error: cannot connect to {host(ft)}: it did not answer in time\n" in result.stderr
 
 
-# --- closed before a byte, reset, garbage status line, too many headers -------------------------------------
+# --- closed before a byte, reset, garbage status line, too many headers ---------------------------
 
 BROKEN = ["close", "reset", "lost", "garbage", "many-headers", "long-header", "hangup"]
 
@@ -93,7 +107,7 @@ def test_a_stalled_answer(ft: Runner, where: str) -> None:
     assert "it did not answer in time" in me(ft, 3, changes="ft.READ_TIMEOUT = 0.2").stderr
 
 
-# --- chunked body cut ---------------------------------------------------------------------------------------
+# --- chunked body cut -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("boundary", [True, False])
@@ -108,7 +122,7 @@ def test_a_chunked_body_is_read_to_its_end(ft: Runner) -> None:
     assert me(ft, 0).json["data"]["email"] == "jane@example.com"
 
 
-# --- no Content-Length, then EOF ----------------------------------------------------------------------------
+# --- no Content-Length, then EOF ------------------------------------------------------------------
 
 
 def test_no_content_length_then_eof_is_an_answer_if_it_is_json(ft: Runner) -> None:
@@ -138,7 +152,7 @@ def test_more_bytes_than_announced_are_not_read(ft: Runner) -> None:
     assert me(ft, 0).json["data"]["email"] == "jane@example.com"
 
 
-# --- 4xx and 5xx, whose body can itself be anything ---------------------------------------------------------
+# --- 4xx and 5xx, whose body can itself be anything -----------------------------------------------
 
 
 @pytest.mark.parametrize("body", ["html", "empty", "huge", "truncated", "stalled", "reset"])
@@ -165,7 +179,7 @@ def test_an_error_whose_document_is_odd(ft: Runner, document: Any) -> None:
     assert "error: HTTP 402 Payment Required" in me(ft, 1).stderr
 
 
-# --- HTML, gzip, empty, not UTF-8, bad JSON in a 2xx --------------------------------------------------------
+# --- HTML, gzip, empty, not UTF-8, bad JSON in a 2xx ----------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -198,7 +212,7 @@ def test_a_status_without_a_document(ft: Runner, status: int) -> None:
     me(ft, 3)
 
 
-# --- NaN, 1e999, an integer of over 4300 digits, deep nesting -----------------------------------------------
+# --- NaN, 1e999, an integer of over 4300 digits, deep nesting -------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["nan", "infinity", "big-integer", "deep"])
@@ -223,7 +237,7 @@ def test_an_integer_of_4300_digits_passes_through(ft: Runner) -> None:
     assert '"unknown": ' + "7" * 4300 in me(ft, 0).stdout
 
 
-# --- a 200 MB JSON or error body ----------------------------------------------------------------------------
+# --- a 200 MB JSON or error body ------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v")
@@ -246,13 +260,18 @@ def test_200_mb_of_error_are_not_read(ft: Runner) -> None:
     assert "error: HTTP 403 No\n" in ft.sh("ulimit -v 250000; ft me", check=1).stderr
 
 
-# --- keys, ids and addresses that would break the request ---------------------------------------------------
+# --- keys, ids and addresses that would break the request -----------------------------------------
 
 
-@pytest.mark.parametrize("inside", ["\r\nX-Evil: 1", "\n", " ", "\u0100", "\u00e9", "\x7f", "\u0663"])
+@pytest.mark.parametrize(
+    "inside", ["\r\nX-Evil: 1", "\n", " ", "\u0100", "\u00e9", "\x7f", "\u0663"]
+)
 def test_cr_lf_spaces_and_non_latin_1_in_the_key(ft: Runner, inside: str) -> None:
     key = "ft_live_" + "a" * 16 + inside + "b" * (16 - len(inside))
-    for result in (run(ft, "me", code=2, key=key), run(ft, "me", "--api-key", key, code=2, key=None)):
+    for result in (
+        run(ft, "me", code=2, key=key),
+        run(ft, "me", "--api-key", key, code=2, key=None),
+    ):
         assert "malformed: 40 characters" in result.stderr and "aaaa" not in result.stderr
     assert not ft.sandbox.requests
 
@@ -271,14 +290,18 @@ def test_ids_are_percent_encoded(ft: Runner, identifier: str, sent: str) -> None
     assert [request.target for request in ft.sandbox.requests] == [f"/v1/generations/{sent}"]
 
 
-@pytest.mark.parametrize("identifier", ["a b", "a\tb", "a\x01b", "a/b", "..", ".", "", "a\u00a0b", "a\r\nb"])
+@pytest.mark.parametrize(
+    "identifier", ["a b", "a\tb", "a\x01b", "a/b", "..", ".", "", "a\u00a0b", "a\r\nb"]
+)
 def test_ids_that_no_path_can_hold(ft: Runner, identifier: str) -> None:
     run(ft, "get", identifier, code=2)
     assert not ft.sandbox.requests
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="arguments are text there")
-@pytest.mark.parametrize("argv", [("get", "\udcff"), ("generate", "a \udcff"), ("me", "--api-key", "\udcff")])
+@pytest.mark.parametrize(
+    "argv", [("get", "\udcff"), ("generate", "a \udcff"), ("me", "--api-key", "\udcff")]
+)
 def test_surrogates_in_argv(ft: Runner, argv: tuple[str, ...]) -> None:
     run(ft, *argv, code=2)
     assert not ft.sandbox.requests
@@ -315,7 +338,9 @@ REFUSED = [
 
 @pytest.mark.parametrize("url", [*REFUSED, "https://a?b", "https://a#b", ""])
 def test_base_urls_that_are_refused(ft: Runner, url: str) -> None:
-    """Other schemes, ports over 65535, `[1.2.3.4]`, user info, no scheme: exit 2, whatever the source."""
+    """Other schemes, ports over 65535, `[1.2.3.4]`, user info, no scheme: exit 2, whatever the
+    source.
+    """
     result = run(ft, "me", "--base-url", url, code=2)
     assert "secret" not in result.stderr
     ft.config({"baseUrl": url})
@@ -331,13 +356,17 @@ def test_addresses_of_tracks_that_are_refused(ft: Runner, tmp_path: Path, url: A
     assert not [path for path in tmp_path.iterdir() if path.is_file()]
 
 
-def test_addresses_of_this_machine_are_not_for_a_service_elsewhere(ft: Runner, tmp_path: Path) -> None:
-    """An https service whose audioUrl is http on loopback would make ft ask this machine's own services."""
+def test_addresses_of_this_machine_are_not_for_a_service_elsewhere(
+    ft: Runner, tmp_path: Path
+) -> None:
+    """An https service whose audioUrl is http on loopback would make ft ask this machine's own
+    services.
+    """
     ft.sandbox.fault("redirect", origin="media", location="http://10.0.0.1/x.mp3")
     assert "must be https" in run(ft, "download", ID, code=3).stderr
 
 
-# --- the five that bite -------------------------------------------------------------------------------------
+# --- the five that bite ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("at", [0, 1, 100])
@@ -364,14 +393,23 @@ def test_2_a_malformed_header_line_swallows_the_content_length(ft: Runner) -> No
 
 @pytest.mark.parametrize(
     ("status", "location"),
-    [*((status, "{media}/elsewhere") for status in (300, 301, 302, 303, 304, 307, 308)), (302, "self")],
+    [
+        *((status, "{media}/elsewhere") for status in (300, 301, 302, 303, 304, 307, 308)),
+        (302, "self"),
+    ],
 )
-def test_3_the_api_is_not_followed_through_a_redirect(ft: Runner, status: int, location: str) -> None:
+def test_3_the_api_is_not_followed_through_a_redirect(
+    ft: Runner, status: int, location: str
+) -> None:
     ft.sandbox.fault("redirect", status=status, location=location, times=None)
     assert f"error: refusing to follow {host(ft)} to " in me(ft, 3).stderr
     assert MAY_HAVE in submit(ft, 3).stderr
     assert "refusing to follow" in ft("delete", "--yes", ID, check=3).stderr
-    assert [(r.origin, r.method) for r in ft.sandbox.requests] == [("api", "GET"), ("api", "POST"), ("api", "POST")]
+    assert [(r.origin, r.method) for r in ft.sandbox.requests] == [
+        ("api", "GET"),
+        ("api", "POST"),
+        ("api", "POST"),
+    ]
 
 
 @pytest.mark.parametrize("status", [302, 308])
@@ -386,7 +424,9 @@ def test_3_a_track_is_followed_without_the_key(ft: Runner, status: int) -> None:
     ]
 
 
-def test_3_a_track_is_followed_through_five_redirects_and_not_through_six(ft: Runner, tmp_path: Path) -> None:
+def test_3_a_track_is_followed_through_five_redirects_and_not_through_six(
+    ft: Runner, tmp_path: Path
+) -> None:
     ft.sandbox.fault("redirect", origin="media", times=5)
     ft("download", ID, "-o", "track.mp3", check=0)
     assert (tmp_path / "track.mp3").read_bytes() == ft.sandbox.track(ID)
@@ -397,7 +437,16 @@ def test_3_a_track_is_followed_through_five_redirects_and_not_through_six(ft: Ru
 
 @pytest.mark.parametrize(
     "location",
-    ["http://[", "http://[::1", "https://a:b", "//", "?", "\xff\xfe", "http://\x01", "https://xn--a.invalid:0"],
+    [
+        "http://[",
+        "http://[::1",
+        "https://a:b",
+        "//",
+        "?",
+        "\xff\xfe",
+        "http://\x01",
+        "https://xn--a.invalid:0",
+    ],
 )
 def test_3_a_redirect_to_nowhere(ft: Runner, location: str) -> None:
     ft.sandbox.fault("redirect", origin="media", location=location, times=None)
@@ -415,7 +464,9 @@ def test_4_what_failed_before_it_was_sent_is_told_from_what_failed_after(ft: Run
 
 @pytest.mark.parametrize("where", ["start", "headers", "body"])
 def test_5_a_server_that_drips_cannot_outlive_the_deadline(ft: Runner, where: str) -> None:
-    """A byte every tenth of a second: no single receive is late, but the whole answer would take half a minute."""
+    """A byte every tenth of a second: no single receive is late, but the whole answer would take
+    half a minute.
+    """
     ft.sandbox.fault("drip", where=where, interval=0.1, times=None)
     assert "it did not answer in time" in me(ft, 3, changes="ft.CALL_DEADLINE = 0.7").stderr
     assert len(ft.sandbox.requests) == 1  # the time is over: no other attempt

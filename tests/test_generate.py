@@ -1,4 +1,6 @@
-"""`ft generate`: the reference's section of that name, its polling behaviour, and what lies around them."""
+"""`ft generate`: the reference's section of that name, its polling behaviour, and what lies around
+them.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,12 @@ def polls(ft: Runner) -> list[Request]:
 
 
 def tracks(directory: Path) -> list[str]:
-    return sorted(p.name for p in directory.iterdir() if p.suffix == ".mp3" or p.name.startswith(".ft-"))
+    return sorted(
+        p.name for p in directory.iterdir() if p.suffix == ".mp3" or p.name.startswith(".ft-")
+    )
 
 
-# --- submit, poll and download ------------------------------------------------------------------------------
+# --- submit, poll and download --------------------------------------------------------------------
 
 
 def test_generate_submits_polls_and_downloads_the_mp3(ft: Runner, tmp_path: Path) -> None:
@@ -59,9 +63,14 @@ def test_generate_submits_polls_and_downloads_the_mp3(ft: Runner, tmp_path: Path
 def test_the_defaults_are_60_s_120_bpm_c_major_4_en_and_no_seed(ft: Runner) -> None:
     generate(ft, PROMPT, "--no-wait", check=0)
     assert body(ft) == {
-        "tags": PROMPT, "duration": 60, "bpm": 120, "key": "C", "scale": "major", "timesignature": "4",
+        "tags": PROMPT,
+        "duration": 60,
+        "bpm": 120,
+        "key": "C",
+        "scale": "major",
+        "timesignature": "4",
         "language": "en",
-    }  # fmt: skip
+    }
 
 
 def test_the_references_customised_example(ft: Runner, tmp_path: Path) -> None:
@@ -82,7 +91,10 @@ FLAGS = [
     (["--duration=210"], "duration", 210),
     (["--duration", "90.5"], "duration", 90.5),
     (["--bpm", "200"], "bpm", 200),
-    *((["--key", key], "key", key) for key in ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")),
+    *(
+        (["--key", key], "key", key)
+        for key in ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+    ),
     (["--key", "c#"], "key", "C#"),
     (["--key", "Bb"], "key", "A#"),
     (["--key", "bB"], "key", "A#"),
@@ -99,7 +111,9 @@ FLAGS = [
 
 
 @pytest.mark.source
-@pytest.mark.parametrize(("argv", "field", "value"), FLAGS, ids=[" ".join(argv)[:20] for argv, _, _ in FLAGS])
+@pytest.mark.parametrize(
+    ("argv", "field", "value"), FLAGS, ids=[" ".join(argv)[:20] for argv, _, _ in FLAGS]
+)
 def test_each_flag_is_sent(ft: Runner, argv: list[str], field: str, value: object) -> None:
     generate(ft, "--no-wait", *argv, "dark trap", check=0)
     assert body(ft)[field] == value
@@ -165,7 +179,9 @@ def test_words_need_no_quotes(ft: Runner) -> None:
 )
 @pytest.mark.parametrize("before", [["generate"], ["--no-color", "generate"]], ids=len)
 @pytest.mark.source
-def test_what_follows_two_dashes_is_prompt(ft: Runner, argv: list[str], prompt: str, before: list[str]) -> None:
+def test_what_follows_two_dashes_is_prompt(
+    ft: Runner, argv: list[str], prompt: str, before: list[str]
+) -> None:
     ft(*before, "--no-wait", *argv, check=0)
     assert body(ft)["tags"] == prompt and "seed" not in body(ft)
 
@@ -174,7 +190,10 @@ def test_what_follows_two_dashes_is_prompt(ft: Runner, argv: list[str], prompt: 
 def test_two_dashes_where_there_is_nothing_to_take(ft: Runner) -> None:
     assert ft("list", "--", check=0).stdout
     assert "error: unexpected argument '--x'\n" in ft("list", "--", "--x", check=2).stderr
-    assert "--lyrics: expected one argument" in ft("generate", "x", "--lyrics", "--", "y", check=2).stderr
+    assert (
+        "--lyrics: expected one argument"
+        in ft("generate", "x", "--lyrics", "--", "y", check=2).stderr
+    )
     assert "cannot ask for confirmation" in ft("delete", "--", "abc", "--yes", check=2).stderr
     assert "`-x`" in ft("help", "--", "-x", check=2).stderr
 
@@ -195,14 +214,26 @@ def test_what_the_server_clamps_is_noted_on_stderr(ft: Runner) -> None:
 
 @pytest.mark.source
 def test_a_value_out_of_range_may_be_of_many_digits(ft: Runner) -> None:
-    argv = ["x", "--duration", "9" * 30, "--bpm", f"{'9' * 300}.5", "--seed", "9" * 300, "--no-wait"]
+    argv = [
+        "x",
+        "--duration",
+        "9" * 30,
+        "--bpm",
+        f"{'9' * 300}.5",
+        "--seed",
+        "9" * 300,
+        "--no-wait",
+    ]
     assert "note: duration clamped from " in generate(ft, *argv, check=0).stderr
     assert body(ft)["seed"] == int("9" * 300) and body(ft)["duration"] == int("9" * 30)
 
 
 @pytest.mark.source
 def test_a_value_out_of_range_may_be_negative(ft: Runner) -> None:
-    assert "duration clamped from -5 → 5" in generate(ft, "x", "--duration", "-5", "--no-wait", check=0).stderr
+    assert (
+        "duration clamped from -5 → 5"
+        in generate(ft, "x", "--duration", "-5", "--no-wait", check=0).stderr
+    )
 
 
 @pytest.mark.source
@@ -219,7 +250,7 @@ def test_the_configuration_has_the_defaults_and_the_flags_beat_it(ft: Runner) ->
     assert sent == [(33.5, 99), (60, 120)]
 
 
-# --- --no-wait and --json -----------------------------------------------------------------------------------
+# --- --no-wait and --json -------------------------------------------------------------------------
 
 
 def test_no_wait_prints_the_id_after_the_202_and_exits(ft: Runner, tmp_path: Path) -> None:
@@ -251,7 +282,7 @@ def test_output_without_a_download_is_said_to_have_no_effect(ft: Runner, tmp_pat
     assert not (tmp_path / "dir").exists()
 
 
-# --- where the track goes -----------------------------------------------------------------------------------
+# --- where the track goes -------------------------------------------------------------------------
 
 
 @pytest.mark.source
@@ -271,7 +302,9 @@ def test_missing_directories_of_the_output_are_made(ft: Runner, tmp_path: Path) 
 
 
 @pytest.mark.source
-def test_a_file_that_is_there_is_replaced_and_its_links_followed(ft: Runner, tmp_path: Path) -> None:
+def test_a_file_that_is_there_is_replaced_and_its_links_followed(
+    ft: Runner, tmp_path: Path
+) -> None:
     (tmp_path / "real.mp3").write_text("old")
     (tmp_path / "link.mp3").symlink_to("real.mp3")
     generate(ft, "dark trap", "-o", "link.mp3", check=0)
@@ -279,7 +312,9 @@ def test_a_file_that_is_there_is_replaced_and_its_links_followed(ft: Runner, tmp
     assert (tmp_path / "real.mp3").read_bytes() == ft.sandbox.track(ft.sandbox.book[0])
 
 
-def test_output_dash_writes_the_mp3_to_stdout_and_the_rest_to_stderr(ft: Runner, tmp_path: Path) -> None:
+def test_output_dash_writes_the_mp3_to_stdout_and_the_rest_to_stderr(
+    ft: Runner, tmp_path: Path
+) -> None:
     result = generate(ft, "dark trap", "-o", "-", check=0)
     assert result.stdout_bytes == ft.sandbox.track(ft.sandbox.book[0])
     assert "Saved to" in result.stderr
@@ -293,7 +328,9 @@ def test_output_dash_is_refused_on_a_terminal_before_the_credit_is_spent(ft: Run
 
 
 @pytest.mark.source
-@pytest.mark.parametrize("output", ["file/x.mp3", "file/deeper/x.mp3", "/dev/null", "x" * 300 + ".mp3"])
+@pytest.mark.parametrize(
+    "output", ["file/x.mp3", "file/deeper/x.mp3", "/dev/null", "x" * 300 + ".mp3"]
+)
 def test_an_output_that_cannot_be_written_is_found_before_the_credit_is_spent(
     ft: Runner, tmp_path: Path, output: str
 ) -> None:
@@ -305,7 +342,9 @@ def test_an_output_that_cannot_be_written_is_found_before_the_credit_is_spent(
 
 @pytest.mark.source
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no sticky directories")
-def test_what_only_its_owner_may_replace_is_found_before_the_credit_is_spent(ft: Runner, tmp_path: Path) -> None:
+def test_what_only_its_owner_may_replace_is_found_before_the_credit_is_spent(
+    ft: Runner, tmp_path: Path
+) -> None:
     """As others' files in /tmp: they may be writable, but nobody else may rename over them."""
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -313,10 +352,14 @@ def test_what_only_its_owner_may_replace_is_found_before_the_credit_is_spent(ft:
     (shared / "x.mp3").chmod(0o666)
     shared.chmod(0o1777)
     changes = "ft.os.geteuid = lambda: 12345"
-    result = patched.run(ft, "generate", "dark trap", "-o", "shared/x.mp3", changes=changes, check=1)
+    result = patched.run(
+        ft, "generate", "dark trap", "-o", "shared/x.mp3", changes=changes, check=1
+    )
     assert result.stderr == "error: cannot write shared/x.mp3: it belongs to another user\n"
     assert not ft.sandbox.requests
-    patched.start(ft, "generate", "dark trap", "-o", "shared/y.mp3", changes=changes, speed=20, check=0).finish()
+    patched.start(
+        ft, "generate", "dark trap", "-o", "shared/y.mp3", changes=changes, speed=20, check=0
+    ).finish()
 
 
 @pytest.mark.source
@@ -328,7 +371,10 @@ def test_in_a_directory_that_is_gone(ft: Runner) -> None:
     result = ft.sh(script + "ft generate dark trap", env=env, check=1)
     assert "error: cannot write track-00000000.mp3: No such file or directory\n" in result.stderr
     result = ft.sh(script + "ft me", env={"FINETUNING_CONFIG_HOME": "conf"}, check=2)
-    assert "error: FINETUNING_CONFIG_HOME is relative to a working directory that is gone\n" in result.stderr
+    assert (
+        "error: FINETUNING_CONFIG_HOME is relative to a working directory that is gone\n"
+        in result.stderr
+    )
     assert not ft.sandbox.requests
 
 
@@ -350,7 +396,7 @@ def test_checking_the_output_leaves_nothing_behind(ft: Runner, tmp_path: Path) -
     assert tracks(tmp_path) == ["x.mp3"]
 
 
-# --- polling ------------------------------------------------------------------------------------------------
+# --- polling --------------------------------------------------------------------------------------
 
 
 def test_the_id_is_on_stderr_before_the_first_poll(ft: Runner) -> None:
@@ -391,7 +437,9 @@ def test_a_record_that_is_gone_while_polling_ends_it(ft: Runner) -> None:
     assert len(polls(ft)) == 1
 
 
-def test_ctrl_c_while_polling_names_the_id_and_how_to_resume_and_submits_nothing_again(ft: Runner) -> None:
+def test_ctrl_c_while_polling_names_the_id_and_how_to_resume_and_submits_nothing_again(
+    ft: Runner,
+) -> None:
     process = ft.start("generate", "a drone forever", speed=20, check=130)
     ft.sandbox.wait_for(is_poll)
     process.send_signal(signal.SIGINT)
@@ -415,7 +463,7 @@ def test_ctrl_c_on_a_terminal_while_polling(ft: Runner) -> None:
     assert len(ft.sandbox.posts()) == 1
 
 
-# --- what the service refuses -------------------------------------------------------------------------------
+# --- what the service refuses ---------------------------------------------------------------------
 
 REFUSED = [  # the reference's table of common errors
     (401, "MISSING_API_KEY", "ft auth login"),
@@ -436,7 +484,12 @@ def test_a_refused_submission_shows_the_servers_message_and_what_to_do_and_is_no
 ) -> None:
     message = "The server's own words: 100 % “verbatim”."
     ft.sandbox.fault(
-        "status", status=status, code=code, message=message, retry_after=17 if status == 429 else None, method="POST"
+        "status",
+        status=status,
+        code=code,
+        message=message,
+        retry_after=17 if status == 429 else None,
+        method="POST",
     )
     result = generate(ft, "dark trap", check=1)
     error, said = result.stderr.splitlines()
@@ -460,16 +513,23 @@ def test_the_11th_generation_in_a_minute_is_told_to_wait(ft: Runner) -> None:
 @pytest.mark.source
 def test_out_of_credits(ft: Runner) -> None:
     result = generate(ft, "dark trap", key=ft.sandbox.key_broke, check=1)
-    assert result.stderr.startswith("error: Monthly generation limit reached (MONTHLY_LIMIT_REACHED)\nhint: ")
+    assert result.stderr.startswith(
+        "error: Monthly generation limit reached (MONTHLY_LIMIT_REACHED)\nhint: "
+    )
 
 
 @pytest.mark.source
 def test_too_many_in_flight(ft: Runner) -> None:
     ft.sandbox.queue_limit = 0
-    assert "Too many generations in the queue (QUEUE_FULL)" in generate(ft, "dark trap", check=1).stderr
+    assert (
+        "Too many generations in the queue (QUEUE_FULL)"
+        in generate(ft, "dark trap", check=1).stderr
+    )
 
 
 @pytest.mark.source
 def test_the_servers_validation_error_is_exit_2(ft: Runner) -> None:
     ft.sandbox.fault("status", status=400, message="tags must not name artists", method="POST")
-    assert "error: tags must not name artists (VALIDATION_ERROR)" in generate(ft, "x", check=2).stderr
+    assert (
+        "error: tags must not name artists (VALIDATION_ERROR)" in generate(ft, "x", check=2).stderr
+    )

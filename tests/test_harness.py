@@ -33,7 +33,9 @@ def test_time_runs_as_fast_as_asked(tmp_path: Path) -> None:
         "time.sleep(300)\n"
         "print([clock() - start for clock, start in zip(clocks, before)])"
     )
-    process = python(code, tmp_path, env={"PYTHONPATH": str(CLOCK), "FT_TEST_SPEED": "3000"}, check=0)
+    process = python(
+        code, tmp_path, env={"PYTHONPATH": str(CLOCK), "FT_TEST_SPEED": "3000"}, check=0
+    )
     elapsed = process.finish(timeout=20).json
     assert all(300 <= seconds < 30000 for seconds in elapsed)
 
@@ -52,7 +54,9 @@ def test_a_process_that_takes_too_long_is_killed_with_its_children(tmp_path: Pat
 
 
 def test_a_wrong_exit_code_shows_what_was_written(tmp_path: Path) -> None:
-    with pytest.raises(pytest.fail.Exception, match=r"(?s)expected exit code 0.*exit code 3.*stderr\nwhy"):
+    with pytest.raises(
+        pytest.fail.Exception, match=r"(?s)expected exit code 0.*exit code 3.*stderr\nwhy"
+    ):
         python("import sys; print('why', file=sys.stderr); sys.exit(3)", tmp_path, check=0).finish()
 
 
@@ -63,7 +67,10 @@ def test_a_signal_gives_the_exit_code_of_a_shell(tmp_path: Path) -> None:
 
 @posix
 def test_a_terminal_has_its_size_and_is_the_controlling_one(tmp_path: Path) -> None:
-    code = "import os, getpass; print(os.get_terminal_size()); print('<' + getpass.getpass('Secret: ') + '>')"
+    code = (
+        "import os, getpass; print(os.get_terminal_size()); print('<' + "
+        "getpass.getpass('Secret: ') + '>')"
+    )
     process = python(code, tmp_path, terminal=(30, 100), check=0)
     assert process.expect(re.compile(r"columns=(\d+), lines=(\d+)")).groups() == ("100", "30")
     process.expect("Secret: ")
@@ -83,7 +90,9 @@ def test_ctrl_c_on_the_terminal_interrupts(tmp_path: Path) -> None:
 
 @posix
 def test_output_can_be_piped_while_the_rest_is_a_terminal(tmp_path: Path) -> None:
-    code = "import sys; print(sys.stdin.isatty(), sys.stdout.isatty()); print('talk', file=sys.stderr)"
+    code = (
+        "import sys; print(sys.stdin.isatty(), sys.stdout.isatty()); print('talk', file=sys.stderr)"
+    )
     result = python(code, tmp_path, terminal=(24, 80), stdout="pipe").finish()
     assert (result.piped, result.stdout) == ("True False\n", "talk\r\n")
 
@@ -100,7 +109,11 @@ def test_a_missing_program_skips_or_fails(required: bool, tmp_path: Path) -> Non
     (tmp_path / "test_it.py").write_text(
         "import pytest\n@pytest.mark.needs('no-such-program')\ndef test_it():\n    pass\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "FT_REQUIRE_ALL": "1" if required else "0"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "tests"),
+        "FT_REQUIRE_ALL": "1" if required else "0",
+    }
     command = [
         sys.executable,
         "-m",
@@ -112,7 +125,9 @@ def test_a_missing_program_skips_or_fails(required: bool, tmp_path: Path) -> Non
         "-rA",
         "test_it.py",
     ]
-    ran = subprocess.run(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True, check=False
+    )
     assert "needs no-such-program" in ran.stdout
     assert ("1 error" if required else "1 skipped") in ran.stdout
 

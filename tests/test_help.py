@@ -1,4 +1,6 @@
-"""Built-in help, global flags before and after the command, and what a mistake on the command line gets."""
+"""Built-in help, global flags before and after the command, and what a mistake on the command line
+gets.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,7 @@ def shown_flags(text: str) -> dict[str, str]:
     return dict(re.findall(r"(?<= )(--[a-z-]+)(?: <\w+>)?  ?[^(]*\(default: ([^)]*)\)", flat))
 
 
-# --- help ---------------------------------------------------------------------------------------------------
+# --- help -----------------------------------------------------------------------------------------
 
 
 def test_ft_help_is_an_overview_of_all_commands(ft: Runner) -> None:
@@ -97,14 +99,18 @@ def test_its_short_forms_say_the_same(ft: Runner, argv: list[str]) -> None:
 
 @pytest.mark.source
 @pytest.mark.parametrize("name", SUMMARY)
-def test_the_help_of_a_command_has_its_description_flags_with_defaults_and_an_example(ft: Runner, name: str) -> None:
+def test_the_help_of_a_command_has_its_description_flags_with_defaults_and_an_example(
+    ft: Runner, name: str
+) -> None:
     text = help_of(ft, "help", *name.split())
     assert text.startswith(f"usage: ft {name}")
     assert SUMMARY[name].rstrip(".") in re.sub(r"\s+", " ", text)
     shown = shown_flags(text)
     for flag, default in {**FLAGS.get(name, {}), **GLOBAL_FLAGS}.items():
         assert shown[flag].startswith(default), flag
-    assert [short for short in ("-o", "-v", "-y") if f"  {short}" in text] == SHORT.get(name, ["-v"])
+    assert [short for short in ("-o", "-v", "-y") if f"  {short}" in text] == SHORT.get(
+        name, ["-v"]
+    )
     example = text.partition("example:\n")[2]
     assert f"ft {name}" in example
 
@@ -124,7 +130,9 @@ def test_help_wins_over_what_is_missing_or_wrong_beside_it(ft: Runner) -> None:
 
 
 @pytest.mark.source
-@pytest.mark.parametrize("argv", [["help", "playlist"], ["playlist", "--help"], ["playlist"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "argv", [["help", "playlist"], ["playlist", "--help"], ["playlist"]], ids=" ".join
+)
 def test_a_group_of_commands_has_help(ft: Runner, argv: list[str]) -> None:
     text = help_of(ft, *argv)
     assert all(f"  playlist {verb}" in text for verb in ("show", "add", "remove", "move"))
@@ -157,7 +165,9 @@ EXAMPLES_THAT_NEED_MORE = {
 @pytest.mark.parametrize("name", sorted(SUMMARY.keys() - EXAMPLES_THAT_NEED_MORE.keys()))
 def test_the_example_in_a_help_text_works(ft: Runner, name: str) -> None:
     example = help_of(ft, "help", *name.split()).partition("example:\n")[2].strip().split(" | ")[0]
-    for tracks in ft.sandbox.contents.values() if name in ("playlist remove", "playlist move") else ():
+    for tracks in (
+        ft.sandbox.contents.values() if name in ("playlist remove", "playlist move") else ()
+    ):
         tracks.append(LOFI)
     if name == "playlist move":
         ft("playlist", "remove", "Album", LOFI, check=0)
@@ -171,7 +181,7 @@ def test_version(ft: Runner) -> None:
     assert result.stderr == ""
 
 
-# --- global flags -------------------------------------------------------------------------------------------
+# --- global flags ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", ["before", "after", "both sides of a group", "between arguments"])
@@ -202,10 +212,20 @@ def test_no_value_before_the_command_is_lost_to_a_default_behind_it(ft: Runner) 
 @pytest.mark.parametrize("name", ["me", "list", "playlists", "doctor"])
 def test_global_flags_work_on_every_command(ft: Runner, name: str) -> None:
     ft.config("{}")
-    ft(name, "--api-key", ft.sandbox.key, "--base-url", ft.sandbox.api_url, "-v", "--no-color", key=None, check=0)
+    ft(
+        name,
+        "--api-key",
+        ft.sandbox.key,
+        "--base-url",
+        ft.sandbox.api_url,
+        "-v",
+        "--no-color",
+        key=None,
+        check=0,
+    )
 
 
-# --- mistakes -----------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -257,7 +277,15 @@ def test_a_mistyped_flag_names_the_nearest_one(ft: Runner, typed: str, meant: st
 @pytest.mark.source
 @pytest.mark.parametrize(
     "typed",
-    ["generate x --dur 5", "generate x --lyr y", "list --lim 5", "--verb me", "me --js", "delete x --ye", "li"],
+    [
+        "generate x --dur 5",
+        "generate x --lyr y",
+        "list --lim 5",
+        "--verb me",
+        "me --js",
+        "delete x --ye",
+        "li",
+    ],
 )
 def test_nothing_is_abbreviated(ft: Runner, typed: str) -> None:
     ft(*typed.split(), check=2)

@@ -1,4 +1,6 @@
-"""install.sh: real shells run it, against a release site on loopback, with a PATH of chosen programs."""
+"""install.sh: real shells run it, against a release site on loopback, with a PATH of chosen
+programs.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ TOOLS = [
     "tr",
     "uname",
 ]
-REAL_PYTHON = os.path.realpath(PYTHON)  # a link to a virtual environment's own would not know its library
+REAL_PYTHON = os.path.realpath(
+    PYTHON
+)  # a link to a virtual environment's own would not know its library
 
 
 def across_shells(name: str, first: Any, *others: Any) -> pytest.MarkDecorator:
@@ -46,7 +50,9 @@ def across_shells(name: str, first: Any, *others: Any) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("shell", name), [*shells, *(("sh", value) for value in others)])
 
 
-every_shell = pytest.mark.parametrize("shell", [pytest.param(name, marks=pytest.mark.needs(name)) for name in SHELLS])
+every_shell = pytest.mark.parametrize(
+    "shell", [pytest.param(name, marks=pytest.mark.needs(name)) for name in SHELLS]
+)
 downloaders = pytest.mark.parametrize(
     ("downloader", "agent"),
     [
@@ -70,7 +76,9 @@ def files(directory: Path) -> dict[str, bytes | str | None]:
 
 
 class Installer:
-    """Runs install.sh, piped into a shell, for a user with an empty home. It installs into `bin`."""
+    """Runs install.sh, piped into a shell, for a user with an empty home. It installs into
+    `bin`.
+    """
 
     def __init__(self, directory: Path, server: ReleaseServer) -> None:
         self.directory, self.server = directory, server
@@ -118,7 +126,9 @@ class Installer:
         prefix: list[str] | None = None,
         check: int = 0,
     ) -> Process:
-        """`argv` instead of a shell and the script on its stdin; `prefix` is what runs the shell."""
+        """`argv` instead of a shell and the script on its stdin; `prefix` is what runs the
+        shell.
+        """
         command = [shutil.which(shell) or shell, *SHELLS.get(shell, []), "-s", "--"]
         process = Process(
             [*(prefix or []), *(argv or command), *flags],
@@ -136,7 +146,9 @@ class Installer:
     def version(self, path: Path | str | None = None) -> str:
         """What the installed file says of itself."""
         env = {"PATH": str(path or self.tools)}
-        return subprocess.run([self.ft, "--version"], env=env, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            [self.ft, "--version"], env=env, check=True, capture_output=True, text=True
+        ).stdout
 
 
 @pytest.fixture
@@ -180,7 +192,7 @@ def unchanged(installed: Installer) -> Iterator[Installer]:
     assert files(installed.home) == before
 
 
-# --- installing ---------------------------------------------------------------------------------------------
+# --- installing -----------------------------------------------------------------------------------
 
 
 @every_shell
@@ -199,9 +211,15 @@ def test_a_fresh_install_puts_one_file_in_place(install: Installer, site: Path, 
 
 @pytest.mark.parametrize("how", ["file", "-c"])
 @every_shell
-def test_the_script_also_runs_as_a_file_and_as_an_argument(install: Installer, shell: str, how: str) -> None:
+def test_the_script_also_runs_as_a_file_and_as_an_argument(
+    install: Installer, shell: str, how: str
+) -> None:
     command = [shutil.which(shell) or shell, *SHELLS[shell]]
-    argv = [*command, str(SCRIPT)] if how == "file" else [*command, "-c", SCRIPT.read_text(), "install"]
+    argv = (
+        [*command, str(SCRIPT)]
+        if how == "file"
+        else [*command, "-c", SCRIPT.read_text(), "install"]
+    )
     install("--version", "0.1.0", argv=argv)
     assert install.version() == "ft 0.1.0\n"
 
@@ -221,7 +239,9 @@ def test_the_script_does_not_read_stdin(install: Installer) -> None:
 
 
 @every_shell
-def test_an_upgrade_renames_the_new_file_over_the_old_one(installed: Installer, site: Path, shell: str) -> None:
+def test_an_upgrade_renames_the_new_file_over_the_old_one(
+    installed: Installer, site: Path, shell: str
+) -> None:
     old = installed.ft.read_bytes()
     with installed.ft.open("rb") as running:
         installed(shell=shell)
@@ -255,7 +275,9 @@ def test_a_version_that_does_not_exist_is_an_error(install: Installer) -> None:
 
 
 @across_shells("how", "--base-url", "FT_BASE_URL")
-def test_a_mirror_replaces_the_release_address(install: Installer, tmp_path: Path, shell: str, how: str) -> None:
+def test_a_mirror_replaces_the_release_address(
+    install: Installer, tmp_path: Path, shell: str, how: str
+) -> None:
     release(tmp_path / "mirrored" / "cli", "0.3.0")
     with ReleaseServer(tmp_path / "mirrored") as mirror:
         url = mirror.url + "/cli/"
@@ -285,7 +307,9 @@ def test_the_directory_can_be_chosen(install: Installer, how: str) -> None:
 def test_spaces_in_the_directory(install: Installer, shell: str) -> None:
     there = install.home / "two  words" / "a * b"
     install("--prefix", str(there), shell=shell, path=f"{install.tools}:{there}")
-    install("--prefix", str(there), "--version", "0.1.0", shell=shell, path=f"{install.tools}:{there}")
+    install(
+        "--prefix", str(there), "--version", "0.1.0", shell=shell, path=f"{install.tools}:{there}"
+    )
     assert [path.name for path in there.iterdir()] == ["ft"]
     install("--prefix", str(there), "--uninstall", shell=shell)
     assert list(there.iterdir()) == []
@@ -328,7 +352,7 @@ def test_without_the_right_to_write_there_it_goes_to_the_home(
     assert result.stderr == "error: HOME is not set; say with --prefix where ft goes\n"
 
 
-# --- without a network --------------------------------------------------------------------------------------
+# --- without a network ----------------------------------------------------------------------------
 
 
 @every_shell
@@ -336,7 +360,9 @@ def test_an_offline_install_asks_nobody(installed: Installer, tmp_path: Path, sh
     file = tmp_path / "image" / "ft.pyz"
     file.parent.mkdir()
     file.write_bytes(archive("0.5.0"))
-    (file.parent / "SHA256SUMS").write_text(sums(archive("0.9.0"), "other.pyz") + sums(archive("0.5.0")))
+    (file.parent / "SHA256SUMS").write_text(
+        sums(archive("0.9.0"), "other.pyz") + sums(archive("0.5.0"))
+    )
     offline = installed.links(*TOOLS, "sha256sum", python3=REAL_PYTHON)
     result = installed("--from", str(file), shell=shell, path=offline)
     assert installed.version() == "ft 0.5.0\n"
@@ -347,12 +373,15 @@ def test_an_offline_install_asks_nobody(installed: Installer, tmp_path: Path, sh
     assert installed.server.requests == []
 
 
-def test_an_offline_file_without_a_published_sum_is_refused(unchanged: Installer, tmp_path: Path) -> None:
+def test_an_offline_file_without_a_published_sum_is_refused(
+    unchanged: Installer, tmp_path: Path
+) -> None:
     file = tmp_path / "downloaded.pyz"
     file.write_bytes(archive("0.5.0"))
     result = unchanged("--from", str(file), check=1)
     assert result.stderr == (
-        f"error: cannot verify {file}: put the release's SHA256SUMS beside it or set FT_SHA256; nothing was changed\n"
+        f"error: cannot verify {file}: put the release's SHA256SUMS beside it or set FT_SHA256; "
+        "nothing was changed\n"
     )
 
 
@@ -394,31 +423,41 @@ def test_an_offline_file_that_is_missing_or_is_no_ft_is_refused_and_never_run(
     trap.write_text(f"touch {tmp_path}/was-run\n")
     for text in (trap.read_text(), "#!/bin/sh\n" + trap.read_text(), ""):
         trap.write_text(text)
-        result = unchanged("--from", str(trap), env={"FT_SHA256": sums(text.encode()).split()[0]}, check=1)
+        result = unchanged(
+            "--from", str(trap), env={"FT_SHA256": sums(text.encode()).split()[0]}, check=1
+        )
         assert result.stderr.endswith(f"error: {trap} is not an ft.pyz; nothing was changed\n")
     assert not (tmp_path / "was-run").exists()
 
 
-# --- downloading --------------------------------------------------------------------------------------------
+# --- downloading ----------------------------------------------------------------------------------
 
 
 @downloaders
 @every_shell
-def test_curl_wget_or_python_downloads(install: Installer, shell: str, downloader: str | None, agent: str) -> None:
+def test_curl_wget_or_python_downloads(
+    install: Installer, shell: str, downloader: str | None, agent: str
+) -> None:
     tools = install.path(downloader)
     result = install(shell=shell, path=tools)
     assert (result.stderr, install.version()) == ("", "ft 0.2.0\n")
     own_wget = shell == "busybox" and downloader == "wget"  # a busybox may prefer its own programs
-    assert install.server.agents == {agent} or (own_wget and install.server.agents == {"Python-urllib"})
+    assert install.server.agents == {agent} or (
+        own_wget and install.server.agents == {"Python-urllib"}
+    )
 
 
 @pytest.mark.needs("busybox")
 def test_programs_of_busybox_are_enough(install: Installer) -> None:
-    names = subprocess.run(["busybox", "--list"], capture_output=True, text=True, check=True).stdout.split()
+    names = subprocess.run(
+        ["busybox", "--list"], capture_output=True, text=True, check=True
+    ).stdout.split()
     busybox = shutil.which("busybox")
     assert busybox
     applets = install.links(python3=REAL_PYTHON, **dict.fromkeys(names, busybox))
-    old_python = install.links(env=busybox, **{"python3.12": REAL_PYTHON, "python3": shutil.which("false") or ""})
+    old_python = install.links(
+        env=busybox, **{"python3.12": REAL_PYTHON, "python3": shutil.which("false") or ""}
+    )
     for path in (applets, f"{old_python}:{applets}"):
         result = install(shell="busybox", path=path)
         assert (result.stderr, install.version(path)) == ("", "ft 0.2.0\n")
@@ -436,19 +475,23 @@ def test_a_truncated_download_changes_nothing(
     tools = unchanged.path(downloader)
     result = unchanged(path=tools, check=1)
     assert re.fullmatch(
-        rf"error: cannot download {unchanged.server.url}{path} \(IncompleteRead.*\); nothing was changed\n",
+        rf"error: cannot download {unchanged.server.url}{path} \(IncompleteRead.*\); nothing was "
+        rf"changed\n",
         result.stderr,
     )
     assert agent in unchanged.server.agents
 
 
 @downloaders
-def test_a_missing_file_changes_nothing(unchanged: Installer, downloader: str | None, agent: str) -> None:
+def test_a_missing_file_changes_nothing(
+    unchanged: Installer, downloader: str | None, agent: str
+) -> None:
     (unchanged.server.site / "0.2.0" / "ft.pyz").unlink()
     tools = unchanged.path(downloader)
     result = unchanged(path=tools, check=1)
     assert result.stderr == (
-        f"error: cannot download {unchanged.server.url}/0.2.0/ft.pyz (HTTP Error 404: Not Found); nothing was changed\n"
+        f"error: cannot download {unchanged.server.url}/0.2.0/ft.pyz (HTTP Error 404: Not Found); "
+        "nothing was changed\n"
     )
     assert agent in unchanged.server.agents
 
@@ -457,7 +500,10 @@ def test_a_page_instead_of_the_version_changes_nothing(unchanged: Installer) -> 
     for page in ("<html>Log in to this hotel's network</html>", "0.2", "0.2.0/..", ""):
         (unchanged.server.site / "VERSION").write_text(page)
         result = unchanged(check=1)
-        assert result.stderr == f"error: there is no version number in {unchanged.server.url}/VERSION\n"
+        assert (
+            result.stderr
+            == f"error: there is no version number in {unchanged.server.url}/VERSION\n"
+        )
 
 
 @pytest.mark.parametrize(
@@ -481,10 +527,15 @@ def test_a_page_instead_of_the_version_changes_nothing(unchanged: Installer) -> 
         "-o/tmp/x",
     ],
 )
-def test_only_https_addresses_are_taken_and_http_ones_on_loopback(unchanged: Installer, url: str) -> None:
+def test_only_https_addresses_are_taken_and_http_ones_on_loopback(
+    unchanged: Installer, url: str
+) -> None:
     for flags, env in ((["--base-url", url], {}), ([], {"FT_RELEASE_URL": url})):
         result = unchanged(*flags, env=env, check=2)
-        assert result.stderr == f"error: not an https:// address: {url[:-1] if url[-1] == '/' else url}\n"
+        assert (
+            result.stderr
+            == f"error: not an https:// address: {url[:-1] if url[-1] == '/' else url}\n"
+        )
     assert unchanged.server.requests == []
 
 
@@ -499,7 +550,7 @@ def test_every_name_of_loopback_is_taken(
     assert install.version() == "ft 0.2.0\n"
 
 
-# --- TLS and redirects --------------------------------------------------------------------------------------
+# --- TLS and redirects ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -512,14 +563,25 @@ def trust(tls: Tls, directory: Path) -> dict[str, str]:
     """What makes curl, wget and Python trust the tests' authority."""
     (directory / "wgetrc").write_text(f"ca_certificate = {tls.ca_file}\n")
     ca_file = str(tls.ca_file)
-    return {"CURL_CA_BUNDLE": ca_file, "SSL_CERT_FILE": ca_file, "WGETRC": str(directory / "wgetrc")}
+    return {
+        "CURL_CA_BUNDLE": ca_file,
+        "SSL_CERT_FILE": ca_file,
+        "WGETRC": str(directory / "wgetrc"),
+    }
 
 
 @downloaders
 def test_https(
-    install: Installer, secure: ReleaseServer, tls: Tls, tmp_path: Path, downloader: str | None, agent: str
+    install: Installer,
+    secure: ReleaseServer,
+    tls: Tls,
+    tmp_path: Path,
+    downloader: str | None,
+    agent: str,
 ) -> None:
-    install(path=install.path(downloader), env={"FT_RELEASE_URL": secure.url, **trust(tls, tmp_path)})
+    install(
+        path=install.path(downloader), env={"FT_RELEASE_URL": secure.url, **trust(tls, tmp_path)}
+    )
     assert install.version() == "ft 0.2.0\n"
     assert secure.agents == {agent}
 
@@ -537,10 +599,17 @@ def test_an_untrusted_certificate_is_refused(
 
 @downloaders
 def test_a_redirect_to_https_is_followed(
-    install: Installer, secure: ReleaseServer, tls: Tls, tmp_path: Path, downloader: str | None, agent: str
+    install: Installer,
+    secure: ReleaseServer,
+    tls: Tls,
+    tmp_path: Path,
+    downloader: str | None,
+    agent: str,
 ) -> None:
     secure.redirects["/0.2.0/ft.pyz"] = f"{secure.url}/ft.pyz"
-    install(path=install.path(downloader), env={"FT_RELEASE_URL": secure.url, **trust(tls, tmp_path)})
+    install(
+        path=install.path(downloader), env={"FT_RELEASE_URL": secure.url, **trust(tls, tmp_path)}
+    )
     assert install.version() == "ft 0.2.0\n"
     assert secure.paths[-1] == "/ft.pyz"
 
@@ -572,7 +641,7 @@ def test_a_redirect_from_loopback_is_refused(
         assert elsewhere.requests == []
 
 
-# --- checksums ----------------------------------------------------------------------------------------------
+# --- checksums ------------------------------------------------------------------------------------
 
 
 @every_shell
@@ -581,14 +650,20 @@ def test_a_wrong_checksum_changes_nothing(unchanged: Installer, site: Path, shel
     result = unchanged(shell=shell, check=1)
     found = sums(archive("0.2.0"))[:64]
     assert result.stderr == (
-        f"error: the SHA-256 of {unchanged.server.url}/0.2.0/ft.pyz is '{found}', not '{'0' * 64}'; "
+        f"error: the SHA-256 of {unchanged.server.url}/0.2.0/ft.pyz is '{found}', not "
+        f"'{'0' * 64}'; "
         "nothing was changed\n"
     )
 
 
 @every_shell
 def test_a_missing_checksum_changes_nothing(unchanged: Installer, site: Path, shell: str) -> None:
-    for text in ("", sums(archive("0.2.0"), "ft.pyz.old"), sums(archive("0.2.0"), "x/ft.pyz"), "<html>"):
+    for text in (
+        "",
+        sums(archive("0.2.0"), "ft.pyz.old"),
+        sums(archive("0.2.0"), "x/ft.pyz"),
+        "<html>",
+    ):
         (site / "0.2.0" / "SHA256SUMS").write_text(text)
         result = unchanged(shell=shell, check=1)
         assert result.stderr.startswith("error: no checksum of ft.pyz in the SHA256SUMS beside ")
@@ -602,8 +677,12 @@ def test_a_missing_checksum_changes_nothing(unchanged: Installer, site: Path, sh
         "python3",
     ],
 )
-def test_every_checksum_program_tells_right_from_wrong(install: Installer, site: Path, program: str) -> None:
-    tools = install.links(*TOOLS, "curl", *([] if program == "python3" else [program]), python3=REAL_PYTHON)
+def test_every_checksum_program_tells_right_from_wrong(
+    install: Installer, site: Path, program: str
+) -> None:
+    tools = install.links(
+        *TOOLS, "curl", *([] if program == "python3" else [program]), python3=REAL_PYTHON
+    )
     if program == "shasum":
         (tools / "perl").symlink_to(shutil.which("perl") or "perl")
     install(path=tools)
@@ -634,7 +713,7 @@ def test_sums_written_on_windows_or_in_binary_mode_are_read(install: Installer, 
         assert install.version() == "ft 0.2.0\n"
 
 
-# --- nothing by halves --------------------------------------------------------------------------------------
+# --- nothing by halves ----------------------------------------------------------------------------
 
 
 @every_shell
@@ -655,7 +734,12 @@ def test_a_truncated_script_runs_nothing(unchanged: Installer, tmp_path: Path, s
 
     def run(length: int) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            command, input=script[:length], env=env, cwd=unchanged.home, capture_output=True, check=False
+            command,
+            input=script[:length],
+            env=env,
+            cwd=unchanged.home,
+            capture_output=True,
+            check=False,
         )
 
     begins = script.index(b"\n{\n") + 2
@@ -663,7 +747,9 @@ def test_a_truncated_script_runs_nothing(unchanged: Installer, tmp_path: Path, s
     for length in [*range(0, len(complete), 10), *last_line]:
         result = run(length)
         assert result.stdout == b"", length
-        assert result.returncode != 0 or length < begins, length  # half of it is an error, not a success
+        assert result.returncode != 0 or length < begins, (
+            length
+        )  # half of it is an error, not a success
     assert not log.exists()
     assert unchanged.server.requests == []
     assert run(len(complete)).returncode == 1  # the canaries do sing
@@ -671,7 +757,10 @@ def test_a_truncated_script_runs_nothing(unchanged: Installer, tmp_path: Path, s
 
 
 @across_shells(
-    "source", "raise SystemExit(1)", "def main(:", *(f"def main(): print({x!r})" for x in ("ft 0.3.0", "ft 0.2.01", ""))
+    "source",
+    "raise SystemExit(1)",
+    "def main(:",
+    *(f"def main(): print({x!r})" for x in ("ft 0.3.0", "ft 0.2.01", "")),
 )
 def test_a_new_file_that_does_not_run_is_not_installed(
     unchanged: Installer, site: Path, shell: str, source: str
@@ -682,9 +771,13 @@ def test_a_new_file_that_does_not_run_is_not_installed(
     result = unchanged(shell=shell, check=1)
     if "print" in source:
         said = source.partition("print(")[2].rstrip(")")
-        assert result.stderr.endswith(f"/ft.pyz says that it is {said}, not 'ft 0.2.0'; nothing was changed\n")
+        assert result.stderr.endswith(
+            f"/ft.pyz says that it is {said}, not 'ft 0.2.0'; nothing was changed\n"
+        )
     else:
-        assert result.stderr.endswith(f"error: the new ft does not run in {unchanged.bin}; nothing was changed\n")
+        assert result.stderr.endswith(
+            f"error: the new ft does not run in {unchanged.bin}; nothing was changed\n"
+        )
 
 
 @every_shell
@@ -693,7 +786,9 @@ def test_a_signal_leaves_everything_as_it_was(unchanged: Installer, shell: str, 
     number = getattr(signal, name)
     unchanged.server.cut.add("/0.2.0/ft.pyz")
     unchanged.server.hold = True
-    before = signal.signal(number, signal.SIG_DFL)  # what is ignored here, as under nohup, no shell can trap
+    before = signal.signal(
+        number, signal.SIG_DFL
+    )  # what is ignored here, as under nohup, no shell can trap
     process = unchanged.start(shell=shell, check=128 + number)
     signal.signal(number, before)
     assert unchanged.server.held.wait(20)
@@ -703,18 +798,27 @@ def test_a_signal_leaves_everything_as_it_was(unchanged: Installer, shell: str, 
 
 
 @every_shell
-def test_a_directory_that_cannot_be_written_is_an_error(unchanged: Installer, tmp_path: Path, shell: str) -> None:
+def test_a_directory_that_cannot_be_written_is_an_error(
+    unchanged: Installer, tmp_path: Path, shell: str
+) -> None:
     (tmp_path / "file").touch()
     for directory in (f"{tmp_path}/file/bin", f"{tmp_path}/file", "/proc/bin", "/dev/null"):
         result = unchanged("--prefix", directory, shell=shell, check=1)
-        assert result.stderr == f"error: cannot write in {directory}; choose another directory with --prefix\n"
+        assert (
+            result.stderr
+            == f"error: cannot write in {directory}; choose another directory with --prefix\n"
+        )
     assert unchanged.server.requests == []
 
 
 @pytest.mark.needs("unshare")
 @pytest.mark.parametrize(
     ("options", "message"),
-    [("ro", "cannot write in {bin}"), ("size=300k", "cannot"), ("noexec", "the new ft does not run in {bin}")],
+    [
+        ("ro", "cannot write in {bin}"),
+        ("size=300k", "cannot"),
+        ("noexec", "the new ft does not run in {bin}"),
+    ],
 )
 def test_a_read_only_full_or_noexec_disk_keeps_the_old_file(
     installed: Installer, private_mounts: Callable[..., list[str]], options: str, message: str
@@ -736,12 +840,14 @@ def test_a_read_only_full_or_noexec_disk_keeps_the_old_file(
     assert "differ" not in result.stdout
 
 
-# --- Pythons ------------------------------------------------------------------------------------------------
+# --- Pythons --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def old_python(tmp_path: Path) -> str:
-    """A `python3` that ft does not run on: the real one that FT_OLD_PYTHON names, or one that says so."""
+    """A `python3` that ft does not run on: the real one that FT_OLD_PYTHON names, or one that says
+    so.
+    """
     if os.environ.get("FT_OLD_PYTHON"):
         return os.environ["FT_OLD_PYTHON"]
     fake = tmp_path / "python3.6"
@@ -777,7 +883,9 @@ def test_an_old_python3_first_on_path_pins_the_shebang_to_a_newer_one(
     assert files(install.home) == {"bin": None}
 
 
-def test_python_in_a_short_or_spaced_directory_can_be_pinned(install: Installer, tmp_path: Path) -> None:
+def test_python_in_a_short_or_spaced_directory_can_be_pinned(
+    install: Installer, tmp_path: Path
+) -> None:
     spaced = install.links(python=REAL_PYTHON).rename(tmp_path / "a b")
     install(path=f"{install.links(*TOOLS, 'curl')}:{spaced}")
     assert install.ft.read_bytes().startswith(f"#!/usr/bin/env {spaced}/python\n".encode())
@@ -786,16 +894,22 @@ def test_python_in_a_short_or_spaced_directory_can_be_pinned(install: Installer,
 
 
 @every_shell
-def test_without_a_new_enough_python_it_says_what_it_found(unchanged: Installer, old_python: str, shell: str) -> None:
+def test_without_a_new_enough_python_it_says_what_it_found(
+    unchanged: Installer, old_python: str, shell: str
+) -> None:
     tools = unchanged.links(*TOOLS, "curl", "sha256sum", python3=old_python)
     result = unchanged(shell=shell, path=tools, check=1)
-    assert re.fullmatch(r"error: ft needs Python 3\.8 or newer; found Python 3\.[0-7]\.\d+\n", result.stderr)
+    assert re.fullmatch(
+        r"error: ft needs Python 3\.8 or newer; found Python 3\.[0-7]\.\d+\n", result.stderr
+    )
     (tools / "python3").unlink()
     result = unchanged(shell=shell, path=tools, check=1)
     assert result.stderr == "error: ft needs Python 3.8 or newer; found none\n"
 
 
-def test_a_python_that_went_away_is_replaced_by_installing_again(install: Installer, old_python: str) -> None:
+def test_a_python_that_went_away_is_replaced_by_installing_again(
+    install: Installer, old_python: str
+) -> None:
     tools = install.links(*TOOLS, "curl", python3=old_python, **{"python3.9": REAL_PYTHON})
     install(path=tools)
     (tools / "python3.9").rename(tools / "python3.12")
@@ -805,7 +919,7 @@ def test_a_python_that_went_away_is_replaced_by_installing_again(install: Instal
     assert install.version(tools) == "ft 0.2.0\n"
 
 
-# --- what is there already ----------------------------------------------------------------------------------
+# --- what is there already ------------------------------------------------------------------------
 
 
 @every_shell
@@ -813,14 +927,18 @@ def test_another_program_called_ft_is_left_alone(install: Installer, shell: str)
     install.bin.mkdir()
     install.ft.write_text("#!/bin/sh\necho ft 0.1.0\n")
     install.ft.chmod(0o755)
-    expected = f"error: {install.ft} is not from this script (but from pip or pipx?); it was left alone\n"
+    expected = (
+        f"error: {install.ft} is not from this script (but from pip or pipx?); it was left alone\n"
+    )
     for flags in ([], ["--uninstall"]):
         assert install(*flags, shell=shell, check=1).stderr == expected
     assert files(install.home) == {"bin": None, "bin/ft": b"#!/bin/sh\necho ft 0.1.0\n"}
 
 
 @pytest.mark.parametrize("flags", [[], ["--uninstall"]])
-def test_a_directory_or_a_device_called_ft_is_left_alone(install: Installer, flags: list[str]) -> None:
+def test_a_directory_or_a_device_called_ft_is_left_alone(
+    install: Installer, flags: list[str]
+) -> None:
     install.ft.mkdir(parents=True)
     assert "is not from this script" in install(*flags, check=1).stderr
     install.ft.rmdir()
@@ -830,7 +948,9 @@ def test_a_directory_or_a_device_called_ft_is_left_alone(install: Installer, fla
 
 
 @every_shell
-def test_a_link_stays_and_the_file_it_leads_to_is_replaced(installed: Installer, shell: str) -> None:
+def test_a_link_stays_and_the_file_it_leads_to_is_replaced(
+    installed: Installer, shell: str
+) -> None:
     opt = installed.home / "opt"
     opt.mkdir()
     installed.ft.rename(opt / "ft.pyz")
@@ -853,13 +973,19 @@ def test_the_link_of_pipx_is_left_alone(install: Installer) -> None:
     assert files(install.home) == before
 
 
-# --- PATH ---------------------------------------------------------------------------------------------------
+# --- PATH -----------------------------------------------------------------------------------------
 
 
 @across_shells("login_shell", "/bin/bash", "/usr/bin/fish")
-def test_the_line_for_path_is_printed_when_it_is_needed(install: Installer, shell: str, login_shell: str) -> None:
+def test_the_line_for_path_is_printed_when_it_is_needed(
+    install: Installer, shell: str, login_shell: str
+) -> None:
     env = {"SHELL": login_shell}
-    line = f"fish_add_path '{install.bin}'" if "fish" in login_shell else f"export PATH='{install.bin}':\"$PATH\""
+    line = (
+        f"fish_add_path '{install.bin}'"
+        if "fish" in login_shell
+        else f"export PATH='{install.bin}':\"$PATH\""
+    )
     result = install(shell=shell, env=env, path=f"{install.tools}:{install.home}/*")
     assert result.stdout.splitlines()[-2:] == [
         f"{install.bin} is not on PATH. To add it, put this line into your shell's start-up file:",
@@ -870,11 +996,15 @@ def test_the_line_for_path_is_printed_when_it_is_needed(install: Installer, shel
     assert files(install.home).keys() == {"bin", "bin/ft"}  # no start-up file was touched
 
 
-@pytest.mark.parametrize("login_shell", [pytest.param(name, marks=pytest.mark.needs(name)) for name in ("sh", "fish")])
+@pytest.mark.parametrize(
+    "login_shell", [pytest.param(name, marks=pytest.mark.needs(name)) for name in ("sh", "fish")]
+)
 def test_that_line_makes_ft_a_command(install: Installer, login_shell: str) -> None:
     """Whatever the directory is called."""
     place = install.home / "a b'c\"$(id)`id`$HOME"
-    line = install("--prefix", str(place), env={"SHELL": shutil.which(login_shell)}).stdout.splitlines()[-1]
+    line = install(
+        "--prefix", str(place), env={"SHELL": shutil.which(login_shell)}
+    ).stdout.splitlines()[-1]
     check = subprocess.run(
         [login_shell, "-c", line + "\nft --version"],
         env={"PATH": str(install.tools), "HOME": str(install.home)},
@@ -889,18 +1019,24 @@ def test_that_line_makes_ft_a_command(install: Installer, login_shell: str) -> N
 @every_shell
 def test_a_shell_that_stops_at_failures_installs_it(install: Installer, shell: str) -> None:
     command = [shutil.which(shell) or shell, *SHELLS[shell], "-e", "-s", "--"]
-    process = Process(command, env=install.env({}, None), cwd=install.home, stdin=SCRIPT.read_bytes(), check=0)
+    process = Process(
+        command, env=install.env({}, None), cwd=install.home, stdin=SCRIPT.read_bytes(), check=0
+    )
     process.finish()
     assert install.version() == "ft 0.2.0\n"
 
 
 @every_shell
-def test_a_reader_that_goes_away_changes_nothing(installed: Installer, server: ReleaseServer, shell: str) -> None:
+def test_a_reader_that_goes_away_changes_nothing(
+    installed: Installer, server: ReleaseServer, shell: str
+) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [shutil.which(shell) or shell, *SHELLS[shell], str(SCRIPT)]
     env = installed.env({}, None)
-    result = subprocess.run(command, env=env, cwd=installed.home, stdout=writer, stderr=subprocess.PIPE, check=True)
+    result = subprocess.run(
+        command, env=env, cwd=installed.home, stdout=writer, stderr=subprocess.PIPE, check=True
+    )
     os.close(writer)
     assert result.stderr == b""
     assert installed.version() == "ft 0.2.0\n"
@@ -926,18 +1062,26 @@ def test_another_ft_earlier_on_path_is_warned_of(install: Installer, shell: str)
     again = install.links(ft=shutil.which("true") or "/bin/true")
     path = f"{install.tools}:{other}:{again}:{install.bin}"
     result = install("--quiet", shell=shell, path=path)
-    assert result.stderr == f"warning: `ft` is {other}/ft, which comes before {install.bin} on PATH\n"
+    assert (
+        result.stderr == f"warning: `ft` is {other}/ft, which comes before {install.bin} on PATH\n"
+    )
     assert install(shell=shell, path=f"{install.tools}:{install.bin}:{other}").stderr == ""
-    result = install(shell=shell, path=f"{install.tools}::{install.bin}", cwd=other)  # an empty entry: where one is
+    result = install(
+        shell=shell, path=f"{install.tools}::{install.bin}", cwd=other
+    )  # an empty entry: where one is
     assert result.stderr == f"warning: `ft` is ./ft, which comes before {install.bin} on PATH\n"
 
 
-# --- flags --------------------------------------------------------------------------------------------------
+# --- flags ----------------------------------------------------------------------------------------
 
 
 @every_shell
 def test_quiet_prints_nothing(install: Installer, shell: str) -> None:
-    for flags, env in ((["--quiet"], {}), ([], {"FT_QUIET": "1"}), (["--quiet", "--uninstall"], {})):
+    for flags, env in (
+        (["--quiet"], {}),
+        ([], {"FT_QUIET": "1"}),
+        (["--quiet", "--uninstall"], {}),
+    ):
         result = install(*flags, shell=shell, env=env)
         assert (result.stdout, result.stderr) == ("", "")
 
@@ -945,7 +1089,15 @@ def test_quiet_prints_nothing(install: Installer, shell: str) -> None:
 @every_shell
 def test_help_names_every_flag_and_does_nothing(unchanged: Installer, shell: str) -> None:
     result = unchanged("--help", shell=shell)
-    for flag in ("--version", "--prefix", "--from", "--base-url", "--quiet", "--uninstall", "--help"):
+    for flag in (
+        "--version",
+        "--prefix",
+        "--from",
+        "--base-url",
+        "--quiet",
+        "--uninstall",
+        "--help",
+    ):
         assert f"\n  {flag} " in result.stdout
     for variable in re.findall(r"\bFT_[A-Z0-9_]+", SCRIPT.read_text()):
         assert variable in result.stdout
@@ -974,7 +1126,7 @@ def test_bad_flags_are_refused(unchanged: Installer, shell: str, bad: tuple[str,
     assert unchanged.server.requests == []
 
 
-# --- uninstalling -------------------------------------------------------------------------------------------
+# --- uninstalling ---------------------------------------------------------------------------------
 
 
 @every_shell
@@ -991,11 +1143,16 @@ def test_uninstall_removes_ft_and_nothing_else(installed: Installer, shell: str)
     assert "`ft auth logout`" in lines[1]
     assert installed.server.requests == []
     result = installed("--uninstall", shell=shell, check=1)
-    assert result.stderr == f"error: there is no ft in {installed.bin}; say with --prefix where it is\n"
+    assert (
+        result.stderr
+        == f"error: there is no ft in {installed.bin}; say with --prefix where it is\n"
+    )
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="it names other places there")
-def test_the_lines_that_uninstall_prints_remove_the_rest(installed: Installer, tmp_path: Path) -> None:
+def test_the_lines_that_uninstall_prints_remove_the_rest(
+    installed: Installer, tmp_path: Path
+) -> None:
     settings = installed.home / ".config" / "finetuning" / "config.json"
     settings.parent.mkdir(parents=True)
     settings.write_text("{}")
@@ -1015,11 +1172,13 @@ def test_the_lines_that_uninstall_prints_remove_the_rest(installed: Installer, t
     assert files(installed.home) == {"bin": None, ".config": None}
 
 
-# --- the real ft.pyz ----------------------------------------------------------------------------------------
+# --- the real ft.pyz ------------------------------------------------------------------------------
 
 
 @every_shell
-def test_the_real_ft_runs_with_nothing_but_python(install: Installer, pytestconfig: pytest.Config, shell: str) -> None:
+def test_the_real_ft_runs_with_nothing_but_python(
+    install: Installer, pytestconfig: pytest.Config, shell: str
+) -> None:
     file = Path(pytestconfig.ft_pyz)  # type: ignore[attr-defined]
     install("--from", str(file), env={"FT_SHA256": sums(file.read_bytes()).split()[0]}, shell=shell)
     only_python = install.links(python3=REAL_PYTHON)
@@ -1051,7 +1210,7 @@ def test_what_make_dist_writes_is_a_release_site(install: Installer, tmp_path: P
     assert install.ft.read_bytes() == (tmp_path / "dist" / "ft.pyz").read_bytes()
 
 
-# --- install.ps1 ---------------------------------------------------------------------------------------------
+# --- install.ps1 ----------------------------------------------------------------------------------
 
 
 POWERSHELL = shutil.which("pwsh") or shutil.which("powershell")
@@ -1067,7 +1226,14 @@ class WindowsInstaller:
 
     def __call__(self, *parameters: str, check: int = 0) -> Result:
         assert POWERSHELL
-        argv = [POWERSHELL, "-NoProfile", "-ExecutionPolicy", "Bypass", "-File", str(ROOT / "install.ps1")]
+        argv = [
+            POWERSHELL,
+            "-NoProfile",
+            "-ExecutionPolicy",
+            "Bypass",
+            "-File",
+            str(ROOT / "install.ps1"),
+        ]
         env = {
             **os.environ,
             "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"],
@@ -1084,7 +1250,9 @@ def windows_install(tmp_path: Path, server: ReleaseServer) -> WindowsInstaller:
     return WindowsInstaller(tmp_path, server)
 
 
-def test_powershell_installs_upgrades_and_removes(windows_install: WindowsInstaller, site: Path) -> None:
+def test_powershell_installs_upgrades_and_removes(
+    windows_install: WindowsInstaller, site: Path
+) -> None:
     for version in ("0.1.0", "0.2.0"):
         result = windows_install("-Version", version)
         assert f"Installed ft {version} in {windows_install.ft}" in result.stdout
@@ -1092,19 +1260,27 @@ def test_powershell_installs_upgrades_and_removes(windows_install: WindowsInstal
         assert windows_install.ft.read_bytes() == (site / version / "ft.pyz").read_bytes()
     if WINDOWS:
         command = [str(windows_install.bin / "ft.cmd"), "--version"]
-        assert subprocess.run(command, capture_output=True, check=True).stdout.split() == [b"ft", b"0.2.0"]
+        assert subprocess.run(command, capture_output=True, check=True).stdout.split() == [
+            b"ft",
+            b"0.2.0",
+        ]
     windows_install("-Uninstall")
     assert not windows_install.bin.exists()
 
 
-def test_powershell_keeps_the_old_file_when_something_is_wrong(windows_install: WindowsInstaller, site: Path) -> None:
+def test_powershell_keeps_the_old_file_when_something_is_wrong(
+    windows_install: WindowsInstaller, site: Path
+) -> None:
     windows_install("-Version", "0.1.0")
     before = files(windows_install.bin)
     (site / "0.2.0" / "SHA256SUMS").write_text("0" * 64 + "  ft.pyz\n")
     assert "the SHA-256 of" in windows_install(check=1).stderr
     windows_install.server.redirects["/VERSION"] = f"{windows_install.server.url}/0.2.0/ft.pyz"
     assert "cannot download" in windows_install(check=1).stderr
-    assert "not an https:// address" in windows_install("-BaseUrl", "http://example.invalid", check=1).stderr
+    assert (
+        "not an https:// address"
+        in windows_install("-BaseUrl", "http://example.invalid", check=1).stderr
+    )
     (windows_install.directory / "ft.pyz").write_text("echo was run")
     windows_install("-From", str(windows_install.directory / "ft.pyz"), check=1)
     assert files(windows_install.bin) == before

@@ -1,4 +1,6 @@
-"""The plaintext fallback, `credentials` in the configuration directory: on a Linux without a Secret Service."""
+"""The plaintext fallback, `credentials` in the configuration directory: on a Linux without a Secret
+Service.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ pytestmark = [
 UMASKS = ["0000", "0022", "0077", "0177", "0777"]
 
 
-def login(ft: Runner, umask: str = "0022", env: dict[str, str | None] | None = None, code: int = 0) -> Result:
+def login(
+    ft: Runner, umask: str = "0022", env: dict[str, str | None] | None = None, code: int = 0
+) -> Result:
     script = f"umask {umask}; exec ft auth login --stdin"
     return ft.sh(script, key=None, stdin=ft.sandbox.key, env=env, check=code)
 
@@ -112,7 +116,9 @@ def test_a_link_is_not_followed_when_writing_or_removing(ft: Runner) -> None:
     assert target.read_text() == "theirs"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root to give a file away")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root to give a file away"
+)
 def test_a_file_of_another_owner_is_refused(ft: Runner) -> None:
     store(ft, ft.sandbox.key)
     os.chown(credentials(ft), 12345, 12345)
@@ -164,7 +170,9 @@ def test_a_full_disk_leaves_the_stored_key_and_nothing_else(ft: Runner) -> None:
     store(ft, ft.sandbox.key_other)
     script = "ulimit -f 0; exec ft auth login --stdin"  # no file may grow beyond 0 bytes
     result = ft.sh(script, key=None, stdin=ft.sandbox.key, check=1)
-    assert result.stderr.endswith(f"error: cannot store the key in {credentials(ft)}: File too large\n")
+    assert result.stderr.endswith(
+        f"error: cannot store the key in {credentials(ft)}: File too large\n"
+    )
     assert credentials(ft).read_text() == ft.sandbox.key_other + "\n"
     assert {path.name for path in ft.config_dir.iterdir()} == {"config.json", "credentials"}
 
@@ -173,7 +181,17 @@ def test_a_directory_that_cannot_be_made_is_one_line(ft: Runner) -> None:
     (ft.home / "file").write_text("")
     env = {"FINETUNING_CONFIG_HOME": str(ft.home / "file" / "sub")}
     config = str(ft.config_dir / "config.json")
-    result = ft("auth", "login", "--stdin", "--config", config, key=None, stdin=ft.sandbox.key, env=env, check=1)
+    result = ft(
+        "auth",
+        "login",
+        "--stdin",
+        "--config",
+        config,
+        key=None,
+        stdin=ft.sandbox.key,
+        env=env,
+        check=1,
+    )
     assert result.stderr == (
         f"error: cannot store the key in {ft.home}/file/sub/credentials: Not a directory\n"
     )

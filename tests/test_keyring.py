@@ -1,4 +1,6 @@
-"""The key in a real Secret Service: a private GNOME keyring for each test, on a machine without a display."""
+"""The key in a real Secret Service: a private GNOME keyring for each test, on a machine without a
+display.
+"""
 
 from __future__ import annotations
 
@@ -55,11 +57,13 @@ def next_second() -> None:
         time.sleep(0.02)
 
 
-# --- interoperation -----------------------------------------------------------------------------------------
+# --- interoperation -------------------------------------------------------------------------------
 
 
 def test_login_stores_the_item_of_the_official_client(ft: Runner, keyring: Keyring) -> None:
-    result = ft("auth", "login", "--stdin", key=None, stdin=ft.sandbox.key, env=keyring.env, check=0)
+    result = ft(
+        "auth", "login", "--stdin", key=None, stdin=ft.sandbox.key, env=keyring.env, check=0
+    )
     assert result.stdout == f"Stored in {PLACE}. ✓\nSigned in as jane@example.com (pro tier)\n"
     assert result.stderr == ""
     items = keyring.items()
@@ -105,8 +109,12 @@ def test_login_replaces_what_pythons_keyring_stored(ft: Runner, keyring: Keyring
     assert keyring.lookup() == keyring.python("get") == ft.sandbox.key
 
 
-def test_the_newest_of_two_items_is_read_and_a_login_leaves_one(ft: Runner, keyring: Keyring) -> None:
-    """Python's keyring makes an item of its own beside ours; the keyring finds either first, as it likes."""
+def test_the_newest_of_two_items_is_read_and_a_login_leaves_one(
+    ft: Runner, keyring: Keyring
+) -> None:
+    """Python's keyring makes an item of its own beside ours; the keyring finds either first, as it
+    likes.
+    """
     login(ft, ft.sandbox.key_other, env=keyring.env)
     next_second()
     keyring.python("set", ft.sandbox.key)
@@ -159,7 +167,7 @@ def test_other_items_of_the_keyring_stay(ft: Runner, keyring: Keyring) -> None:
     assert keyring.run("secret-tool", "lookup", *other).stdout == "theirs"
 
 
-# --- absent, locked, unreachable, mute ----------------------------------------------------------------------
+# --- absent, locked, unreachable, mute ------------------------------------------------------------
 
 
 def test_an_empty_keyring_is_no_api_key(ft: Runner, keyring: Keyring) -> None:
@@ -202,7 +210,9 @@ def test_locked_is_not_absent_and_never_falls_back(ft: Runner, keyring: Keyring)
 def test_a_login_to_a_locked_keyring_fails_without_plain_text(ft: Runner, keyring: Keyring) -> None:
     keyring.store(ft.sandbox.key_other)
     keyring.lock()
-    result = ft("auth", "login", "--stdin", key=None, stdin=ft.sandbox.key, env=keyring.env, check=1)
+    result = ft(
+        "auth", "login", "--stdin", key=None, stdin=ft.sandbox.key, env=keyring.env, check=1
+    )
     assert result.stderr.startswith(f"error: {PLACE} did not store the key: ")
     assert "hint: unlock the keyring" in result.stderr
     assert result.stdout == ""
@@ -298,7 +308,10 @@ def test_a_mute_keyring_costs_three_seconds_once(ft: Runner, mute: dict[str, str
     """Once, although doctor has two lines about it."""
     result = ft("doctor", key=None, env=mute, check=1)
     assert asked(ft) == 1
-    assert f"warning: secret-tool did not answer within 3 s; going on without {PLACE}\n" in result.stderr
+    assert (
+        f"warning: secret-tool did not answer within 3 s; going on without {PLACE}\n"
+        in result.stderr
+    )
     assert "✗ key: no API key" in result.stdout
     assert "set FINETUNING_API_KEY" in result.stdout
     assert not processes_with(f"FINETUNING_CONFIG_HOME={ft.config_dir}")
@@ -342,14 +355,22 @@ def test_a_logout_that_the_keyring_does_not_answer_says_that_the_key_may_be_ther
     result = ft("auth", "logout", key=None, env=env, check=1, timeout=90)
     assert result.stdout == ""
     assert f"note: removed the key from {credentials}\n" in result.stderr
-    assert f"error: {PLACE} may still hold the key: secret-tool did not answer within " in result.stderr
+    assert (
+        f"error: {PLACE} may still hold the key: secret-tool did not answer within "
+        in result.stderr
+    )
     assert keyring.lookup() == ft.sandbox.key and not credentials.exists()
 
 
-def test_a_key_that_was_stored_is_not_stored_in_plain_text_as_well(ft: Runner, keyring: Keyring) -> None:
+def test_a_key_that_was_stored_is_not_stored_in_plain_text_as_well(
+    ft: Runner, keyring: Keyring
+) -> None:
     """Although the keyring is too busy to be asked whether another item stands beside it."""
     stored = ft.home / "stored"
-    lines = f'[ "$1" != store ] || touch {stored}\n[ "$1" != search ] || [ ! -e {stored} ] || exec sleep 600'
+    lines = (
+        f'[ "$1" != store ] || touch {stored}\n[ "$1" != search ] || [ ! -e {stored} ] || '
+        "exec sleep 600"
+    )
     env = slow(ft, keyring, lines)
     result = ft("auth", "login", "--stdin", key=None, stdin=ft.sandbox.key, env=env, check=0)
     assert f"Stored in {PLACE}. ✓\n" in result.stdout and result.stderr == ""
@@ -358,7 +379,9 @@ def test_a_key_that_was_stored_is_not_stored_in_plain_text_as_well(ft: Runner, k
 
 
 def test_a_store_that_waits_for_a_person_says_so(ft: Runner, keyring: Keyring) -> None:
-    """Storing in a locked keyring raises a window. It is answered here once ft has said that it waits."""
+    """Storing in a locked keyring raises a window. It is answered here once ft has said that it
+    waits.
+    """
     answered = ft.home / "answered"
     env = slow(ft, keyring, f'[ "$1" != store ] || until [ -e {answered} ]; do sleep 0.05; done')
     running = ft.start("auth", "login", "--stdin", key=None, stdin=ft.sandbox.key, env=env, check=0)
@@ -368,12 +391,14 @@ def test_a_store_that_waits_for_a_person_says_so(ft: Runner, keyring: Keyring) -
     assert keyring.lookup() == ft.sandbox.key
 
 
-# --- the order of the sources -------------------------------------------------------------------------------
+# --- the order of the sources ---------------------------------------------------------------------
 
 
 @pytest.fixture
 def recorder(ft: Runner, keyring: Keyring) -> tuple[dict[str, str], Path]:
-    """An environment whose secret-tool is the real one but writes down that it was called, and where."""
+    """An environment whose secret-tool is the real one but writes down that it was called, and
+    where.
+    """
     log = ft.home / "called"
     text = f'#!/bin/sh\necho "$@" >>{log}\nexec {shutil.which("secret-tool")} "$@"\n'
     return {**keyring.env, **program(ft.home / "bin", "secret-tool", text)}, log
@@ -434,7 +459,13 @@ def test_doctor_does_not_touch_the_keychain_when_the_variable_answers(
 
 def test_login_beside_the_variable_stores_and_warns(ft: Runner, keyring: Keyring) -> None:
     result = ft(
-        "auth", "login", "--stdin", key=ft.sandbox.key_other, stdin=ft.sandbox.key, env=keyring.env, check=0
+        "auth",
+        "login",
+        "--stdin",
+        key=ft.sandbox.key_other,
+        stdin=ft.sandbox.key,
+        env=keyring.env,
+        check=0,
     )
     assert "warning: FINETUNING_API_KEY is set and wins over the stored key\n" in result.stderr
     assert keyring.lookup() == ft.sandbox.key
@@ -447,7 +478,9 @@ def test_a_login_that_fails_leaves_the_stored_key(
     env, log = recorder
     keyring.store(ft.sandbox.key)
     before = keyring.items()
-    key = {"malformed": "ft_live_short", "refused": "ft_live_" + "0" * 32}.get(failure, ft.sandbox.key_other)
+    key = {"malformed": "ft_live_short", "refused": "ft_live_" + "0" * 32}.get(
+        failure, ft.sandbox.key_other
+    )
     if failure == "unreachable":
         ft.sandbox.down()
     code = {"malformed": 2, "refused": 1, "unreachable": 3}[failure]
@@ -457,7 +490,9 @@ def test_a_login_that_fails_leaves_the_stored_key(
     assert keyring.items() == before
 
 
-def test_a_malformed_key_in_the_keyring_is_refused_by_source_and_length(ft: Runner, keyring: Keyring) -> None:
+def test_a_malformed_key_in_the_keyring_is_refused_by_source_and_length(
+    ft: Runner, keyring: Keyring
+) -> None:
     keyring.store("hunter2 is no key")
     result = ft("me", key=None, env=keyring.env, check=2)
     assert f"the API key from {PLACE} is malformed: 17 characters" in result.stderr
@@ -465,12 +500,16 @@ def test_a_malformed_key_in_the_keyring_is_refused_by_source_and_length(ft: Runn
     assert ft.sandbox.requests == []
 
 
-# --- two at once, and nothing left --------------------------------------------------------------------------
+# --- two at once, and nothing left ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", ["keyring", "file"])
-def test_nobody_sees_half_a_key_while_logins_replace_it(ft: Runner, keyring: Keyring, place: str) -> None:
-    """Two keys replace each other over and over; whoever reads meanwhile gets one of the two, whole."""
+def test_nobody_sees_half_a_key_while_logins_replace_it(
+    ft: Runner, keyring: Keyring, place: str
+) -> None:
+    """Two keys replace each other over and over; whoever reads meanwhile gets one of the two,
+    whole.
+    """
     env = keyring.env if place == "keyring" else {}
     keys = [ft.sandbox.key, ft.sandbox.key_other]
     login(ft, keys[0], env=env)
@@ -487,7 +526,15 @@ def test_nobody_sees_half_a_key_while_logins_replace_it(ft: Runner, keyring: Key
     try:
         for turn in range(1, 6):
             two = [
-                ft.start("auth", "login", "--stdin", key=None, env=env, stdin=keys[(turn + n) % 2], check=0)
+                ft.start(
+                    "auth",
+                    "login",
+                    "--stdin",
+                    key=None,
+                    env=env,
+                    stdin=keys[(turn + n) % 2],
+                    check=0,
+                )
                 for n in range(2)
             ]
             for process in two:
@@ -518,7 +565,17 @@ def test_no_program_that_leaves_daemons_behind_is_installed_or_asked_for() -> No
     root = Path(__file__).resolve().parent.parent
     name = "dbus-" + "x11"
     wanted = subprocess.run(
-        ["grep", "-rIl", name, ".ci", ".github", "Makefile", "README.md", "install.sh", "pyproject.toml"],
+        [
+            "grep",
+            "-rIl",
+            name,
+            ".ci",
+            ".github",
+            "Makefile",
+            "README.md",
+            "install.sh",
+            "pyproject.toml",
+        ],
         cwd=root,
         stdout=subprocess.PIPE,
     )

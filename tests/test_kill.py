@@ -1,4 +1,5 @@
-"""A download is killed at random moments: no file with the final name is ever incomplete. FT_KILLS=N: so many times.
+"""A download is killed at random moments: no file with the final name is ever incomplete.
+FT_KILLS=N: so many times.
 
 SIGKILL may leave a hidden file, which is never named like a track; SIGTERM may not even leave that.
 """
@@ -17,11 +18,16 @@ import pytest
 from conftest import Runner
 
 KILLS = int(os.environ.get("FT_KILLS", "20"))
-pytestmark = [pytest.mark.source, pytest.mark.skipif(sys.platform == "win32", reason="about POSIX signals")]
+pytestmark = [
+    pytest.mark.source,
+    pytest.mark.skipif(sys.platform == "win32", reason="about POSIX signals"),
+]
 
 
 @pytest.mark.sandbox(track_bytes=3_000_000)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name
+)
 def test_stopped_at_random_moments(ft: Runner, tmp_path: Path, number: int) -> None:
     """The moments are spread over the whole run of a process: its start, the download, the end."""
     tracks = [str(ft.sandbox.add_generation(prompt=f"song {n}")["id"]) for n in range(3)]
@@ -41,7 +47,9 @@ def test_stopped_at_random_moments(ft: Runner, tmp_path: Path, number: int) -> N
         ids = tracks[: choice.choice([1, 3])]
         running = ft.start("-v", "download", *ids, cwd=out)
         if number != signal.SIGKILL:
-            running.expect("> GET ")  # before, Python may say that it was interrupted, in its own words
+            running.expect(
+                "> GET "
+            )  # before, Python may say that it was interrupted, in its own words
         time.sleep(choice.uniform(0, longest))  # no event tells a random moment
         running.send_signal(number)
         result = running.finish()

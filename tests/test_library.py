@@ -31,7 +31,7 @@ def files(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir() if path.suffix in (".mp3", ".part"))
 
 
-# --- list ---------------------------------------------------------------------------------------------------
+# --- list -----------------------------------------------------------------------------------------
 
 
 def test_list_shows_the_20_most_recent_generations_as_a_table(ft: Runner) -> None:
@@ -46,9 +46,14 @@ def test_list_shows_the_20_most_recent_generations_as_a_table(ft: Runner) -> Non
 
 
 def test_a_row_has_the_full_id_status_duration_prompt_and_age(ft: Runner) -> None:
-    record = ft.sandbox.add_generation(prompt="dark trap,  two  spaces", duration=90.3, age=2 * 3600)
+    record = ft.sandbox.add_generation(
+        prompt="dark trap,  two  spaces", duration=90.3, age=2 * 3600
+    )
     assert ft("list", "--limit", "1", check=0).stdout.splitlines() == [
-        "ID                                    STATUS     DURATION  PROMPT                   CREATED",
+        (
+            "ID                                    STATUS     DURATION  PROMPT                   "
+            "CREATED"
+        ),
         f"{record['id']}  completed  1m 30s    dark trap,  two  spaces  2 hours ago",
     ]
 
@@ -76,10 +81,20 @@ def test_status_all_is_accepted_and_not_sent(ft: Runner) -> None:
 @pytest.mark.source
 @pytest.mark.parametrize(
     "argv",
-    [["--limit", "100"], ["--limit", "0"], ["--limit", "-1"], ["--limit", "ten"], ["--limit"], ["--offset", "-1"],
-     ["--offset", "1.5"], ["--status", "done"], ["--status", ""], ["extra"]],
+    [
+        ["--limit", "100"],
+        ["--limit", "0"],
+        ["--limit", "-1"],
+        ["--limit", "ten"],
+        ["--limit"],
+        ["--offset", "-1"],
+        ["--offset", "1.5"],
+        ["--status", "done"],
+        ["--status", ""],
+        ["extra"],
+    ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_a_bad_flag_is_exit_2_before_anything_is_sent(ft: Runner, argv: list[str]) -> None:
     assert ft("list", *argv, check=2).stderr.startswith("error: ")
     assert not ft.sandbox.requests
@@ -109,19 +124,26 @@ def test_more_pages_are_noted_with_the_next_offset(ft: Runner) -> None:
 @pytest.mark.sandbox(library=False)
 @pytest.mark.source
 @pytest.mark.parametrize("argv", [[], ["--status", "failed"]], ids=repr)
-def test_an_empty_list_prints_nothing_on_stdout_and_one_helpful_line_on_stderr(ft: Runner, argv: list[str]) -> None:
+def test_an_empty_list_prints_nothing_on_stdout_and_one_helpful_line_on_stderr(
+    ft: Runner, argv: list[str]
+) -> None:
     result = ft("list", *argv, check=0)
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
     assert ft("list", *argv, "--json", check=0).json["data"]["generations"] == []
 
 
-# --- get ----------------------------------------------------------------------------------------------------
+# --- get ------------------------------------------------------------------------------------------
 
 
 def test_get_shows_one_generations_full_detail(ft: Runner) -> None:
     record = ft.sandbox.add_generation(
-        prompt="dark trap, 808", fileSize=1_234_567, generationTime=17, isPublic=True, playCount=12, age=3 * 86400
+        prompt="dark trap, 808",
+        fileSize=1_234_567,
+        generationTime=17,
+        isPublic=True,
+        playCount=12,
+        age=3 * 86400,
     )
     lines = ft("get", record["id"], check=0).stdout.splitlines()
     shown = dict(re.split(r"  +", line, maxsplit=1) for line in lines)
@@ -159,7 +181,9 @@ def test_while_it_is_not_completed_audio_url_is_null(ft: Runner, status: str) ->
 @pytest.mark.source
 def test_an_id_that_is_not_found_is_exit_1(ft: Runner) -> None:
     result = ft("get", NOBODY, check=1)
-    assert result.stderr == "error: Generation not found (NOT_FOUND)\nhint: `ft list` shows your ids\n"
+    assert (
+        result.stderr == "error: Generation not found (NOT_FOUND)\nhint: `ft list` shows your ids\n"
+    )
     assert result.stdout == ""
 
 
@@ -177,7 +201,10 @@ def test_a_short_id_that_is_not_found_gets_a_hint(ft: Runner, command: str) -> N
 @pytest.mark.parametrize(
     ("argv", "bad"),
     [
-        *((["get"], bad) for bad in ["", " ", "a b", "a/b", "a\tb", "a\nb", "a\x7fb", "..", ".", "a\u00a0b"]),
+        *(
+            (["get"], bad)
+            for bad in ["", " ", "a b", "a/b", "a\tb", "a\nb", "a\x7fb", "..", ".", "a\u00a0b"]
+        ),
         (["download"], "../me"),
         (["delete", "--yes"], ""),
         (["playlist", "add", "Drafts"], "a b"),
@@ -186,7 +213,9 @@ def test_a_short_id_that_is_not_found_gets_a_hint(ft: Runner, command: str) -> N
     ],
     ids=repr,
 )
-def test_what_cannot_be_an_id_is_exit_2_before_anything_is_sent(ft: Runner, argv: list[str], bad: str) -> None:
+def test_what_cannot_be_an_id_is_exit_2_before_anything_is_sent(
+    ft: Runner, argv: list[str], bad: str
+) -> None:
     ft(*argv, bad, check=2)
     assert not ft.sandbox.requests
 
@@ -206,7 +235,7 @@ def test_a_key_given_for_an_id_is_not_sent_anywhere(ft: Runner) -> None:
     assert not ft.sandbox.requests
 
 
-# --- download -----------------------------------------------------------------------------------------------
+# --- download -------------------------------------------------------------------------------------
 
 
 def test_download_saves_the_track_under_its_default_name(ft: Runner, tmp_path: Path) -> None:
@@ -233,7 +262,9 @@ def test_the_key_goes_to_the_api_and_not_to_the_media_host(ft: Runner) -> None:
 
 @pytest.mark.source
 @pytest.mark.parametrize("status", ["pending", "processing"])
-def test_a_track_that_is_not_completed_is_exit_1_and_says_its_status(ft: Runner, status: str) -> None:
+def test_a_track_that_is_not_completed_is_exit_1_and_says_its_status(
+    ft: Runner, status: str
+) -> None:
     record = ft.sandbox.add_generation(status=status)
     result = ft("download", record["id"], check=1)
     assert re.search(f"^error: .*{status}", result.stderr, re.MULTILINE)
@@ -261,7 +292,9 @@ def test_a_record_without_audio_url_is_exit_3(ft: Runner) -> None:
 
 @pytest.mark.source
 def test_a_target_that_is_no_file_is_refused_before_anything_is_sent(ft: Runner) -> None:
-    assert ft("download", LOFI, "-o", "/dev/null", check=1).stderr.startswith("error: cannot write /dev/null: ")
+    assert ft("download", LOFI, "-o", "/dev/null", check=1).stderr.startswith(
+        "error: cannot write /dev/null: "
+    )
     assert not ft.sandbox.requests
 
 
@@ -277,11 +310,14 @@ def test_several_ids_are_downloaded_into_a_directory(ft: Runner, tmp_path: Path)
 def test_several_ids_report_partial_success(ft: Runner, tmp_path: Path) -> None:
     result = ft("download", LOFI, NOBODY, check=0)
     assert result.stderr.splitlines()[1:] == [
-        f"warning: {NOBODY}: Generation not found (NOT_FOUND)", "hint: `ft list` shows your ids",
-    ]  # fmt: skip
+        f"warning: {NOBODY}: Generation not found (NOT_FOUND)",
+        "hint: `ft list` shows your ids",
+    ]
     assert result.stdout.splitlines()[-1] == "Downloaded 1 of 2 track(s)"
     assert len(files(tmp_path)) == 1
-    assert ft("download", NOBODY, NOBODY[:-1] + "1", check=1).stdout == "Downloaded 0 of 2 track(s)\n"
+    assert (
+        ft("download", NOBODY, NOBODY[:-1] + "1", check=1).stdout == "Downloaded 0 of 2 track(s)\n"
+    )
 
 
 @pytest.mark.source
@@ -297,7 +333,7 @@ def test_two_tracks_of_one_name_have_two_files(ft: Runner, tmp_path: Path) -> No
     assert files(tmp_path) == sorted(f"same-{identifier[:8]}.mp3" for identifier in pair)
 
 
-# --- delete -------------------------------------------------------------------------------------------------
+# --- delete ---------------------------------------------------------------------------------------
 
 
 def test_delete_asks_first_and_y_deletes(ft: Runner) -> None:
@@ -356,7 +392,9 @@ def test_without_a_terminal_yes_is_required(ft: Runner) -> None:
 
 
 def test_tracks_that_could_not_be_deleted_are_warnings_and_exit_0(ft: Runner) -> None:
-    theirs = next(i for i, g in ft.sandbox.generations.items() if g["prompt"] == "somebody's secret demo")
+    theirs = next(
+        i for i, g in ft.sandbox.generations.items() if g["prompt"] == "somebody's secret demo"
+    )
     result = ft("delete", "--yes", NOBODY, LOFI, theirs, check=0)
     assert result.stderr == f"warning: {NOBODY}: {REASON}\nwarning: {theirs}: {REASON}\n"
     assert result.stdout == "Deleted 1 of 3 track(s)\n"
@@ -430,14 +468,20 @@ def test_10000_ids_are_100_requests_and_each_id_is_reported_once(ft: Runner) -> 
 
 @pytest.mark.source
 def test_an_id_that_the_answer_does_not_mention_is_reported(ft: Runner) -> None:
-    ft.sandbox.fault("body", data=json.dumps({"data": {"deleted": [LOFI], "freed": 1.10}}), type="application/json")
+    ft.sandbox.fault(
+        "body",
+        data=json.dumps({"data": {"deleted": [LOFI], "freed": 1.10}}),
+        type="application/json",
+    )
     result = ft("delete", "--yes", "--json", LOFI, NOBODY, check=0)
     assert [error["id"] for error in result.json["data"]["errors"]] == [NOBODY]
     assert result.json["data"]["freed"] == 1.1, "a field that ft knows nothing about"
 
 
 @pytest.mark.source
-def test_a_broken_answer_to_a_chunk_is_exit_3_and_its_ids_are_of_unknown_outcome(ft: Runner) -> None:
+def test_a_broken_answer_to_a_chunk_is_exit_3_and_its_ids_are_of_unknown_outcome(
+    ft: Runner,
+) -> None:
     ft.sandbox.fault("body", data='{"data": {"deleted": "all"}}', type="application/json")
     result = ft("delete", "--yes", "--json", LOFI, check=3)
     assert [error["id"] for error in result.json["data"]["errors"]] == [LOFI]

@@ -1,4 +1,6 @@
-"""macOS's keychain: against a strict stand-in for `security` on every POSIX system, against the real one on a Mac."""
+"""macOS's keychain: against a strict stand-in for `security` on every POSIX system, against the
+real one on a Mac.
+"""
 
 from __future__ import annotations
 
@@ -89,12 +91,14 @@ def login(mac: Mac, **how: Any) -> Result:
     return mac("auth", "login", "--stdin", stdin=mac.ft.sandbox.key + "\n", **how)
 
 
-# --- ft, with the stand-in ----------------------------------------------------------------------------------
+# --- ft, with the stand-in ------------------------------------------------------------------------
 
 
 def test_login_stores_the_bare_key_and_says_so(mac: Mac) -> None:
     result = login(mac, check=0)
-    assert result.stdout == "Stored in macOS Keychain. ✓\nSigned in as jane@example.com (pro tier)\n"
+    assert (
+        result.stdout == "Stored in macOS Keychain. ✓\nSigned in as jane@example.com (pro tier)\n"
+    )
     assert result.stderr == ""
     assert mac.keychain == {ITEM: mac.ft.sandbox.key}
 
@@ -116,7 +120,9 @@ def test_login_replaces_the_stored_key(mac: Mac) -> None:
 
 ENCODINGS = {
     "bare": lambda key: key,
-    "go-keyring, base64": lambda key: "go-keyring-base64:" + base64.b64encode(key.encode()).decode(),
+    "go-keyring, base64": lambda key: (
+        "go-keyring-base64:" + base64.b64encode(key.encode()).decode()
+    ),
     "go-keyring, hex": lambda key: "go-keyring-encoded:" + key.encode().hex(),
     "with a newline, which `security` shows as hex": lambda key: key + "\n",
 }
@@ -126,11 +132,20 @@ ENCODINGS = {
 def test_every_form_in_which_a_key_may_lie_there_is_read(mac: Mac, encoding: str) -> None:
     mac.keychain = {ITEM: ENCODINGS[encoding](mac.ft.sandbox.key)}
     mac("me", check=0)
-    assert [request.headers["X-API-Key"] for request in mac.ft.sandbox.requests] == [mac.ft.sandbox.key]
+    assert [request.headers["X-API-Key"] for request in mac.ft.sandbox.requests] == [
+        mac.ft.sandbox.key
+    ]
 
 
 @pytest.mark.parametrize(
-    "value", ["go-keyring-base64:eHl6", "go-keyring-base64:/w==", "go-keyring-encoded:xyz", "ff", "schlüssel"]
+    "value",
+    [
+        "go-keyring-base64:eHl6",
+        "go-keyring-base64:/w==",
+        "go-keyring-encoded:xyz",
+        "ff",
+        "schlüssel",
+    ],
 )
 def test_a_value_that_is_no_key_is_refused_by_source_and_length(mac: Mac, value: str) -> None:
     mac.keychain = {ITEM: value}
@@ -147,7 +162,10 @@ def test_no_item_is_no_api_key_and_logout_has_nothing_to_remove(mac: Mac) -> Non
 
 def test_logout_removes_the_item(mac: Mac) -> None:
     login(mac, check=0)
-    assert mac("auth", "logout", check=0).stdout == "Logged out. Removed the key from macOS Keychain.\n"
+    assert (
+        mac("auth", "logout", check=0).stdout
+        == "Logged out. Removed the key from macOS Keychain.\n"
+    )
     assert mac.keychain == {}
 
 
@@ -182,7 +200,9 @@ def test_every_exit_code_of_a_read_is_one_sentence(mac: Mac, code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [*SENTENCES])
-def test_every_exit_code_of_a_write_is_one_sentence_and_never_plain_text(mac: Mac, code: int) -> None:
+def test_every_exit_code_of_a_write_is_one_sentence_and_never_plain_text(
+    mac: Mac, code: int
+) -> None:
     mac.fail(add=code)
     result = login(mac, check=1)
     one_sentence(result, code)
@@ -217,7 +237,7 @@ def test_a_window_that_is_answered_late_is_waited_for(mac: Mac) -> None:
     running.finish()
 
 
-# --- the stand-in is as strict as the facts -----------------------------------------------------------------
+# --- the stand-in is as strict as the facts -------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -231,21 +251,28 @@ def test_a_window_that_is_answered_late_is_waited_for(mac: Mac) -> None:
         ("add-generic-password -s a -a b -w " + "c" * 4062 + "\n", 2),
         ("add-generic-password -s a -a b -w c --label x\n", 2),
         ("delete-generic-password -s a -a b\n", 44),
-        ("delete-generic-password -s a -a b\nadd-generic-password -s a -a b -w c\n", 0),  # the last one's
+        (
+            "delete-generic-password -s a -a b\nadd-generic-password -s a -a b -w c\n",
+            0,
+        ),  # the last one's
         ("nonsense\n", 2),
     ],
 )
 def test_the_stand_in_reads_commands_as_security_does(mac: Mac, line: str, code: int) -> None:
-    ran = subprocess.run([mac.security, "-i"], input=line, encoding="utf-8", stderr=subprocess.DEVNULL)
+    ran = subprocess.run(
+        [mac.security, "-i"], input=line, encoding="utf-8", stderr=subprocess.DEVNULL
+    )
     assert ran.returncode == code
 
 
 def test_the_stand_in_drops_an_unended_last_line(mac: Mac) -> None:
-    subprocess.run([mac.security, "-i"], input="add-generic-password -s a -a b -w c", encoding="utf-8")
+    subprocess.run(
+        [mac.security, "-i"], input="add-generic-password -s a -a b -w c", encoding="utf-8"
+    )
     assert mac.keychain == {}
 
 
-# --- the real one, on a Mac ---------------------------------------------------------------------------------
+# --- the real one, on a Mac -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -258,14 +285,20 @@ def service() -> Iterator[str]:
 
 
 @pytest.mark.skipif(sys.platform != "darwin", reason="needs macOS")
-@pytest.mark.skipif(not os.environ.get("CI"), reason="may raise a window of the keychain: set CI=1 to run it")
+@pytest.mark.skipif(
+    not os.environ.get("CI"), reason="may raise a window of the keychain: set CI=1 to run it"
+)
 def test_the_real_keychain(ft: Runner, service: str) -> None:
-    """A login, what `security` finds, a read, a replacement, a value of the official client, a logout."""
+    """A login, what `security` finds, a read, a replacement, a value of the official client, a
+    logout.
+    """
 
     def run(*argv: str, **how: Any) -> Result:
         home = {"HOME": str(Path.home())}  # the keychain is the real one's
         changes = f"ft.SERVICE = {service!r}"
-        return patched.start(ft, *argv, changes=changes, key=None, env=home, check=0, **how).finish()
+        return patched.start(
+            ft, *argv, changes=changes, key=None, env=home, check=0, **how
+        ).finish()
 
     def security(*argv: str) -> str:
         argv = ("/usr/bin/security", *argv, "-s", service, "-a", "default")

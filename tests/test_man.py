@@ -10,8 +10,14 @@ import pytest
 from conftest import Process, Runner
 
 SECTIONS = [
-    "NAME", "SYNOPSIS", "COMMANDS", "GLOBAL FLAGS", "EXIT STATUS", "ENVIRONMENT", "FILES",
-]  # fmt: skip
+    "NAME",
+    "SYNOPSIS",
+    "COMMANDS",
+    "GLOBAL FLAGS",
+    "EXIT STATUS",
+    "ENVIRONMENT",
+    "FILES",
+]
 
 
 def page(ft: Runner, **env: str) -> str:
@@ -23,11 +29,17 @@ def page(ft: Runner, **env: str) -> str:
 def mandoc(ft: Runner, roff: str, output: str) -> str:
     program = shutil.which("mandoc") or "mandoc"
     env = {"LC_ALL": "C.UTF-8"}
-    return str(Process([program, *output.split()], env=env, cwd=ft.cwd, stdin=roff, check=0).finish().stdout)
+    return str(
+        Process([program, *output.split()], env=env, cwd=ft.cwd, stdin=roff, check=0)
+        .finish()
+        .stdout
+    )
 
 
 def plain(ft: Runner, roff: str) -> str:
-    """What a reader sees, on one line, without bold (each character typed twice) and underlined ones."""
+    """What a reader sees, on one line, without bold (each character typed twice) and underlined
+    ones.
+    """
     return " ".join(re.sub(".\b", "", mandoc(ft, roff, "-T utf8 -O width=200")).split())
 
 
@@ -60,14 +72,29 @@ def test_every_command_with_its_flags_and_its_example_is_in_it(ft: Runner) -> No
 def test_exit_codes_variables_and_files_are_in_it(ft: Runner) -> None:
     text = plain(ft, page(ft))
     for words in (
-        "-v, --verbose log HTTP requests", "--api-key <key> use this",
-        " 0 success", " 1 an error of the API", " 2 a bad flag", " 3 no usable answer", "129, 130, 143", " 141 ",
-        "FINETUNING_API_KEY", "FINETUNING_CONFIG_HOME", "NO_COLOR", "HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE",
+        "-v, --verbose log HTTP requests",
+        "--api-key <key> use this",
+        " 0 success",
+        " 1 an error of the API",
+        " 2 a bad flag",
+        " 3 no usable answer",
+        "129, 130, 143",
+        " 141 ",
+        "FINETUNING_API_KEY",
+        "FINETUNING_CONFIG_HOME",
+        "NO_COLOR",
+        "HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE",
         "FT_RELEASE_URL where ft update finds releases (default: https://finetuning.ai/cli)",
-        "~/.config/finetuning/config.json", "~/.config/finetuning/credentials", "%APPDATA%\\finetuning",
-        "~/Library/Application Support/finetuning", "baseUrl, defaultDuration and defaultBpm",
-        "-h, --help show the help", "--version print the version", "C, C#, D, D#", "show one generation's detail",
-    ):  # fmt: skip
+        "~/.config/finetuning/config.json",
+        "~/.config/finetuning/credentials",
+        "%APPDATA%\\finetuning",
+        "~/Library/Application Support/finetuning",
+        "baseUrl, defaultDuration and defaultBpm",
+        "-h, --help show the help",
+        "--version print the version",
+        "C, C#, D, D#",
+        "show one generation's detail",
+    ):
         assert words.lower() in text.lower(), words
 
 

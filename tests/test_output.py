@@ -1,4 +1,6 @@
-"""Where output goes and how it looks: streams, JSON, colours, tables, times, unsafe text, the -v log, encodings."""
+"""Where output goes and how it looks: streams, JSON, colours, tables, times, unsafe text, the -v
+log, encodings.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from sandbox import DRAFTS, KNOWN_IDS, LOOSE, stamp
 
 LOFI = KNOWN_IDS[LOOSE[11][0]]
 ESCAPE = "\x1b["
-UNSAFE = "\x1b]0;title\x07\x1b[2J\x1b[31mred\r\n\x00\x08\x7f\x9b1m\u202eevil\u2066\u200b\u2028\ufeff\U000e0041 end"
+UNSAFE = (
+    "\x1b]0;title\x07\x1b[2J\x1b[31mred\r\n\x00\x08\x7f\x9b1m"
+    "\u202eevil\u2066\u200b\u2028\ufeff\U000e0041 end"
+)
 
 
 def listed(ft: Runner, **fields: object) -> str:
@@ -21,12 +26,14 @@ def listed(ft: Runner, **fields: object) -> str:
     return str(ft("list", "--limit", "1", check=0).stdout.splitlines()[1])
 
 
-# --- streams ------------------------------------------------------------------------------------------------
+# --- streams --------------------------------------------------------------------------------------
 
 
 @pytest.mark.source
 @pytest.mark.parametrize(
-    "argv", [["me"], ["list"], ["get", LOFI], ["playlists"], ["playlist", "show", "Drafts"], ["doctor"]], ids=" ".join
+    "argv",
+    [["me"], ["list"], ["get", LOFI], ["playlists"], ["playlist", "show", "Drafts"], ["doctor"]],
+    ids=" ".join,
 )
 def test_requested_data_goes_to_stdout(ft: Runner, argv: list[str]) -> None:
     result = ft(*argv, check=0)
@@ -37,11 +44,24 @@ def test_requested_data_goes_to_stdout(ft: Runner, argv: list[str]) -> None:
 @pytest.mark.source
 @pytest.mark.parametrize(
     "argv",
-    [["me"], ["list"], ["get", LOFI], ["playlists"], ["playlist", "show", "Drafts"], ["doctor"], ["auth", "whoami"],
-     ["delete", "--yes", LOFI], ["playlist", "add", "Drafts", LOFI], ["generate", "x"], ["generate", "x", "--no-wait"]],
+    [
+        ["me"],
+        ["list"],
+        ["get", LOFI],
+        ["playlists"],
+        ["playlist", "show", "Drafts"],
+        ["doctor"],
+        ["auth", "whoami"],
+        ["delete", "--yes", LOFI],
+        ["playlist", "add", "Drafts", LOFI],
+        ["generate", "x"],
+        ["generate", "x", "--no-wait"],
+    ],
     ids=" ".join,
-)  # fmt: skip
-def test_with_json_stdout_is_exactly_one_document_and_a_newline(ft: Runner, argv: list[str]) -> None:
+)
+def test_with_json_stdout_is_exactly_one_document_and_a_newline(
+    ft: Runner, argv: list[str]
+) -> None:
     result = ft(*argv, "--json", "-v", speed=15, check=0)
     document, end = json.JSONDecoder().raw_decode(result.stdout)
     assert isinstance(document, dict)
@@ -50,10 +70,20 @@ def test_with_json_stdout_is_exactly_one_document_and_a_newline(ft: Runner, argv
 
 @pytest.mark.source
 @pytest.mark.parametrize(
-    "argv", [["me"], ["list"], ["get", LOFI], ["delete", "--yes", "x"], ["generate", "x"], ["playlist", "show", "x"]],
+    "argv",
+    [
+        ["me"],
+        ["list"],
+        ["get", LOFI],
+        ["delete", "--yes", "x"],
+        ["generate", "x"],
+        ["playlist", "show", "x"],
+    ],
     ids=" ".join,
-)  # fmt: skip
-def test_a_command_that_fails_before_it_has_a_document_prints_nothing_on_stdout(ft: Runner, argv: list[str]) -> None:
+)
+def test_a_command_that_fails_before_it_has_a_document_prints_nothing_on_stdout(
+    ft: Runner, argv: list[str]
+) -> None:
     result = ft(*argv, "--json", key="no key", check=2)
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
@@ -72,7 +102,7 @@ def test_off_a_terminal_there_is_no_spinner_and_no_bar(ft: Runner) -> None:
     assert len(result.stderr.splitlines()) <= 3
 
 
-# --- JSON keeps everything ----------------------------------------------------------------------------------
+# --- JSON keeps everything ------------------------------------------------------------------------
 
 LITERALS = {
     "price": "1.10",
@@ -87,7 +117,10 @@ LITERALS = {
 
 def test_json_keeps_unknown_fields_and_the_literals_of_numbers(ft: Runner) -> None:
     numbers = ", ".join(f'"{name}": {literal}' for name, literal in LITERALS.items())
-    odd = r'"text": "a\u0000b\ud83d\ude00 \/ \"é", "list": [1.0, {}, [], "", [[null, true]]], "": {"z": 1, "a": 2}'
+    odd = (
+        r'"text": "a\u0000b\ud83d\ude00 \/ \"é", "list": [1.0, {}, [], "", [[null, true]]], "": '
+        r'{"z": 1, "a": 2}'
+    )
     sent = f"{{{numbers}, {odd}}}"
     ft.sandbox.fault("literal", path="/v1/me", value=sent.encode(), field="unknown")
     result = ft("me", "--json", check=0)
@@ -120,13 +153,15 @@ def test_what_is_no_json_is_exit_3(ft: Runner, kind: str) -> None:
     assert "Traceback" not in result.stderr
 
 
-# --- colours ------------------------------------------------------------------------------------------------
+# --- colours --------------------------------------------------------------------------------------
 
 
 def test_statuses_are_coloured_on_a_terminal(ft: Runner) -> None:
     out = ft.tty("list", "--limit", "99", columns=120, check=0).finish().stdout
     found = set(re.findall(r"(?:\x1b\[(\d+)m|  )(completed|failed|processing|pending)", out))
-    assert len(found) == len({colour for colour, _ in found}) == 4, "each status has one of its own, or none"
+    assert len(found) == len({colour for colour, _ in found}) == 4, (
+        "each status has one of its own, or none"
+    )
 
 
 @pytest.mark.source
@@ -142,7 +177,9 @@ def test_statuses_are_coloured_on_a_terminal(ft: Runner) -> None:
     ids=repr,
 )
 @pytest.mark.parametrize("command", [["list"], ["get", "x"]], ids=" ".join)
-def test_no_colour_where_it_is_not_wanted(ft: Runner, argv: list[str], env: dict[str, str], command: list[str]) -> None:
+def test_no_colour_where_it_is_not_wanted(
+    ft: Runner, argv: list[str], env: dict[str, str], command: list[str]
+) -> None:
     assert ESCAPE not in ft.tty(*command, *argv, env=env).finish().stdout
 
 
@@ -159,7 +196,7 @@ def test_a_dumb_terminal_gets_no_spinner(ft: Runner) -> None:
     assert "\r" not in out.replace("\r\n", "")
 
 
-# --- tables and times ---------------------------------------------------------------------------------------
+# --- tables and times -----------------------------------------------------------------------------
 
 
 def test_in_a_pipe_nothing_is_cut(ft: Runner) -> None:
@@ -177,14 +214,24 @@ def test_columns_are_aligned_by_cells_not_characters(ft: Runner) -> None:
 
 
 TIMES = [
-    (0, "just now"), (30, "just now"), (-300, "just now"), (70, "1 min ago"), (200, "3 min ago"), (3590, "59 min ago"),
-    (3700, "1 hour ago"), (2.5 * 3600, "2 hours ago"), (25 * 3600, "1 day ago"), (5.5 * 86400, "5 days ago"),
+    (0, "just now"),
+    (30, "just now"),
+    (-300, "just now"),
+    (70, "1 min ago"),
+    (200, "3 min ago"),
+    (3590, "59 min ago"),
+    (3700, "1 hour ago"),
+    (2.5 * 3600, "2 hours ago"),
+    (25 * 3600, "1 day ago"),
+    (5.5 * 86400, "5 days ago"),
     (29.5 * 86400, "29 days ago"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.source
-@pytest.mark.parametrize("rfc", [False, True], ids=["2025-01-15 10:30:00", "2025-01-15T10:30:17.623Z"])
+@pytest.mark.parametrize(
+    "rfc", [False, True], ids=["2025-01-15 10:30:00", "2025-01-15T10:30:17.623Z"]
+)
 def test_both_shapes_of_timestamps_are_shown_as_relative_times(ft: Runner, rfc: bool) -> None:
     for age, _ in TIMES:
         ft.sandbox.add_generation(createdAt=stamp(time.time() - age, rfc=rfc))
@@ -201,9 +248,18 @@ def test_from_30_days_on_it_is_the_date(ft: Runner) -> None:
 @pytest.mark.source
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(58, "58s"), (180, "3m"), (90, "1m 30s"), (3900, "1h 5m"), (90.3, "1m 30s"), (59.9, "1m"), (7200, "2h"),
-     (0, "0s"), (None, "-")],
-)  # fmt: skip
+    [
+        (58, "58s"),
+        (180, "3m"),
+        (90, "1m 30s"),
+        (3900, "1h 5m"),
+        (90.3, "1m 30s"),
+        (59.9, "1m"),
+        (7200, "2h"),
+        (0, "0s"),
+        (None, "-"),
+    ],
+)
 def test_durations(ft: Runner, seconds: float | None, text: str) -> None:
     row = listed(ft, duration=seconds, prompt="dark trap")
     assert row.split("completed  ")[1].split("  dark trap")[0].rstrip() == text
@@ -212,13 +268,22 @@ def test_durations(ft: Runner, seconds: float | None, text: str) -> None:
 @pytest.mark.source
 @pytest.mark.parametrize("odd", [None, 5, True, [], {"a": 1}, "", "nonsense", -1, 1e300], ids=repr)
 def test_fields_of_any_other_type_are_shown_somehow(ft: Runner, odd: object) -> None:
-    fields = ("status", "duration", "prompt", "createdAt", "title", "fileSize", "parameters", "generationTime")
+    fields = (
+        "status",
+        "duration",
+        "prompt",
+        "createdAt",
+        "title",
+        "fileSize",
+        "parameters",
+        "generationTime",
+    )
     ft.sandbox.fault("record", times=None, **dict.fromkeys(fields, odd))
     for argv in (["list"], ["get", LOFI]):
         assert "internal error" not in ft(*argv, check=0).stderr
 
 
-# --- what the server sends is made safe ---------------------------------------------------------------------
+# --- what the server sends is made safe -----------------------------------------------------------
 
 
 def dangerous(text: str) -> list[str]:
@@ -228,7 +293,10 @@ def dangerous(text: str) -> list[str]:
 @pytest.mark.parametrize("argv", [["list"], ["get", LOFI], ["playlists"], ["me"]], ids=" ".join)
 @pytest.mark.source
 def test_control_characters_are_made_visible(ft: Runner, argv: list[str]) -> None:
-    ft.sandbox.fault("record", **dict.fromkeys(("prompt", "name", "email", "title", "status", "errorMessage"), UNSAFE))
+    ft.sandbox.fault(
+        "record",
+        **dict.fromkeys(("prompt", "name", "email", "title", "status", "errorMessage"), UNSAFE),
+    )
     result = ft(*argv, check=0)
     assert dangerous(result.stdout) == []
     assert r"\x1b]0;title\x07" in result.stdout
@@ -242,7 +310,11 @@ def test_control_characters_in_errors_and_warnings_are_made_visible(ft: Runner) 
     assert dangerous(result.stderr) == []
     assert len(result.stderr.splitlines()) == 1
     errors = [{"id": LOFI, "error": UNSAFE}]
-    ft.sandbox.fault("body", data=json.dumps({"data": {"deleted": [], "errors": errors}}), type="application/json")
+    ft.sandbox.fault(
+        "body",
+        data=json.dumps({"data": {"deleted": [], "errors": errors}}),
+        type="application/json",
+    )
     result = ft("delete", "--yes", LOFI, check=1)
     assert dangerous(result.stderr) == []
 
@@ -261,7 +333,7 @@ def test_ordinary_text_of_any_script_stays_as_it_is(ft: Runner) -> None:
     assert prompt in listed(ft, prompt=prompt)
 
 
-# --- the -v log ---------------------------------------------------------------------------------------------
+# --- the -v log -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flag", ["-v", "--verbose"])
@@ -294,7 +366,7 @@ def test_verbose_does_not_say_more_of_a_malformed_key(ft: Runner) -> None:
     assert "secret" not in ft("me", "-v", key="my secret", check=2).stderr
 
 
-# --- encodings ----------------------------------------------------------------------------------------------
+# --- encodings ------------------------------------------------------------------------------------
 
 ENCODINGS = {
     "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
@@ -315,15 +387,21 @@ def test_where_the_encoding_lacks_them_ascii_stands_in(ft: Runner, env: dict[str
 
 @pytest.mark.parametrize("env", ENCODINGS.values(), ids=ENCODINGS)
 @pytest.mark.source
-@pytest.mark.parametrize("argv", [["list"], ["playlist", "show", "Focus Beats"], ["help"]], ids=" ".join)
-def test_no_output_dies_of_an_encoding_error(ft: Runner, env: dict[str, str], argv: list[str]) -> None:
+@pytest.mark.parametrize(
+    "argv", [["list"], ["playlist", "show", "Focus Beats"], ["help"]], ids=" ".join
+)
+def test_no_output_dies_of_an_encoding_error(
+    ft: Runner, env: dict[str, str], argv: list[str]
+) -> None:
     assert ft(*argv, env=env, check=0).stdout_bytes
 
 
 @pytest.mark.parametrize("env", ENCODINGS.values(), ids=ENCODINGS)
 @pytest.mark.source
 def test_json_loses_nothing_in_any_encoding(ft: Runner, env: dict[str, str]) -> None:
-    document = json.loads(ft("list", "--limit", "99", "--json", env=env, check=0).stdout_bytes.decode("ascii"))
+    document = json.loads(
+        ft("list", "--limit", "99", "--json", env=env, check=0).stdout_bytes.decode("ascii")
+    )
     prompts = {generation["prompt"] for generation in document["data"]["generations"]}
     assert "東京の夜、シティポップ、サックス 🌃" in prompts
 

@@ -16,7 +16,9 @@ assert KNOWN_IDS[FOCUS[-2]] == IN_FOCUS
 
 
 def playlist(sandbox: Sandbox, name: str) -> str:
-    (found,) = [identifier for identifier, record in sandbox.playlists.items() if record["name"] == name]
+    (found,) = [
+        identifier for identifier, record in sandbox.playlists.items() if record["name"] == name
+    ]
     return found
 
 
@@ -44,7 +46,8 @@ def test_add_your_recent_completed_tracks_to_a_playlist(ft: Runner) -> None:
 def test_clean_up_every_failed_generation(ft: Runner) -> None:
     result = pipe(
         ft,
-        "ft list --status failed --json \\\n  | jq -r '.data.generations[].id' \\\n  | xargs ft delete --yes",
+        "ft list --status failed --json \\\n  | jq -r '.data.generations[].id' \\\n  | xargs ft "
+        "delete --yes",
     )
     assert result.stdout == "Deleted 4 of 4 track(s)\n"
     assert all(record["status"] != "failed" for record in ft.sandbox.generations.values())
@@ -52,7 +55,10 @@ def test_clean_up_every_failed_generation(ft: Runner) -> None:
 
 def test_without_yes_the_pipe_deletes_nothing(ft: Runner) -> None:
     before = len(ft.sandbox.generations)
-    result = ft.sh("ft list --status failed --json | jq -r '.data.generations[].id' | xargs ft delete", check=123)
+    result = ft.sh(
+        "ft list --status failed --json | jq -r '.data.generations[].id' | xargs ft delete",
+        check=123,
+    )
     assert "--yes" in result.stderr
     assert len(ft.sandbox.generations) == before
 
@@ -83,17 +89,24 @@ def test_move_everything_from_one_playlist_to_another(ft: Runner) -> None:
 
 
 def test_what_partial_success_looks_like(ft: Runner) -> None:
-    result = ft.sh(f'ft playlist add "Focus Beats" {IN_FOCUS} {LOFI} {KNOWN_IDS[DRAFTS[0]]}', check=0)
+    result = ft.sh(
+        f'ft playlist add "Focus Beats" {IN_FOCUS} {LOFI} {KNOWN_IDS[DRAFTS[0]]}', check=0
+    )
     assert result.stderr == f"warning: {IN_FOCUS}: Track already in playlist\n"
     assert result.stdout == "Added 2 of 3 track(s)\n"
 
 
 def test_scripts_can_branch_on_exactly_which_ids_landed(ft: Runner) -> None:
     result = ft.sh(
-        f"""ft playlist add "Focus Beats" {LOFI} {IN_FOCUS} --json | jq -c '.data.added, .data.errors'""", check=0
+        f"""ft playlist add "Focus Beats" {LOFI} {IN_FOCUS} --json \\
+            | jq -c '.data.added, .data.errors'""",
+        check=0,
     )
     added, errors = map(json.loads, result.stdout.splitlines())
-    assert (added, errors) == ([LOFI], [{"trackId": IN_FOCUS, "error": "Track already in playlist"}])
+    assert (added, errors) == (
+        [LOFI],
+        [{"trackId": IN_FOCUS, "error": "Track already in playlist"}],
+    )
 
 
 def test_list_json_jq_ids(ft: Runner) -> None:
@@ -102,15 +115,21 @@ def test_list_json_jq_ids(ft: Runner) -> None:
 
 
 def test_list_json_jq_select(ft: Runner) -> None:
-    result = pipe(ft, """ft list --json | jq '.data.generations[] | select(.status == "completed") | .id'""")
+    result = pipe(
+        ft, """ft list --json | jq '.data.generations[] | select(.status == "completed") | .id'"""
+    )
     completed = {json.loads(line) for line in result.stdout.splitlines()}
     assert completed
-    assert all(ft.sandbox.generations[identifier]["status"] == "completed" for identifier in completed)
+    assert all(
+        ft.sandbox.generations[identifier]["status"] == "completed" for identifier in completed
+    )
 
 
 def test_list_json_jq_always_works(ft: Runner) -> None:
     assert json.loads(pipe(ft, "ft list --json | jq").stdout)["data"]["generations"]
-    assert json.loads(pipe(ft, "ft -v list --json 2>/dev/null | jq .").stdout)["data"]["generations"]
+    assert json.loads(pipe(ft, "ft -v list --json 2>/dev/null | jq .").stdout)["data"][
+        "generations"
+    ]
 
 
 def test_me_json_jq_limits(ft: Runner) -> None:
@@ -118,11 +137,16 @@ def test_me_json_jq_limits(ft: Runner) -> None:
 
 
 def test_generate_json_jq_id(ft: Runner) -> None:
-    assert json.loads(pipe(ft, """ft generate "dark trap" --json | jq '.data.id'""").stdout) == ft.sandbox.book[0]
+    assert (
+        json.loads(pipe(ft, """ft generate "dark trap" --json | jq '.data.id'""").stdout)
+        == ft.sandbox.book[0]
+    )
 
 
 def test_delete_through_a_dash_needs_no_xargs(ft: Runner) -> None:
-    result = pipe(ft, "ft list --status failed --json | jq -r '.data.generations[].id' | ft delete --yes -")
+    result = pipe(
+        ft, "ft list --status failed --json | jq -r '.data.generations[].id' | ft delete --yes -"
+    )
     assert result.stdout == "Deleted 4 of 4 track(s)\n"
 
 

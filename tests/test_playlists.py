@@ -1,4 +1,6 @@
-"""`ft playlists` and `ft playlist show|add|remove|move`: the reference's sections of these names."""
+"""`ft playlists` and `ft playlist show|add|remove|move`: the reference's sections of these
+names.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ NOBODY = "00000000-0000-4000-8000-000000000000"
 
 
 def playlist(sandbox: Sandbox, name: str) -> str:
-    (found,) = [identifier for identifier, record in sandbox.playlists.items() if record["name"] == name]
+    (found,) = [
+        identifier for identifier, record in sandbox.playlists.items() if record["name"] == name
+    ]
     return found
 
 
@@ -30,7 +34,7 @@ def batches(ft: Runner, end: str = "/tracks") -> list[list[str]]:
     return [r.json["trackIds"] for r in ft.sandbox.requests if r.path.endswith(end)]
 
 
-# --- playlists ----------------------------------------------------------------------------------------------
+# --- playlists ------------------------------------------------------------------------------------
 
 
 @pytest.mark.sandbox(library=False)
@@ -40,7 +44,8 @@ def test_playlists_lists_them_as_the_reference_shows(ft: Runner) -> None:
     result = ft("playlists", check=0)
     assert result.stdout == (
         "ID                                    NAME         TRACKS  DURATION  VISIBILITY  UPDATED\n"
-        "5ab3ec64-6225-4965-acac-49a053609225  Focus Beats      14  42m       private     3 min ago\n"
+        "5ab3ec64-6225-4965-acac-49a053609225  Focus Beats      14  42m       private     3 min "
+        "ago\n"
     )
     assert result.stderr == ""
 
@@ -48,14 +53,24 @@ def test_playlists_lists_them_as_the_reference_shows(ft: Runner) -> None:
 @pytest.mark.source
 def test_playlists_tells_public_ones_apart(ft: Runner) -> None:
     rows = {row[38:51].strip(): row for row in ft("playlists", check=0).stdout.splitlines()[1:]}
-    assert rows.keys() >= {"Focus Beats", "Deep Work", "Drafts", "Album", "Open Studio", "chill", "Chill"}
+    assert rows.keys() >= {
+        "Focus Beats",
+        "Deep Work",
+        "Drafts",
+        "Album",
+        "Open Studio",
+        "chill",
+        "Chill",
+    }
     assert {name for name, row in rows.items() if " public " in row} == {"Open Studio"}
 
 
 def test_playlists_json_is_the_raw_response(ft: Runner) -> None:
     document = ft("playlists", "--json", check=0).json
     assert document["data"]["playlists"] == [
-        record for i, record in ft.sandbox.playlists.items() if i not in (NIGHT_SHIFT, PRIVATE_MATTERS)
+        record
+        for i, record in ft.sandbox.playlists.items()
+        if i not in (NIGHT_SHIFT, PRIVATE_MATTERS)
     ]
 
 
@@ -67,7 +82,7 @@ def test_no_playlists_prints_nothing_on_stdout_and_one_helpful_line_on_stderr(ft
     assert re.fullmatch("note: .*finetuning.ai\n", result.stderr)
 
 
-# --- which playlist -----------------------------------------------------------------------------------------
+# --- which playlist -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("given", ["Focus Beats", "focus beats", "FOCUS BEATS", FOCUS_BEATS])
@@ -94,11 +109,16 @@ def test_a_mistyped_name_gets_the_nearest_one_and_the_way_to_all(ft: Runner) -> 
 @pytest.mark.source
 def test_names_are_compared_in_any_script(ft: Runner) -> None:
     record = ft.sandbox.add_playlist("Straße 夜 ÀÉ")
-    assert ft("playlist", "show", "STRASSE 夜 àé", "--json", check=0).json["data"]["id"] == record["id"]
+    assert (
+        ft("playlist", "show", "STRASSE 夜 àé", "--json", check=0).json["data"]["id"]
+        == record["id"]
+    )
 
 
 @pytest.mark.parametrize("argv", [["show"], ["add"], ["remove"], ["move", "Drafts"]], ids=" ".join)
-def test_two_playlists_of_one_name_are_an_error_that_lists_the_candidates(ft: Runner, argv: list[str]) -> None:
+def test_two_playlists_of_one_name_are_an_error_that_lists_the_candidates(
+    ft: Runner, argv: list[str]
+) -> None:
     ids = [] if argv == ["show"] else [LOFI]
     result = ft("playlist", *argv, "CHILL", *ids, check=2)
     for name in ("chill", "Chill"):
@@ -122,10 +142,12 @@ def test_what_begins_with_pl_is_an_id_unless_it_is_a_name(ft: Runner) -> None:
 
 @pytest.mark.source
 def test_an_id_of_no_playlist_is_the_servers_404(ft: Runner) -> None:
-    assert ft("playlist", "show", NOBODY, check=1).stderr.startswith("error: Playlist not found (NOT_FOUND)\n")
+    assert ft("playlist", "show", NOBODY, check=1).stderr.startswith(
+        "error: Playlist not found (NOT_FOUND)\n"
+    )
 
 
-# --- show ---------------------------------------------------------------------------------------------------
+# --- show -----------------------------------------------------------------------------------------
 
 
 def test_show_shows_a_playlist_and_every_track_in_it(ft: Runner) -> None:
@@ -164,7 +186,10 @@ def test_show_of_an_empty_playlist(ft: Runner) -> None:
 
 @pytest.mark.source
 def test_show_has_the_description(ft: Runner) -> None:
-    assert "Description  No words, no surprises\n" in ft("playlist", "show", "Deep Work", check=0).stdout
+    assert (
+        "Description  No words, no surprises\n"
+        in ft("playlist", "show", "Deep Work", check=0).stdout
+    )
 
 
 def test_show_json_has_the_tracks(ft: Runner) -> None:
@@ -174,7 +199,7 @@ def test_show_json_has_the_tracks(ft: Runner) -> None:
     assert data["coverUrl"] is None, "a field that ft knows nothing about"
 
 
-# --- add, remove, move --------------------------------------------------------------------------------------
+# --- add, remove, move ----------------------------------------------------------------------------
 
 
 def test_add_adds_tracks(ft: Runner) -> None:
@@ -184,8 +209,19 @@ def test_add_adds_tracks(ft: Runner) -> None:
 
 
 def test_partial_success_is_a_warning_for_each_failure_one_line_and_exit_0(ft: Runner) -> None:
-    result = ft("playlist", "add", "Focus Beats", "1c474c27-e97d-4c35-bb98-e588d06c32f0", LOFI, IN_DRAFTS[0], check=0)
-    assert result.stderr == "warning: 1c474c27-e97d-4c35-bb98-e588d06c32f0: Track already in playlist\n"
+    result = ft(
+        "playlist",
+        "add",
+        "Focus Beats",
+        "1c474c27-e97d-4c35-bb98-e588d06c32f0",
+        LOFI,
+        IN_DRAFTS[0],
+        check=0,
+    )
+    assert (
+        result.stderr
+        == "warning: 1c474c27-e97d-4c35-bb98-e588d06c32f0: Track already in playlist\n"
+    )
     assert result.stdout == "Added 2 of 3 track(s)\n"
 
 
@@ -193,8 +229,16 @@ def test_partial_success_is_a_warning_for_each_failure_one_line_and_exit_0(ft: R
     ("argv", "line", "reason"),
     [
         (["add", "Focus Beats"], "Added 0 of 2 track(s)", "Track already in playlist"),
-        (["remove", "Album"], "Removed 0 of 2 track(s)", "Track not found in playlist or not authorized"),
-        (["move", "Focus Beats", "Deep Work"], "Moved 0 of 2 track(s)", "Track already in playlist"),
+        (
+            ["remove", "Album"],
+            "Removed 0 of 2 track(s)",
+            "Track not found in playlist or not authorized",
+        ),
+        (
+            ["move", "Focus Beats", "Deep Work"],
+            "Moved 0 of 2 track(s)",
+            "Track already in playlist",
+        ),
     ],
     ids=["ADD_FAILED", "removed", "MOVE_FAILED"],
 )
@@ -235,10 +279,15 @@ def test_what_cannot_be_added_to_the_target_stays_in_the_source(ft: Runner) -> N
 @pytest.mark.source
 def test_a_failure_has_the_only_hint_even_beside_the_privacy_rule(ft: Runner) -> None:
     ft.sandbox.fault("status", status=401, method="POST", after=1)
-    result = ft("playlist", "add", "Open Studio", *IN_DRAFTS, *(f"id-{n}" for n in range(100)), check=1)
+    result = ft(
+        "playlist", "add", "Open Studio", *IN_DRAFTS, *(f"id-{n}" for n in range(100)), check=1
+    )
     assert "Cannot add private track to public playlist" in result.stderr
     assert re.findall("^hint: (.*)", result.stderr, re.MULTILINE) == [
-        "the key from FINETUNING_API_KEY may have been revoked: give another, or run `ft auth login`"
+        (
+            "the key from FINETUNING_API_KEY may have been revoked: give another, or run `ft auth "
+            "login`"
+        )
     ]
 
 
@@ -263,7 +312,9 @@ def test_a_public_playlist_takes_somebody_elses_public_track(ft: Runner) -> None
     ("target", "reason"),
     [(NOBODY, "Playlist not found"), (NIGHT_SHIFT, "Not authorized to modify this playlist")],
 )
-def test_a_playlist_that_is_not_yours_is_a_warning_for_each_track(ft: Runner, target: str, reason: str) -> None:
+def test_a_playlist_that_is_not_yours_is_a_warning_for_each_track(
+    ft: Runner, target: str, reason: str
+) -> None:
     result = ft("playlist", "add", target, LOFI, check=1)
     assert result.stderr == f"warning: {LOFI}: {reason}\n"
     assert result.stdout == "Added 0 of 1 track(s)\n"
@@ -276,7 +327,9 @@ JSON_MODE = [
 ]
 
 
-@pytest.mark.parametrize(("argv", "done", "reason"), JSON_MODE, ids=[done for _, done, _ in JSON_MODE])
+@pytest.mark.parametrize(
+    ("argv", "done", "reason"), JSON_MODE, ids=[done for _, done, _ in JSON_MODE]
+)
 def test_json_separates_the_ids_that_landed_from_the_errors(
     ft: Runner, argv: list[str], done: str, reason: str
 ) -> None:
@@ -287,13 +340,19 @@ def test_json_separates_the_ids_that_landed_from_the_errors(
 
 
 @pytest.mark.source
-@pytest.mark.parametrize(("argv", "done", "reason"), JSON_MODE, ids=[done for _, done, _ in JSON_MODE])
-def test_total_failure_has_the_same_document_and_exit_1(ft: Runner, argv: list[str], done: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("argv", "done", "reason"), JSON_MODE, ids=[done for _, done, _ in JSON_MODE]
+)
+def test_total_failure_has_the_same_document_and_exit_1(
+    ft: Runner, argv: list[str], done: str, reason: str
+) -> None:
     result = ft("playlist", *argv, NOBODY, "--json", check=1)
     assert result.json == {"data": {done: [], "errors": [{"trackId": NOBODY, "error": reason}]}}
 
 
-@pytest.mark.parametrize("argv", [["add", "Album"], ["remove", "Drafts"], ["move", "Drafts", "Album"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "argv", [["add", "Album"], ["remove", "Drafts"], ["move", "Drafts", "Album"]], ids=" ".join
+)
 @pytest.mark.source
 def test_more_than_100_ids_are_sent_100_a_request_and_merged(ft: Runner, argv: list[str]) -> None:
     many = [ft.sandbox.add_generation()["id"] for _ in range(150)]
@@ -315,7 +374,15 @@ def test_a_whole_chunk_that_fails_is_merged_with_those_that_do_not(ft: Runner) -
 
 @pytest.mark.source
 def test_ids_are_sent_in_order_each_once_and_a_dash_reads_them_from_stdin(ft: Runner) -> None:
-    ft("playlist", "add", "Focus Beats", "-", LOFI, stdin=f"{IN_DRAFTS[1]}\n{IN_DRAFTS[0]}\n{LOFI}\n", check=0)
+    ft(
+        "playlist",
+        "add",
+        "Focus Beats",
+        "-",
+        LOFI,
+        stdin=f"{IN_DRAFTS[1]}\n{IN_DRAFTS[0]}\n{LOFI}\n",
+        check=0,
+    )
     assert batches(ft) == [[IN_DRAFTS[1], IN_DRAFTS[0], LOFI]]
 
 
@@ -332,13 +399,23 @@ def test_the_target_of_a_move_is_sent_by_its_id(ft: Runner) -> None:
     ft("playlist", "move", "drafts", "album", IN_DRAFTS[0], check=0)
     (request,) = [r for r in ft.sandbox.requests if r.method == "POST"]
     assert request.path == f"/v1/playlists/{playlist(ft.sandbox, 'Drafts')}/tracks/move"
-    assert request.json == {"trackIds": [IN_DRAFTS[0]], "targetPlaylistId": playlist(ft.sandbox, "Album")}
+    assert request.json == {
+        "trackIds": [IN_DRAFTS[0]],
+        "targetPlaylistId": playlist(ft.sandbox, "Album"),
+    }
 
 
 @pytest.mark.source
 @pytest.mark.parametrize(
     "argv",
-    [["show"], ["add"], ["add", "Drafts"], ["remove", "Drafts"], ["move", "Drafts"], ["move", "Drafts", "Album"]],
+    [
+        ["show"],
+        ["add"],
+        ["add", "Drafts"],
+        ["remove", "Drafts"],
+        ["move", "Drafts"],
+        ["move", "Drafts", "Album"],
+    ],
     ids=" ".join,
 )
 def test_missing_arguments_are_exit_2(ft: Runner, argv: list[str]) -> None:

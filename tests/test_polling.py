@@ -1,4 +1,6 @@
-"""Polling, and what becomes of a generation when anything goes wrong on the way: it is never lost, nor paid twice."""
+"""Polling, and what becomes of a generation when anything goes wrong on the way: it is never lost,
+nor paid twice.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,18 @@ FOREVER = "forever young"  # stays in processing
 
 @pytest.fixture(autouse=True)
 def at_once(sandbox: Sandbox) -> None:
-    """Generations are completed as soon as they are asked for: the clock jumps from poll to poll."""
+    """Generations are completed as soon as they are asked for: the clock jumps from poll to
+    poll.
+    """
     sandbox.seconds = 0
 
 
 def polls(ft: Runner) -> list[Request]:
-    return [r for r in ft.sandbox.requests if r.method == "GET" and r.path.startswith("/v1/generations/")]
+    return [
+        r
+        for r in ft.sandbox.requests
+        if r.method == "GET" and r.path.startswith("/v1/generations/")
+    ]
 
 
 def the_id(ft: Runner) -> str:
@@ -33,7 +41,7 @@ def the_id(ft: Runner) -> str:
     return identifier
 
 
-# --- the rhythm ---------------------------------------------------------------------------------------------
+# --- the rhythm -----------------------------------------------------------------------------------
 
 
 def test_polls_after_3_seconds_then_1_3_times_as_long_up_to_15_for_5_minutes(ft: Runner) -> None:
@@ -75,11 +83,15 @@ def test_the_5_minutes_hold_with_a_server_that_keeps_silent(ft: Runner) -> None:
 
 
 def test_a_line_a_minute_off_a_terminal(ft: Runner) -> None:
-    """The first answers say pending or processing; then a line with the status and the time, once a minute."""
+    """The first answers say pending or processing; then a line with the status and the time, once a
+    minute.
+    """
     result = patched.run(ft, "generate", FOREVER, check=1)
     lines = re.findall(r"^note: (processing, .*)$", result.stderr, re.MULTILINE)
     assert len(lines) in (4, 5)
-    assert all(re.fullmatch(f"processing, ({n}m|{n - 1}m 59s|59s)( .*)?", lines[n - 1]) for n in (1, 2, 3)), lines
+    assert all(
+        re.fullmatch(f"processing, ({n}m|{n - 1}m 59s|59s)( .*)?", lines[n - 1]) for n in (1, 2, 3)
+    ), lines
 
 
 def test_a_spinner_on_a_terminal(ft: Runner) -> None:
@@ -92,11 +104,24 @@ def test_a_spinner_on_a_terminal(ft: Runner) -> None:
     assert not [line for line in result.screen() if "processing" in line]
 
 
-# --- what happens on the network meanwhile ------------------------------------------------------------------
+# --- what happens on the network meanwhile --------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "kind", ["close", "reset", "short", "garbage", "html", "empty", "bad-json", "nan", "deep", "redirect", "array"]
+    "kind",
+    [
+        "close",
+        "reset",
+        "short",
+        "garbage",
+        "html",
+        "empty",
+        "bad-json",
+        "nan",
+        "deep",
+        "redirect",
+        "array",
+    ],
 )
 def test_faults_while_polling_are_noted_and_survived(ft: Runner, kind: str, tmp_path: Path) -> None:
     ft.sandbox.fault(kind, path="/v1/generations/.*", times=3)
@@ -149,7 +174,13 @@ def test_a_refusal_while_polling_ends_it_and_names_the_id(ft: Runner, status: in
 
 @pytest.mark.parametrize(
     "fields",
-    [{"status": None}, {"status": 7}, {"status": "odd"}, {"status": ["completed"]}, {"status": {"a": 1}}],
+    [
+        {"status": None},
+        {"status": 7},
+        {"status": "odd"},
+        {"status": ["completed"]},
+        {"status": {"a": 1}},
+    ],
 )
 def test_a_status_that_is_none_is_asked_again(ft: Runner, fields: dict[str, object]) -> None:
     ft.sandbox.fault("record", path="/v1/generations/.*", times=2, **fields)
@@ -157,7 +188,7 @@ def test_a_status_that_is_none_is_asked_again(ft: Runner, fields: dict[str, obje
     assert len(polls(ft)) == 3
 
 
-# --- nothing is lost, nothing is paid twice -----------------------------------------------------------------
+# --- nothing is lost, nothing is paid twice -------------------------------------------------------
 
 
 def test_the_id_is_on_stderr_before_the_first_poll(ft: Runner) -> None:
@@ -169,19 +200,33 @@ def test_the_id_is_on_stderr_before_the_first_poll(ft: Runner) -> None:
     process.finish()
 
 
-@pytest.mark.parametrize("kind", ["lost", "reset", "short", "html", "empty", "bad-json", "garbage", "redirect"])
+@pytest.mark.parametrize(
+    "kind", ["lost", "reset", "short", "html", "empty", "bad-json", "garbage", "redirect"]
+)
 def test_a_lost_answer_to_a_submission_may_have_been_accepted(ft: Runner, kind: str) -> None:
-    """Said in one line with how to find out, exit 3, and it is not sent again; `ft list` then shows it."""
+    """Said in one line with how to find out, exit 3, and it is not sent again; `ft list` then shows
+    it.
+    """
     ft.sandbox.fault(kind, method="POST", times=None, work=True)
     result = patched.run(ft, "generate", "one of a kind", check=3)
-    assert re.search("^error: .*; the submission may have been accepted$", result.stderr, re.MULTILINE)
+    assert re.search(
+        "^error: .*; the submission may have been accepted$", result.stderr, re.MULTILINE
+    )
     assert "hint: do not submit again before `ft list` has told you\n" in result.stderr
     identifier = the_id(ft)
     assert identifier in ft("list", check=0).stdout
 
 
 @pytest.mark.parametrize(
-    "document", ["{}", '{"data": null}', '{"data": []}', '{"data": {}}', '{"data": {"id": 7}}', '{"data": {"id": " "}}']
+    "document",
+    [
+        "{}",
+        '{"data": null}',
+        '{"data": []}',
+        '{"data": {}}',
+        '{"data": {"id": 7}}',
+        '{"data": {"id": " "}}',
+    ],
 )
 def test_an_answer_without_an_id_may_have_been_accepted(ft: Runner, document: str) -> None:
     ft.sandbox.fault("body", method="POST", data=document)
@@ -202,7 +247,9 @@ def test_whatever_happens_there_is_one_post(ft: Runner, prompt: str) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_while_polling_leaves_the_command_to_go_on(ft: Runner, number: int, tmp_path: Path) -> None:
+def test_a_signal_while_polling_leaves_the_command_to_go_on(
+    ft: Runner, number: int, tmp_path: Path
+) -> None:
     process = ft.start("generate", FOREVER, "-o", "song.mp3", speed=20)
     ft.sandbox.wait_for(lambda request: request in polls(ft))
     process.send_signal(number)
@@ -223,7 +270,11 @@ def test_ctrl_c_while_the_submission_is_under_way(ft: Runner) -> None:
     assert gate.reached.wait(20)
     process.send_signal(signal.SIGINT)
     result = process.finish()
-    assert result.code == 130 and "`ft list`" in result.stderr and "may have been accepted" in result.stderr
+    assert (
+        result.code == 130
+        and "`ft list`" in result.stderr
+        and "may have been accepted" in result.stderr
+    )
     assert the_id(ft)
 
 

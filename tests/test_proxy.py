@@ -1,4 +1,6 @@
-"""Proxies: HTTPS_PROXY and NO_PROXY as everywhere, a proxy sees no key and no password of its own on the screen."""
+"""Proxies: HTTPS_PROXY and NO_PROXY as everywhere, a proxy sees no key and no password of its own
+on the screen.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 class Proxy:
-    """A proxy for CONNECT on loopback that keeps what it saw: the head of each request, and all the bytes."""
+    """A proxy for CONNECT on loopback that keeps what it saw: the head of each request, and all the
+    bytes.
+    """
 
     def __init__(self, answer: bytes = ESTABLISHED) -> None:
         self.answer = answer
@@ -87,14 +91,18 @@ def environ(tls: Tls, proxy: str, **more: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("address", ["http://{}", "http://{}/", "{}", "HTTP://{}"])
-def test_https_proxy_is_honoured(ft: Runner, service: Sandbox, tls: Tls, tmp_path: Path, address: str) -> None:
+def test_https_proxy_is_honoured(
+    ft: Runner, service: Sandbox, tls: Tls, tmp_path: Path, address: str
+) -> None:
     """For the API and for the media host, both through CONNECT."""
     with Proxy() as proxy:
         env = environ(tls, address.format(proxy.host))
         ft("download", ID, "-o", "track.mp3", env=env, check=0)
     assert (tmp_path / "track.mp3").read_bytes() == service.track(ID)
     targets = [url.partition("//")[2].encode() for url in (service.api_url, service.media_url)]
-    assert [head.split()[:2] for head in proxy.heads] == [[b"CONNECT", target] for target in targets]
+    assert [head.split()[:2] for head in proxy.heads] == [
+        [b"CONNECT", target] for target in targets
+    ]
 
 
 def test_the_proxy_never_sees_the_key(ft: Runner, service: Sandbox, tls: Tls) -> None:
@@ -105,7 +113,9 @@ def test_the_proxy_never_sees_the_key(ft: Runner, service: Sandbox, tls: Tls) ->
     assert len(proxy.seen) > len(proxy.heads[0])
 
 
-def test_user_and_password_go_to_the_proxy_and_nowhere_else(ft: Runner, service: Sandbox, tls: Tls) -> None:
+def test_user_and_password_go_to_the_proxy_and_nowhere_else(
+    ft: Runner, service: Sandbox, tls: Tls
+) -> None:
     with Proxy() as proxy:
         env = environ(tls, f"http://jane:s3%40cret@{proxy.host}")
         result = ft("-v", "me", env=env, check=0)
@@ -120,7 +130,12 @@ def test_user_and_password_go_to_the_proxy_and_nowhere_else(ft: Runner, service:
 def test_no_proxy_is_honoured(ft: Runner, service: Sandbox, tls: Tls, name: str) -> None:
     host = service.api_url.partition("//")[2]
     with Proxy() as proxy:
-        result = ft("-v", "me", env=environ(tls, f"http://{proxy.host}", NO_PROXY=name.format(host=host)), check=0)
+        result = ft(
+            "-v",
+            "me",
+            env=environ(tls, f"http://{proxy.host}", NO_PROXY=name.format(host=host)),
+            check=0,
+        )
     assert proxy.heads == [] and "through the proxy" not in result.stderr
 
 
@@ -128,21 +143,35 @@ def test_plain_http_on_loopback_never_goes_through_a_proxy(ft: Runner) -> None:
     """A proxy elsewhere could not reach it, and would be shown the key."""
     with Proxy() as proxy:
         url = f"http://{proxy.host}"
-        ft("me", env={"HTTP_PROXY": url, "http_proxy": url, "HTTPS_PROXY": url, "ALL_PROXY": url}, check=0)
+        ft(
+            "me",
+            env={"HTTP_PROXY": url, "http_proxy": url, "HTTPS_PROXY": url, "ALL_PROXY": url},
+            check=0,
+        )
     assert proxy.heads == []
 
 
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"HTTP/1.1 403 Forbidden by policy\r\nContent-Length: 0\r\n\r\n", "403 Forbidden by policy"),
-        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "407 Proxy Authentication Required"),
+        (
+            b"HTTP/1.1 403 Forbidden by policy\r\nContent-Length: 0\r\n\r\n",
+            "403 Forbidden by policy",
+        ),
+        (
+            b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
+            "407 Proxy Authentication Required",
+        ),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH-2.0-OpenSSH_9.2"),
         (b"", "closed connection without response"),
     ],
 )
-def test_a_proxy_that_refuses_is_named(ft: Runner, service: Sandbox, tls: Tls, answer: bytes, why: str) -> None:
-    """And nothing was sent: a submission was certainly not received. What it refuses is not asked for again."""
+def test_a_proxy_that_refuses_is_named(
+    ft: Runner, service: Sandbox, tls: Tls, answer: bytes, why: str
+) -> None:
+    """And nothing was sent: a submission was certainly not received. What it refuses is not asked
+    for again.
+    """
     with Proxy(answer) as proxy:
         env = environ(tls, f"http://jane:s3cret@{proxy.host}")
         result = patched.run(ft, "generate", "--no-wait", "a song", env=env, check=3)
@@ -157,7 +186,10 @@ def test_a_proxy_that_is_not_there_is_named(ft: Runner, service: Sandbox, tls: T
     with socket.create_server(("127.0.0.1", 0)) as listener:
         host = f"127.0.0.1:{listener.getsockname()[1]}"
     result = patched.run(ft, "me", env=environ(tls, f"http://jane:s3cret@{host}"), check=3)
-    assert f"through the proxy {host}: Connection refused" in result.stderr and "s3cret" not in result.stderr
+    assert (
+        f"through the proxy {host}: Connection refused" in result.stderr
+        and "s3cret" not in result.stderr
+    )
 
 
 def test_a_proxy_in_between_with_a_ca_of_its_own(ft: Runner, service: Sandbox, tls: Tls) -> None:
@@ -179,9 +211,16 @@ def test_socks_is_refused(ft: Runner, service: Sandbox, tls: Tls, address: str) 
 
 @pytest.mark.parametrize(
     "address",
-    ["http:/jane:s3cret@proxy", "http://jane:s3cret@proxy:99999", "http://jane:s3cret@", "ftp://jane:s3cret@proxy",
-     "http://jane:s3/cret@proxy:1", "http://jane:s3cret@pro xy:1", "http://jane:s3cret@proxy:port"],
-)  # fmt: skip
+    [
+        "http:/jane:s3cret@proxy",
+        "http://jane:s3cret@proxy:99999",
+        "http://jane:s3cret@",
+        "ftp://jane:s3cret@proxy",
+        "http://jane:s3/cret@proxy:1",
+        "http://jane:s3cret@pro xy:1",
+        "http://jane:s3cret@proxy:port",
+    ],
+)
 def test_an_address_that_no_proxy_has(ft: Runner, service: Sandbox, tls: Tls, address: str) -> None:
     result = ft("me", env=environ(tls, address), check=2)
     assert "error: HTTPS_PROXY is not the address of a proxy" in result.stderr
@@ -215,7 +254,10 @@ def test_a_real_proxy(ft: Runner, service: Sandbox, tls: Tls, tmp_path: Path) ->
         assert f"through the proxy 127.0.0.1:{port}: Tunnel connection failed: 403" in result.stderr
         env = environ(tls, f"http://jane:wr0ng@127.0.0.1:{port}")
         result = ft("me", env=env, check=3)
-        assert "Tunnel connection failed: 401" in result.stderr or "Tunnel connection failed: 407" in result.stderr
+        assert (
+            "Tunnel connection failed: 401" in result.stderr
+            or "Tunnel connection failed: 407" in result.stderr
+        )
         assert "wr0ng" not in result.stderr
     finally:
         process.terminate()

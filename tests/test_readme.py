@@ -1,6 +1,8 @@
-"""The README is true: each of its commands is run as it stands, its tables are what ft says, its picture is made anew.
+"""The README is true: each of its commands is run as it stands, its tables are what ft says, its
+picture is made anew.
 
-What would reach the internet is run against a release site on loopback, with only the address replaced: see `online`.
+What would reach the internet is run against a release site on loopback, with only the address
+replaced: see `online`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ pytestmark = [
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SITE = "https://finetuning.ai/cli"
-BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+BLOCKS: list[tuple[str, str]] = re.findall(
+    r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
+)
 SHELL = [block for language, block in BLOCKS if language == "sh"]
 TRACK = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
 
@@ -41,11 +45,22 @@ def block(word: str, language: str = "sh") -> str:
     return found
 
 
-# What is not simply run in a shell against the sandbox; each is the matter of a test of its own below.
-SPECIAL = [block(word) for word in (
-    "install.sh | sh", "pip install", "ft.pyz", "sandbox.py", "ft auth login\n", "--stdin", "while IFS", "make test",
-    "ft doctor",
-)]  # fmt: skip
+# What is not simply run in a shell against the sandbox; each is the matter of a test of its own
+# below.
+SPECIAL = [
+    block(word)
+    for word in (
+        "install.sh | sh",
+        "pip install",
+        "ft.pyz",
+        "sandbox.py",
+        "ft auth login\n",
+        "--stdin",
+        "while IFS",
+        "make test",
+        "ft doctor",
+    )
+]
 PLAIN = [text for text in SHELL if text not in SPECIAL]
 
 
@@ -59,8 +74,9 @@ def online(tmp_path: Path) -> Iterator[ReleaseServer]:
 
 @pytest.fixture
 def machine(ft: Runner) -> Callable[..., Result]:
-    """Runs a block of the README with bash, which stops at the first command that fails. `python3` is the one under
-    test; `sleep` sleeps a fifteenth."""
+    """Runs a block of the README with bash, which stops at the first command that fails. `python3`
+    is the one under test; `sleep` sleeps a fifteenth.
+    """
     directory = ft.home / ".bin"
     directory.mkdir()
     sleep = shutil.which("sleep")
@@ -81,16 +97,24 @@ def machine(ft: Runner) -> Callable[..., Result]:
 @pytest.mark.parametrize("script", PLAIN, ids=lambda script: script.splitlines()[0][:50])
 def test_its_commands_work(machine: Callable[..., Result], script: str) -> None:
     result = machine(script, speed=20)
-    assert "warning:" not in result.stderr.replace("warning: a9b16641-2f0c-4d4e-9b52-6f1f6c1f7d0e: Track already", "")
+    assert "warning:" not in result.stderr.replace(
+        "warning: a9b16641-2f0c-4d4e-9b52-6f1f6c1f7d0e: Track already", ""
+    )
 
 
 def test_no_command_is_left_out() -> None:
-    assert {language for language, _ in BLOCKS} == {"sh", "powershell", "yaml", "dockerfile", "json"}
+    assert {language for language, _ in BLOCKS} == {
+        "sh",
+        "powershell",
+        "yaml",
+        "dockerfile",
+        "json",
+    }
     assert len(SPECIAL) == 9
     assert len(PLAIN) >= 8
 
 
-# --- recipes ------------------------------------------------------------------------------------------------
+# --- recipes --------------------------------------------------------------------------------------
 
 
 @pytest.mark.needs("bash")
@@ -100,16 +124,24 @@ def test_a_file_of_prompts_stays_within_the_rate_limit(
 ) -> None:
     """The limit's minute and the pauses are both a fifteenth of what they are; one prompt fails."""
     prompts = [f"prompt number {n}, with 'quotes' and $dollars" for n in range(10)]
-    (tmp_path / "prompts.txt").write_text("\n".join([*prompts, "please fail", "--a last line without an end"]))
+    (tmp_path / "prompts.txt").write_text(
+        "\n".join([*prompts, "please fail", "--a last line without an end"])
+    )
     machine(block("while IFS"), speed=50)
-    assert [post.json["tags"] for post in sandbox.posts()] == [*prompts, "please fail", "--a last line without an end"]
+    assert [post.json["tags"] for post in sandbox.posts()] == [
+        *prompts,
+        "please fail",
+        "--a last line without an end",
+    ]
     assert {post.status for post in sandbox.posts()} == {202}
     assert len(list((tmp_path / "tracks").glob("*.mp3"))) == 11
     assert (tmp_path / "unfinished.txt").read_text() == "please fail\n"
 
 
 @pytest.mark.needs("bash", "jq")
-def test_everything_completed_is_downloaded(machine: Callable[..., Result], sandbox: Sandbox, tmp_path: Path) -> None:
+def test_everything_completed_is_downloaded(
+    machine: Callable[..., Result], sandbox: Sandbox, tmp_path: Path
+) -> None:
     machine(block("ft download -o tracks/"))
     completed = [r for r in sandbox.generations.values() if r["status"] == "completed"]
     own = [r for r in completed if sandbox._owned(sandbox.keys["pro"], r["id"])]
@@ -118,7 +150,9 @@ def test_everything_completed_is_downloaded(machine: Callable[..., Result], sand
 
 
 @pytest.mark.needs("bash", "jq")
-def test_failures_are_cleaned_up_and_a_playlist_is_moved(machine: Callable[..., Result], sandbox: Sandbox) -> None:
+def test_failures_are_cleaned_up_and_a_playlist_is_moved(
+    machine: Callable[..., Result], sandbox: Sandbox
+) -> None:
     assert machine(block("--status failed")).stdout == "Deleted 4 of 4 track(s)\n"
     assert not [r for r in sandbox.generations.values() if r["status"] == "failed"]
     assert machine(block("--status failed")).stdout == ""  # nothing to do is no failure
@@ -136,7 +170,11 @@ def test_the_job_of_github_actions(
     assert len(steps) == 2
     paths = tmp_path / "github_path"
     paths.touch()
-    env = {"GITHUB_PATH": str(paths), "RUNNER_TEMP": str(tmp_path / "runner"), "FT_RELEASE_URL": online.url}
+    env = {
+        "GITHUB_PATH": str(paths),
+        "RUNNER_TEMP": str(tmp_path / "runner"),
+        "FT_RELEASE_URL": online.url,
+    }
     for step in steps:
         added = "".join(f"{path}:" for path in reversed(paths.read_text().splitlines()))
         machine(f'export PATH="{added}$PATH"\n' + step.replace(SITE, online.url), env=env, speed=20)
@@ -146,8 +184,12 @@ def test_the_job_of_github_actions(
 
 @pytest.mark.needs("bash", "unshare")
 @pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
-def test_the_image_without_a_network(machine: Callable[..., Result], online: ReleaseServer, tmp_path: Path) -> None:
-    """No image is built here: its RUN line is run in a network namespace that has no network, its files elsewhere."""
+def test_the_image_without_a_network(
+    machine: Callable[..., Result], online: ReleaseServer, tmp_path: Path
+) -> None:
+    """No image is built here: its RUN line is run in a network namespace that has no network, its
+    files elsewhere.
+    """
     text = block("FROM", "dockerfile")
     copied = re.search(r"^COPY (.*) /tmp/ft/$", text, re.MULTILINE)
     line = re.search("^RUN (.*)$", text, re.MULTILINE)
@@ -157,7 +199,11 @@ def test_the_image_without_a_network(machine: Callable[..., Result], online: Rel
         (tmp_path / place).mkdir(parents=True)
     for name in copied[1].split():
         shutil.copy(tmp_path / "site" / name, tmp_path / "tmp" / "ft")
-    line_here = line[1].replace("/tmp/", f"{tmp_path}/tmp/").replace("/usr/local/bin", str(tmp_path / "usr"))
+    line_here = (
+        line[1]
+        .replace("/tmp/", f"{tmp_path}/tmp/")
+        .replace("/usr/local/bin", str(tmp_path / "usr"))
+    )
     if subprocess.run(["unshare", "-rn", "true"], check=False).returncode:
         pytest.skip("may not make a network namespace")
     machine(f"unshare -rn sh -c {shlex.quote(line_here)}")
@@ -167,7 +213,7 @@ def test_the_image_without_a_network(machine: Callable[..., Result], online: Rel
     assert result.stdout == f"ft {program.__version__}\n"
 
 
-# --- installing and signing in ------------------------------------------------------------------------------
+# --- installing and signing in --------------------------------------------------------------------
 
 
 @pytest.mark.needs("bash", "curl")
@@ -196,12 +242,18 @@ def test_the_program_without_an_installer(
 
 @pytest.mark.needs("bash")
 def test_pip_installs_it(machine: Callable[..., Result], tmp_path: Path) -> None:
-    """Its line for pip, with this project's wheel in place of PyPI and into a directory; pipx takes the same name."""
+    """Its line for pip, with this project's wheel in place of PyPI and into a directory; pipx takes
+    the same name.
+    """
     pipx, pip = block("pip install").splitlines()
     assert pip.split()[3:] == pipx.split()[1:] == ["install", "finetuning-ft"]
     code = "import sys; from flit_core import buildapi; buildapi.build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
-    env = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_TARGET": str(tmp_path / "packages")}
+    env = {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(tmp_path),
+        "PIP_TARGET": str(tmp_path / "packages"),
+    }
     machine(pip, env={**env, "PIP_CONFIG_FILE": os.devnull})
     result = machine("packages/bin/ft --version", env={"PYTHONPATH": str(tmp_path / "packages")})
     assert result.stdout == f"ft {program.__version__}\n"
@@ -210,7 +262,9 @@ def test_pip_installs_it(machine: Callable[..., Result], tmp_path: Path) -> None
 def test_the_lines_for_windows_are_those_of_the_installer() -> None:
     line = block("irm", "powershell")
     assert line in "".join(
-        re.findall("^#     (.*\n)", (ROOT / "install.ps1").read_text(encoding="utf-8"), re.MULTILINE)
+        re.findall(
+            "^#     (.*\n)", (ROOT / "install.ps1").read_text(encoding="utf-8"), re.MULTILINE
+        )
     )
 
 
@@ -247,7 +301,7 @@ def test_make_knows_the_targets(machine: Callable[..., Result]) -> None:
         machine(f"make -n{target}", cwd=ROOT)
 
 
-# --- tables -------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def test_the_table_of_commands_is_what_ft_declares() -> None:

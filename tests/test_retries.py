@@ -1,4 +1,6 @@
-"""The table of retries, cell by cell: which request is sent again after what, how often, and after which wait."""
+"""The table of retries, cell by cell: which request is sent again after what, how often, and after
+which wait.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ def waits(ft: Runner, *argv: str, random: float = 0.5, **how: Any) -> tuple[Resu
     return result, patched.slept(ft)
 
 
-# --- not sent -----------------------------------------------------------------------------------------------
+# --- not sent -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("request_", "attempts"), [("GET", 4), ("chunk", 4), ("submission", 2)])
@@ -50,14 +52,16 @@ def test_not_sent(ft: Runner, request_: str, attempts: int) -> None:
 @pytest.mark.parametrize("request_", REQUESTS)
 def test_not_sent_at_first_and_then_well(ft: Runner, request_: str) -> None:
     ft.sandbox.down()
-    process = patched.start(ft, "-v", *REQUESTS[request_], changes="random.random = lambda: 0.99", check=0)
+    process = patched.start(
+        ft, "-v", *REQUESTS[request_], changes="random.random = lambda: 0.99", check=0
+    )
     process.expect("< not sent: ")
     ft.sandbox.up()
     process.finish()
     assert len(ft.sandbox.requests) == 1
 
 
-# --- maybe sent ---------------------------------------------------------------------------------------------
+# --- maybe sent -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["close", "lost", "reset", "short", "html"])
@@ -82,7 +86,7 @@ def test_maybe_sent_and_a_get_that_then_succeeds(ft: Runner) -> None:
     attempt(ft, "GET", 0, GIVE_UP)
 
 
-# --- 429 ----------------------------------------------------------------------------------------------------
+# --- 429 ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("request_", ["GET", "chunk"])
@@ -102,18 +106,22 @@ def test_429_for_good(ft: Runner, request_: str) -> None:
 
 @pytest.mark.parametrize("code", ["GENERATION_RATE_LIMITED", "QUEUE_FULL"])
 def test_429_of_a_submission_is_reported_with_the_wait(ft: Runner, code: str) -> None:
-    ft.sandbox.fault("status", status=429, code=code, message="Slow down", retry_after=7, times=None)
+    ft.sandbox.fault(
+        "status", status=429, code=code, message="Slow down", retry_after=7, times=None
+    )
     result = attempt(ft, "submission", 1, 1)
     assert f"error: Slow down ({code})\n" in result.stderr
     assert re.search("^hint: .*retry after 7 s$", result.stderr, re.MULTILINE)
     assert "may have been" not in result.stderr
 
 
-# --- 500, 502, 503, 504 -------------------------------------------------------------------------------------
+# --- 500, 502, 503, 504 ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-@pytest.mark.parametrize(("request_", "requests"), [("GET", GIVE_UP), ("chunk", 1), ("submission", 1)])
+@pytest.mark.parametrize(
+    ("request_", "requests"), [("GET", GIVE_UP), ("chunk", 1), ("submission", 1)]
+)
 def test_5xx(ft: Runner, request_: str, requests: int, status: int) -> None:
     ft.sandbox.fault("status", status=status, body="html" if status == 502 else "json", times=None)
     result = attempt(ft, request_, 1, requests)
@@ -147,7 +155,7 @@ def test_other_5xx_are_not_tried_again(ft: Runner, status: int) -> None:
     attempt(ft, "GET", 1, 1)
 
 
-# --- never for 400, 401, 402, 403, 404 ----------------------------------------------------------------------
+# --- never for 400, 401, 402, 403, 404 ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
@@ -158,7 +166,7 @@ def test_4xx_are_never_tried_again(ft: Runner, request_: str, status: int) -> No
     assert "trying again" not in result.stderr
 
 
-# --- Retry-After --------------------------------------------------------------------------------------------
+# --- Retry-After ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -188,10 +196,26 @@ def test_retry_after_a_date_that_is_past(ft: Runner) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["1_000", "\u00b2", "-1", "nan", "inf", "1e3", "0x10", "5.5", "5, 6", "", "soon", "9999999999", "Sun, 99 Foo 2094",
-     "Fri, 31 Dec 9999 23:59:59 -9959", "+5", "Sun, 22 Nov 2026 13:00:00 +99999999999",
-     "Wed, 21 Oct 2026 1.2.3.4 GMT"],
-)  # fmt: skip
+    [
+        "1_000",
+        "\u00b2",
+        "-1",
+        "nan",
+        "inf",
+        "1e3",
+        "0x10",
+        "5.5",
+        "5, 6",
+        "",
+        "soon",
+        "9999999999",
+        "Sun, 99 Foo 2094",
+        "Fri, 31 Dec 9999 23:59:59 -9959",
+        "+5",
+        "Sun, 22 Nov 2026 13:00:00 +99999999999",
+        "Wed, 21 Oct 2026 1.2.3.4 GMT",
+    ],
+)
 def test_retry_after_that_is_neither_counts_as_absent(ft: Runner, value: str) -> None:
     ft.sandbox.fault("status", status=429, retry_after=value)
     result, slept = waits(ft, "me", random=0.25)
@@ -210,7 +234,9 @@ def test_retry_after_in_the_document(ft: Runner) -> None:
     "value", [61, 999999999, formatdate(4e9, usegmt=True), "Fri, 31 Dec 9999 23:59:59 GMT"]
 )
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_that_is_longer_than_what_is_left_is_printed(ft: Runner, value: Any, status: int) -> None:
+def test_retry_after_that_is_longer_than_what_is_left_is_printed(
+    ft: Runner, value: Any, status: int
+) -> None:
     ft.sandbox.fault("status", status=status, retry_after=value, times=None)
     result, slept = waits(ft, "me", check=1)
     assert slept == [] and len(ft.sandbox.requests) == 1
@@ -241,7 +267,7 @@ def test_the_minute_is_counted_for_each_call(ft: Runner) -> None:
     assert [request.status for request in ft.sandbox.requests] == [429, 200] * 3
 
 
-# --- jitter -------------------------------------------------------------------------------------------------
+# --- jitter ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("random", [0.0, 0.5, 0.999])

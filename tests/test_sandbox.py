@@ -1,4 +1,6 @@
-"""The stand-in service does what the API description says and misbehaves as told; shown without ft."""
+"""The stand-in service does what the API description says and misbehaves as told; shown without
+ft.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,10 @@ def wire(
     address = urllib.parse.urlsplit(sandbox.media_url if media else sandbox.api_url)
     received = b""
     with socket.create_connection((address.hostname, address.port), timeout) as connection:
-        lines = f"GET {path} HTTP/1.1\r\nHost: x\r\nX-API-Key: {sandbox.key}\r\nConnection: close\r\n\r\n"
+        lines = (
+            f"GET {path} HTTP/1.1\r\nHost: x\r\nX-API-Key: {sandbox.key}\r\nConnection: "
+            "close\r\n\r\n"
+        )
         connection.sendall(lines.encode())
         while True:
             try:
@@ -110,7 +115,7 @@ def media_path(generation_id: str) -> str:
     return f"/audio/{generation_id}.mp3"
 
 
-# --- keys ---------------------------------------------------------------------------------------------------
+# --- keys -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -143,7 +148,9 @@ def test_the_account(sandbox: Sandbox) -> None:
         "queueDepth": 0,
     }
     assert ask(sandbox, "GET", "/v1/me", key=sandbox.key_lifetime).data["tier"] == "lifetime"
-    assert all(re.fullmatch("ft_live_[0-9a-f]{32}", account.key) for account in sandbox.keys.values())
+    assert all(
+        re.fullmatch("ft_live_[0-9a-f]{32}", account.key) for account in sandbox.keys.values()
+    )
 
 
 def test_health_needs_no_key_and_unknown_paths_are_404(sandbox: Sandbox) -> None:
@@ -160,15 +167,21 @@ def test_a_path_prefix(sandbox: Sandbox) -> None:
     assert ask(sandbox, "GET", "/v1/me").status == 404
 
 
-# --- generations --------------------------------------------------------------------------------------------
+# --- generations ----------------------------------------------------------------------------------
 
 
 @pytest.mark.sandbox(seconds=0.3)
 def test_a_generation_goes_through_its_statuses(sandbox: Sandbox) -> None:
     made = submit(sandbox, duration=400, bpm=7, key="C#", scale="minor", language="ja", seed=0)
     assert list(made)[:7] == [
-        "id", "status", "prompt", "parameters", "webhook", "creditsRemaining", "createdAt"
-    ]  # fmt: skip
+        "id",
+        "status",
+        "prompt",
+        "parameters",
+        "webhook",
+        "creditsRemaining",
+        "createdAt",
+    ]
     assert made["parameters"] == {
         "bpm": 60,
         "duration": 210,
@@ -191,10 +204,24 @@ def test_a_generation_goes_through_its_statuses(sandbox: Sandbox) -> None:
     assert statuses == ["pending", "processing", "completed"]
     record = seen[-1]
     assert list(record)[:17] == [
-        "id", "title", "prompt", "status", "audioUrl", "duration", "fileSize", "isPublic", "playCount",
-        "downloadCount", "likeCount", "parameters", "errorMessage", "generationTime", "webhook", "createdAt",
+        "id",
+        "title",
+        "prompt",
+        "status",
+        "audioUrl",
+        "duration",
+        "fileSize",
+        "isPublic",
+        "playCount",
+        "downloadCount",
+        "likeCount",
+        "parameters",
+        "errorMessage",
+        "generationTime",
+        "webhook",
+        "createdAt",
         "completedAt",
-    ]  # fmt: skip
+    ]
     assert record["audioUrl"] == sandbox.media_url + media_path(made["id"])
     assert record["parameters"]["timesignature"] == 4
     assert ask(sandbox, "GET", media_path(made["id"]), media=True).body == sandbox.track(made["id"])
@@ -264,7 +291,9 @@ def test_the_queue_is_full(sandbox: Sandbox) -> None:
     assert (reply.status, reply.code) == (429, "QUEUE_FULL")
     assert int(reply.headers["Retry-After"]) > 0
     assert ask(sandbox, "GET", "/v1/me").data["limits"]["queueDepth"] == 2
-    assert ask(sandbox, "POST", "/v1/generations", {"tags": "x"}, key=sandbox.key_other).status == 202
+    assert (
+        ask(sandbox, "POST", "/v1/generations", {"tags": "x"}, key=sandbox.key_other).status == 202
+    )
     sandbox.finish(first)
     assert submit(sandbox, "room again")
 
@@ -280,7 +309,9 @@ def test_rate_limits_are_per_user_and_kind_and_end_with_the_window(sandbox: Sand
     assert (over.status, over.code) == (429, "GENERATION_RATE_LIMITED")
     assert over.headers["Retry-After"] == "1" == str(over.json["error"]["retryAfter"])
     assert ask(sandbox, "GET", "/v1/me").headers["X-RateLimit-Remaining"] == "59"
-    assert ask(sandbox, "POST", "/v1/generations", {"tags": "x"}, key=sandbox.key_other).status == 202
+    assert (
+        ask(sandbox, "POST", "/v1/generations", {"tags": "x"}, key=sandbox.key_other).status == 202
+    )
     deadline = time.monotonic() + 10
     while ask(sandbox, "POST", "/v1/generations", {"tags": "x"}).status == 429:
         assert time.monotonic() < deadline
@@ -326,7 +357,9 @@ def test_the_library_shows_what_records_can_hold(sandbox: Sandbox) -> None:
     assert {type(record["fileSize"]) for record in records} == {int, type(None)}
     assert any(ord(character) > 0x1F000 for record in records for character in record["prompt"])
     assert any("\u3040" < record["prompt"][0] < "\u30ff" for record in records)
-    assert all((record["audioUrl"] is None) == (record["status"] != "completed") for record in records)
+    assert all(
+        (record["audioUrl"] is None) == (record["status"] != "completed") for record in records
+    )
     assert {record["title"] for record in records} > {None}
     for record in records:
         if record["fileSize"]:
@@ -355,10 +388,14 @@ def test_a_connection_may_be_kept(sandbox: Sandbox) -> None:
 def test_records_can_be_changed_and_added(sandbox: Sandbox) -> None:
     sandbox.generations[TRACK]["title"] = "\x1b[31mred"
     assert ask(sandbox, "GET", "/v1/generations/" + TRACK).data["title"] == "\x1b[31mred"
-    added = sandbox.add_generation(prompt="mine", status="failed", errorMessage="no luck", extra=[1])
+    added = sandbox.add_generation(
+        prompt="mine", status="failed", errorMessage="no luck", extra=[1]
+    )
     assert ask(sandbox, "GET", "/v1/generations/" + added["id"]).data == added
     assert added["errorMessage"] == "no luck"
-    assert ask(sandbox, "GET", "/v1/generations/" + added["id"], key=sandbox.key_other).status == 404
+    assert (
+        ask(sandbox, "GET", "/v1/generations/" + added["id"], key=sandbox.key_other).status == 404
+    )
     assert ask(sandbox, "GET", "/v1/generations/" + NOBODY).code == "NOT_FOUND"
 
 
@@ -384,7 +421,7 @@ def test_bulk_delete(sandbox: Sandbox) -> None:
     assert ask(sandbox, "POST", "/v1/generations/bulk-delete", {"ids": ["x"] * 100}).status == 200
 
 
-# --- playlists ----------------------------------------------------------------------------------------------
+# --- playlists ------------------------------------------------------------------------------------
 
 
 def playlist(sandbox: Sandbox, name: str) -> str:
@@ -399,18 +436,34 @@ def test_the_playlists_of_the_library(sandbox: Sandbox) -> None:
     assert any(record["isPublic"] for record in records)
     focus = next(record for record in records if record["name"] == "Focus Beats")
     assert list(focus)[:8] == [
-        "id", "name", "description", "trackCount", "totalDuration", "isPublic", "createdAt", "updatedAt"
-    ]  # fmt: skip
+        "id",
+        "name",
+        "description",
+        "trackCount",
+        "totalDuration",
+        "isPublic",
+        "createdAt",
+        "updatedAt",
+    ]
     assert (focus["trackCount"], focus["totalDuration"]) == (14, 42 * 60)
     shown = ask(sandbox, "GET", "/v1/playlists/" + focus["id"]).data
     assert shown["isOwner"] is True
     assert len(shown["tracks"]) == 14
     assert list(shown["tracks"][0]) == [
-        "id", "title", "prompt", "status", "audioUrl", "duration", "isPublic", "createdAt"
-    ]  # fmt: skip
+        "id",
+        "title",
+        "prompt",
+        "status",
+        "audioUrl",
+        "duration",
+        "isPublic",
+        "createdAt",
+    ]
     public = ask(sandbox, "GET", "/v1/playlists/" + playlist(sandbox, "Night Shift"))
     assert public.data["isOwner"] is False
-    assert ask(sandbox, "GET", "/v1/playlists/" + playlist(sandbox, "Private Matters")).status == 404
+    assert (
+        ask(sandbox, "GET", "/v1/playlists/" + playlist(sandbox, "Private Matters")).status == 404
+    )
 
 
 def test_adding_to_a_playlist(sandbox: Sandbox) -> None:
@@ -478,12 +531,17 @@ def test_moving_between_playlists(sandbox: Sandbox) -> None:
     assert move(drafts, ids[2]).code == "VALIDATION_ERROR"
 
 
-# --- newer endpoints ----------------------------------------------------------------------------------------
+# --- newer endpoints ------------------------------------------------------------------------------
 
 
 @pytest.mark.sandbox(seconds=0)
 def test_instrumentals(sandbox: Sandbox) -> None:
-    body = {"prompt": "harp", "duration": 50, "enhance": False, "webhook": "https://example.com/hook"}
+    body = {
+        "prompt": "harp",
+        "duration": 50,
+        "enhance": False,
+        "webhook": "https://example.com/hook",
+    }
     made = ask(sandbox, "POST", "/v1/instrumental", body).data
     assert made["parameters"]["duration"] == 45
     assert made["webhook"] == "https://example.com/hook"
@@ -502,9 +560,18 @@ def test_sound_effects(sandbox: Sandbox) -> None:
     made = ask(sandbox, "POST", "/v1/sound-effects", {"prompt": "door", "duration": 2.5}).data
     record = ask(sandbox, "GET", "/v1/sound-effects/" + made["id"]).data
     assert list(record) == [
-        "id", "status", "prompt", "requestedDuration", "audioUrl", "duration", "webhook", "dailyRemaining",
-        "errorMessage", "createdAt", "completedAt",
-    ]  # fmt: skip
+        "id",
+        "status",
+        "prompt",
+        "requestedDuration",
+        "audioUrl",
+        "duration",
+        "webhook",
+        "dailyRemaining",
+        "errorMessage",
+        "createdAt",
+        "completedAt",
+    ]
     assert (record["status"], record["duration"]) == ("completed", 2.5)
     assert ask(sandbox, "GET", media_path(made["id"]), media=True).body == sandbox.track(made["id"])
     assert ask(sandbox, "GET", "/v1/sound-effects").data == {
@@ -516,12 +583,14 @@ def test_sound_effects(sandbox: Sandbox) -> None:
     assert sandbox.spent == 0
 
 
-# --- media --------------------------------------------------------------------------------------------------
+# --- media ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.needs("mpg123", "ffprobe")
 @pytest.mark.parametrize("seconds", [5, 60, 90.3, 210])
-def test_tracks_are_music_of_the_right_length(sandbox: Sandbox, tmp_path: Path, seconds: float) -> None:
+def test_tracks_are_music_of_the_right_length(
+    sandbox: Sandbox, tmp_path: Path, seconds: float
+) -> None:
     made = sandbox.add_generation(duration=seconds, prompt="夜 🌃")["id"]
     file = tmp_path / "track.mp3"
     file.write_bytes(ask(sandbox, "GET", media_path(made), media=True).body)
@@ -542,7 +611,9 @@ def test_tracks_are_music_of_the_right_length(sandbox: Sandbox, tmp_path: Path, 
 
 
 def test_every_track_is_its_own(sandbox: Sandbox) -> None:
-    tracks = {hashlib.sha256(sandbox.track(sandbox.add_generation()["id"])).digest() for _ in range(400)}
+    tracks = {
+        hashlib.sha256(sandbox.track(sandbox.add_generation()["id"])).digest() for _ in range(400)
+    }
     assert len(tracks) == 400
 
 
@@ -570,7 +641,9 @@ def test_media_headers_and_ranges(sandbox: Sandbox) -> None:
     assert fetch(Range="bytes=10-", If_Range='"other"').status == 200
     beyond = fetch(Range=f"bytes={len(whole)}-")
     assert (beyond.status, beyond.headers["Content-Range"]) == (416, f"bytes */{len(whole)}")
-    pending = next(record for record in sandbox.generations.values() if record["status"] == "pending")
+    pending = next(
+        record for record in sandbox.generations.values() if record["status"] == "pending"
+    )
     assert fetch(path=media_path(pending["id"])).status == 404
     assert fetch(path="/").status == 404
     assert fetch("POST").status == 405
@@ -585,7 +658,7 @@ def test_a_gigabyte_is_made_as_it_is_sent(sandbox: Sandbox) -> None:
     assert tail.headers["Content-Range"] == "bytes 999999900-1000000006/1000000007"
 
 
-# --- the log, gates, threads --------------------------------------------------------------------------------
+# --- the log, gates, threads ----------------------------------------------------------------------
 
 
 def test_the_log(sandbox: Sandbox) -> None:
@@ -593,7 +666,12 @@ def test_the_log(sandbox: Sandbox) -> None:
     ask(sandbox, "POST", "/v1/generations", {"tags": "x"})
     ask(sandbox, "GET", media_path(TRACK), media=True)
     first, second, third = sandbox.requests
-    assert (first.origin, first.method, first.path, first.status) == ("api", "GET", "/v1/generations", 200)
+    assert (first.origin, first.method, first.path, first.status) == (
+        "api",
+        "GET",
+        "/v1/generations",
+        200,
+    )
     assert first.query == {"limit": "2", "status": ""}
     assert (first.headers["x-test"], first.headers["X-API-KEY"]) == ("1", sandbox.key)
     assert (second.json, second.status) == ({"tags": "x"}, 202)
@@ -634,7 +712,10 @@ def test_stopping_ends_everything() -> None:
         with pytest.raises((http.client.HTTPException, OSError)):
             ask(sandbox, "GET", path)
 
-    askers = [threading.Thread(target=get, args=(path,)) for path in ("/health", "/v1/playlists", "/v1/me")]
+    askers = [
+        threading.Thread(target=get, args=(path,))
+        for path in ("/health", "/v1/playlists", "/v1/me")
+    ]
     for asker in askers:
         asker.start()
     address = urllib.parse.urlsplit(sandbox.api_url)
@@ -662,7 +743,7 @@ def test_a_hundred_sandboxes_start_and_stop_quickly() -> None:
     assert time.monotonic() - started < 10
 
 
-# --- faults -------------------------------------------------------------------------------------------------
+# --- faults ---------------------------------------------------------------------------------------
 
 
 def test_faults_choose_their_requests(sandbox: Sandbox) -> None:
@@ -704,7 +785,12 @@ def test_mistakes_in_faults_are_told(sandbox: Sandbox) -> None:
         ("many-headers", {}, rb"HTTP/1.1 200 OK\r\n(X-Header-\d+: x\r\n){300}.*", "eof"),
         ("long-header", {}, rb"HTTP/1.1 200 OK\r\nX-Long: x{70000}\r\n.*", "eof"),
         ("header", {"name": "Content-Length"}, rb"(?i)(?!.*content-length).*", "eof"),
-        ("chunked", {}, rb".*Transfer-Encoding: chunked.*\r\n\r\n[0-9a-f]+\r\n.*\}\}\r\n0\r\n\r\n", "eof"),
+        (
+            "chunked",
+            {},
+            rb".*Transfer-Encoding: chunked.*\r\n\r\n[0-9a-f]+\r\n.*\}\}\r\n0\r\n\r\n",
+            "eof",
+        ),
         ("chunked", {"at": 3}, rb'.*\r\n\r\n3\r\n\{"d\r\n', "eof"),
         ("chunked", {"at": 3, "boundary": False}, rb'.*\r\n\r\n3\r\n\{"d\r\n400\r\nonly.*', "eof"),
         ("no-length", {}, rb"(?i)(?!.*content-length).*\}\}", "eof"),
@@ -714,12 +800,16 @@ def test_mistakes_in_faults_are_told(sandbox: Sandbox) -> None:
         ("bad-length", {}, rb".*\r\nContent-Length: lots\r\n.*", "eof"),
     ],
 )
-def test_broken_answers(sandbox: Sandbox, kind: str, params: Any, expected: bytes, end: str) -> None:
+def test_broken_answers(
+    sandbox: Sandbox, kind: str, params: Any, expected: bytes, end: str
+) -> None:
     sandbox.fault(kind, **params)
     received, ended = wire(sandbox)
     assert re.fullmatch(expected, received, re.DOTALL), received[:500]
     assert ended == end
-    whole = kind in ("raw", "garbage") or (kind in ("close", "reset") and params.get("where") != "body")
+    whole = kind in ("raw", "garbage") or (
+        kind in ("close", "reset") and params.get("where") != "body"
+    )
     assert sandbox.wait_for(lambda request: request.sent).status == (None if whole else 200)
     assert wire(sandbox)[0].startswith(b"HTTP/1.1 200 OK\r\n")
 
@@ -741,7 +831,11 @@ def test_broken_answers(sandbox: Sandbox, kind: str, params: Any, expected: byte
         ("infinity", {}, lambda body: b'"unknown": 1e999}' in body),
         ("big-integer", {}, lambda body: b"7" * 5000 in body),
         ("deep", {}, lambda body: b"[" * 100_000 + b"]" * 100_000 in body),
-        ("huge", {"size": 20_000_000}, lambda body: len(body) == 20_000_000 and json.loads(body)["data"]),
+        (
+            "huge",
+            {"size": 20_000_000},
+            lambda body: len(body) == 20_000_000 and json.loads(body)["data"],
+        ),
         ("record", {"tier": "x\x1b"}, lambda body: json.loads(body)["data"]["tier"] == "x\x1b"),
     ],
 )
@@ -765,7 +859,9 @@ def test_error_answers(sandbox: Sandbox) -> None:
     reply = ask(sandbox, "GET", "/v1/me")
     assert (reply.status, reply.code, reply.json["error"]["retryAfter"]) == (429, "RATE_LIMITED", 7)
     assert (reply.headers["Retry-After"], reply.headers["X-RateLimit-Limit"]) == ("7", "60")
-    sandbox.fault("status", status=418, code="TEAPOT", message="short", details=[1], retry_after="1_000")
+    sandbox.fault(
+        "status", status=418, code="TEAPOT", message="short", details=[1], retry_after="1_000"
+    )
     reply = ask(sandbox, "GET", "/v1/me")
     assert reply.json == {"error": {"code": "TEAPOT", "message": "short", "details": [1]}}
     assert (reply.status, reply.headers["Retry-After"]) == (418, "1_000")
@@ -777,7 +873,9 @@ def test_error_answers(sandbox: Sandbox) -> None:
     for body, end in (("truncated", "eof"), ("reset", "reset")):
         sandbox.fault("status", status=500, body=body)
         received, ended = wire(sandbox)
-        assert re.fullmatch(rb'HTTP/1.1 500 .*\r\n\r\n\{"error":[^}]*', received, re.DOTALL), received
+        assert re.fullmatch(rb'HTTP/1.1 500 .*\r\n\r\n\{"error":[^}]*', received, re.DOTALL), (
+            received
+        )
         assert ended == end
     sandbox.fault("status", status=500, body="huge")
     address = urllib.parse.urlsplit(sandbox.api_url)
@@ -802,7 +900,14 @@ def test_redirects(sandbox: Sandbox) -> None:
 
 
 def test_lost_answers_and_dropped_requests(sandbox: Sandbox) -> None:
-    for kind, spent in (("close", 0), ("reset", 0), ("lost", 1), ("html", 1), ("short", 1), ("status", 0)):
+    for kind, spent in (
+        ("close", 0),
+        ("reset", 0),
+        ("lost", 1),
+        ("html", 1),
+        ("short", 1),
+        ("status", 0),
+    ):
         before = sandbox.spent
         sandbox.fault(kind, path="/v1/generations", method="POST")
         try:
@@ -956,7 +1061,9 @@ def test_random_faults_are_the_same_each_time() -> None:
                         found.append(ask(sandbox, "GET", media_path(TRACK), media=True).status)
                 except (http.client.HTTPException, OSError) as error:
                     found.append(type(error).__name__)
-            assert sandbox.spent == sum(record["prompt"] == "x" for record in sandbox.generations.values())
+            assert sandbox.spent == sum(
+                record["prompt"] == "x" for record in sandbox.generations.values()
+            )
             assert sandbox.spent > found.count(202) - 10
         return found
 
@@ -967,7 +1074,7 @@ def test_random_faults_are_the_same_each_time() -> None:
     assert {"RemoteDisconnected", "ConnectionResetError", 500} < set(first)
 
 
-# --- TLS ----------------------------------------------------------------------------------------------------
+# --- TLS ------------------------------------------------------------------------------------------
 
 
 def test_tls() -> None:
@@ -984,7 +1091,9 @@ def test_tls() -> None:
         with pytest.raises(ssl.SSLCertVerificationError):
             ask(sandbox, "GET", "/v1/me", context=ssl.create_default_context())
         sandbox.fault("reset", where="body")
-        with pytest.raises((OSError, http.client.IncompleteRead)):  # OpenSSL tells few resets from an end
+        with pytest.raises(
+            (OSError, http.client.IncompleteRead)
+        ):  # OpenSSL tells few resets from an end
             ask(sandbox, "GET", "/v1/me", context=trusting)
         address = urllib.parse.urlsplit(sandbox.api_url)
         silent = socket.create_connection((address.hostname, address.port))
@@ -994,10 +1103,12 @@ def test_tls() -> None:
     silent.close()
 
 
-# --- the command line ---------------------------------------------------------------------------------------
+# --- the command line -----------------------------------------------------------------------------
 
 
-def start(*arguments: str, cwd: Path, program: Path = PROGRAM, **streams: Any) -> subprocess.Popen[str]:
+def start(
+    *arguments: str, cwd: Path, program: Path = PROGRAM, **streams: Any
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, program, *arguments],
         cwd=cwd,
@@ -1030,7 +1141,9 @@ def test_serving_until_a_signal(tmp_path: Path, signum: str) -> None:
         statuses = []
         for _ in range(3):
             connection = http.client.HTTPConnection(address.hostname, address.port)
-            connection.request("GET", "/v1/me", headers={"X-API-Key": variables["FINETUNING_API_KEY"]})
+            connection.request(
+                "GET", "/v1/me", headers={"X-API-Key": variables["FINETUNING_API_KEY"]}
+            )
             answer = connection.getresponse()
             statuses.append((answer.status, json.load(answer).get("error", {}).get("message")))
             connection.close()
@@ -1057,11 +1170,13 @@ def copy(tmp_path: Path) -> Path:
         "import json, os, signal, sys, time, urllib.request as u\n"
         "home = os.environ['FINETUNING_CONFIG_HOME']\n"
         "base = json.load(open(os.path.join(home, 'config.json')))['baseUrl']\n"
-        "request = u.Request(base + '/v1/me', headers={'X-API-Key': os.environ['FINETUNING_API_KEY']})\n"
+        "request = u.Request(base + '/v1/me', headers={'X-API-Key': "
+        "os.environ['FINETUNING_API_KEY']})\n"
         "tier = json.load(u.urlopen(request))['data']['tier']\n"
         "signal.signal(signal.SIGTERM, lambda *a: sys.exit(143))\n"
         "try:\n"
-        "    print(json.dumps([sys.argv[1:], os.getcwd(), home, tier, os.environ['NO_PROXY']]), flush=True)\n"
+        "    print(json.dumps([sys.argv[1:], os.getcwd(), home, tier, os.environ['NO_PROXY']]), "
+        "flush=True)\n"
         "    sys.stdin.read()\n"
         "except KeyboardInterrupt:\n"
         "    sys.exit(130)\n"
@@ -1075,7 +1190,9 @@ def test_running_a_command(copy: Path, tmp_path: Path) -> None:
     elsewhere.mkdir()
     arguments = ["--seconds", "0.5", "generate", "--duration", "5", "a b", "-v", "--", "-x"]
     environment = {**os.environ, "NO_PROXY": "example.com", "http_proxy": "http://127.0.0.1:1"}
-    with start(*arguments, cwd=elsewhere, program=copy, stdin=subprocess.DEVNULL, env=environment) as process:
+    with start(
+        *arguments, cwd=elsewhere, program=copy, stdin=subprocess.DEVNULL, env=environment
+    ) as process:
         output, errors = process.communicate(timeout=20)
     told, cwd, home, tier, no_proxy = json.loads(output)
     assert told == arguments[2:]
@@ -1083,7 +1200,9 @@ def test_running_a_command(copy: Path, tmp_path: Path) -> None:
     assert not Path(home).exists()
     assert (tier, no_proxy) == ("pro", "example.com,127.0.0.1,localhost,::1")
     assert (process.returncode, errors) == (7, "")
-    with start("--", "-v", "list", cwd=elsewhere, program=copy, stdin=subprocess.DEVNULL) as process:
+    with start(
+        "--", "-v", "list", cwd=elsewhere, program=copy, stdin=subprocess.DEVNULL
+    ) as process:
         assert json.loads(process.communicate(timeout=20)[0])[0] == ["-v", "list"]
 
 
@@ -1096,7 +1215,9 @@ def test_it_keeps_off_the_users_keychain(copy: Path, tmp_path: Path, command: st
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize(("signum", "group", "code"), [("SIGINT", True, 130), ("SIGTERM", False, 143)])
+@pytest.mark.parametrize(
+    ("signum", "group", "code"), [("SIGINT", True, 130), ("SIGTERM", False, 143)]
+)
 def test_signals_while_a_command_runs(
     copy: Path, tmp_path: Path, signum: str, group: bool, code: int
 ) -> None:
@@ -1117,7 +1238,11 @@ def test_signals_while_a_command_runs(
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("typo", "unknown fault typo"), ("status,500", "'500' is not key=value"), ("reset,att=1", "att")],
+    [
+        ("typo", "unknown fault typo"),
+        ("status,500", "'500' is not key=value"),
+        ("reset,att=1", "att"),
+    ],
 )
 def test_mistakes_on_the_command_line(tmp_path: Path, option: str, message: str) -> None:
     with start("--fault", option, cwd=tmp_path) as process:

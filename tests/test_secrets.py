@@ -1,4 +1,6 @@
-"""The key is shown nowhere: not in what ft writes, nor in what its children are given, nor in a file but its own."""
+"""The key is shown nowhere: not in what ft writes, nor in what its children are given, nor in a
+file but its own.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,15 @@ from keychains import Keyring, program
 
 pytestmark = pytest.mark.source
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and the Secret Service")
-keyring_programs = pytest.mark.needs("dbus-daemon", "dbus-send", "gnome-keyring-daemon", "secret-tool")
+keyring_programs = pytest.mark.needs(
+    "dbus-daemon", "dbus-send", "gnome-keyring-daemon", "secret-tool"
+)
 
 
 def traces(data: bytes, key: str) -> list[str]:
-    """What of the key's secret part can be read in the data: pieces of 8 characters, and two encodings."""
+    """What of the key's secret part can be read in the data: pieces of 8 characters, and two
+    encodings.
+    """
     secret = key[12:]  # the first 12 characters may be shown
     pieces = [secret[i : i + 8] for i in range(len(secret) - 7)]
     encoded = [base64.b64encode(key.encode()[12:36]).decode(), key.encode()[12:].hex()]
@@ -116,7 +122,13 @@ def test_a_malformed_key_is_not_repeated(ft: Runner, malformed: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "params"),
     [
-        ("body", {"status": 401, "data": b'{"error": {"code": "INVALID_API_KEY", "message": "bad key KEY"}}'}),
+        (
+            "body",
+            {
+                "status": 401,
+                "data": b'{"error": {"code": "INVALID_API_KEY", "message": "bad key KEY"}}',
+            },
+        ),
         ("body", {"status": 502, "data": b"<html>KEY</html>", "type": "text/html"}),
         ("body", {"status": 200, "data": b"not JSON: KEY"}),
         ("body", {"status": 200, "data": b'{"data": {"email": "KEY", "tier": "KEY"}}'}),
@@ -145,13 +157,22 @@ def test_a_service_that_repeats_the_key_does_not_get_it_shown(
 
 @linux
 @pytest.mark.parametrize("columns", [40, 57, 64, 80])
-def test_a_key_that_a_line_is_too_short_for_is_not_shown_in_pieces(ft: Runner, columns: int) -> None:
+def test_a_key_that_a_line_is_too_short_for_is_not_shown_in_pieces(
+    ft: Runner, columns: int
+) -> None:
     """Tables cut and details fold what the service sends, and the live line cuts what ft says."""
     key = ft.sandbox.key
-    record = ft.sandbox.add_generation(prompt=key, title=key, errorMessage=f"is {key} a key? " * 9, status="failed")
+    record = ft.sandbox.add_generation(
+        prompt=key, title=key, errorMessage=f"is {key} a key? " * 9, status="failed"
+    )
     ft.sandbox.add_playlist(f"for {key}", [str(record["id"])])
     message = f"no such authorisation?key={key} and {key}"
-    for argv in (["list"], ["get", str(record["id"])], ["playlists"], ["playlist", "show", f"for {key}"]):
+    for argv in (
+        ["list"],
+        ["get", str(record["id"])],
+        ["playlists"],
+        ["playlist", "show", f"for {key}"],
+    ):
         assert_silent(ft.tty(*argv, columns=columns).finish(), key)
     ft.sandbox.fault("status", status=401, message=message, times=None)
     assert_silent(ft.tty("doctor", columns=columns).finish(), key)
@@ -178,7 +199,7 @@ ft.text_of = broken
         assert_silent(result, ft.sandbox.key)
 
 
-# --- the children -------------------------------------------------------------------------------------------
+# --- the children ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -190,7 +211,9 @@ def keyring() -> Iterator[Keyring]:
 
 @linux
 @keyring_programs
-def test_no_child_is_given_the_key_in_an_argument_or_a_variable(ft: Runner, keyring: Keyring) -> None:
+def test_no_child_is_given_the_key_in_an_argument_or_a_variable(
+    ft: Runner, keyring: Keyring
+) -> None:
     """Each secret-tool copies its own /proc entry as it runs; the variable is set all the while."""
     seen = ft.home / "seen"
     script = f"""#!/bin/sh

@@ -1,6 +1,8 @@
-"""SIGINT, SIGTERM and SIGHUP in every phase: one line, the right code, the terminal restored, nothing left behind.
+"""SIGINT, SIGTERM and SIGHUP in every phase: one line, the right code, the terminal restored,
+nothing left behind.
 
-The signal is sent when the process has reached the phase, as a gate of the sandbox or its own words tell.
+The signal is sent when the process has reached the phase, as a gate of the sandbox or its own words
+tell.
 """
 
 from __future__ import annotations
@@ -51,12 +53,14 @@ def hidden(directory: Path) -> list[str]:
     return [name for name in os.listdir(directory) if name.startswith(".")]
 
 
-# --- while it starts ----------------------------------------------------------------------------------------
+# --- while it starts ------------------------------------------------------------------------------
 
 
 @each_signal
 def test_while_importing(ft: Runner, tmp_path: Path, number: int) -> None:
-    """No traceback: the process is stopped in the middle of an import, before it has a word of its own."""
+    """No traceback: the process is stopped in the middle of an import, before it has a word of its
+    own.
+    """
     (tmp_path / "slow").mkdir()
     os.mkfifo(tmp_path / "fifo")
     module = f"import os\nos.write(2, b'importing\\n')\nopen({str(tmp_path / 'fifo')!r})\n"
@@ -69,7 +73,7 @@ def test_while_importing(ft: Runner, tmp_path: Path, number: int) -> None:
     assert result.stderr == "importing\n"
 
 
-# --- on the network -----------------------------------------------------------------------------------------
+# --- on the network -------------------------------------------------------------------------------
 
 
 @source
@@ -91,7 +95,10 @@ def test_during_the_submission(ft: Runner, here: Path, number: int) -> None:
     running = ft.start("generate", "a song")
     assert gate.reached.wait(20)
     result = stop(running, number)
-    assert "note: the submission may have been accepted, and then costs its credit: `ft list` tells\n" in result.stderr
+    assert (
+        "note: the submission may have been accepted, and then costs its credit: `ft list` tells\n"
+        in result.stderr
+    )
     gate.release()
     assert len(ft.sandbox.posts()) == 1
     assert os.listdir(here) == []
@@ -100,7 +107,9 @@ def test_during_the_submission(ft: Runner, here: Path, number: int) -> None:
 @each_signal
 @pytest.mark.parametrize("output", [[], ["-o", "my song.mp3"]], ids=["default", "named"])
 def test_between_polls(ft: Runner, here: Path, number: int, output: list[str]) -> None:
-    """It says that the track is still being made, still costs its credit, and how to go on. That command works."""
+    """It says that the track is still being made, still costs its credit, and how to go on. That
+    command works.
+    """
     ft.sandbox.seconds = 3600
     running = ft.start("generate", "a song", *output)
     running.expect("note: queued as ")
@@ -150,7 +159,7 @@ def test_while_waiting_on_a_terminal(ft: Runner, number: int) -> None:
     assert not any("processing" in line for line in result.screen())
 
 
-# --- downloading --------------------------------------------------------------------------------------------
+# --- downloading ----------------------------------------------------------------------------------
 
 
 @each_signal
@@ -172,17 +181,23 @@ def test_while_downloading_what_was_generated(ft: Runner, here: Path, number: in
     running = ft.start("generate", "a song", speed=SPEED)
     assert fault.reached.wait(20)
     result = stop(running, number)
-    assert f"hint: the track is not lost: ft download {ft.sandbox.book[0]} --wait\n" in result.stderr
+    assert (
+        f"hint: the track is not lost: ft download {ft.sandbox.book[0]} --wait\n" in result.stderr
+    )
     assert os.listdir(here) == []
 
 
 @each_signal
 def test_while_downloading_many(ft: Runner, here: Path, number: int) -> None:
     """Four threads write hidden files; all of those go."""
-    tracks = [str(ft.sandbox.add_generation(prompt=f"song {n}", duration=240)["id"]) for n in range(6)]
+    tracks = [
+        str(ft.sandbox.add_generation(prompt=f"song {n}", duration=240)["id"]) for n in range(6)
+    ]
     ft.sandbox.fault("stall", origin="media", where="body", at=5000, times=None)
     running = ft.start("download", *tracks)
-    ft.sandbox.wait_for(lambda _: sum(r.origin == "media" and r.status == 200 for r in ft.sandbox.requests) == 4)
+    ft.sandbox.wait_for(
+        lambda _: sum(r.origin == "media" and r.status == 200 for r in ft.sandbox.requests) == 4
+    )
     stop(running, number)
     assert os.listdir(here) == []
 
@@ -228,7 +243,9 @@ def test_while_the_reader_of_stdout_sleeps(ft: Runner, number: int) -> None:
     if sys.platform == "linux":
         fcntl.fcntl(writer, 1031, 4096)  # F_SETPIPE_SZ, in the fcntl module since 3.10
     argv = [*ft.argv, "list", "--limit", "99", "--json"]
-    running = subprocess.Popen(argv, env=ft.env(), cwd=ft.cwd, stdout=writer, stderr=subprocess.PIPE)
+    running = subprocess.Popen(
+        argv, env=ft.env(), cwd=ft.cwd, stdout=writer, stderr=subprocess.PIPE
+    )
     try:
         waiting = array.array("i", [0])
         while waiting[0] < 4096:
@@ -244,7 +261,7 @@ def test_while_the_reader_of_stdout_sleeps(ft: Runner, number: int) -> None:
         os.close(writer)
 
 
-# --- at a prompt --------------------------------------------------------------------------------------------
+# --- at a prompt ----------------------------------------------------------------------------------
 
 
 def attributes(descriptor: int) -> list[Any]:
@@ -264,7 +281,11 @@ def fresh() -> list[Any]:
 def await_sleep(pid: int) -> None:
     """Until it waits for what is typed: a signal just before would be seen by Python only after."""
     state, end = Path(f"/proc/{pid}/stat"), time.monotonic() + 20
-    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "S" and time.monotonic() < end:
+    while (
+        state.exists()
+        and state.read_text().rpartition(")")[2].split()[0] != "S"
+        and time.monotonic() < end
+    ):
         time.sleep(0.01)
 
 
@@ -278,9 +299,13 @@ WAYS: dict[str, tuple[int, Callable[[Process], None]]] = {
 }
 
 
-def at_prompt(ft: Runner, argv: list[str], prompt: str, echo: bool, way: str, fresh: list[Any]) -> Result:
+def at_prompt(
+    ft: Runner, argv: list[str], prompt: str, echo: bool, way: str, fresh: list[Any]
+) -> Result:
     code, interrupt = WAYS[way]
-    running = ft.tty(*argv, env={"NO_COLOR": "1"}, key=None if argv[0] == "auth" else ft.sandbox.key)
+    running = ft.tty(
+        *argv, env={"NO_COLOR": "1"}, key=None if argv[0] == "auth" else ft.sandbox.key
+    )
     running.expect(prompt)
     assert bool(attributes(running.master)[3] & termios.ECHO) == echo
     await_sleep(running.popen.pid)
@@ -308,13 +333,15 @@ def test_at_the_hidden_prompt(ft: Runner, fresh: list[Any], way: str) -> None:
     assert ft.sandbox.requests == []
 
 
-# --- ignored ------------------------------------------------------------------------------------------------
+# --- ignored --------------------------------------------------------------------------------------
 
 
 @source
 @each_signal
 @pytest.mark.skipif(PYPY, reason="PyPy does not tell what is ignored")
-def test_what_was_ignored_stays_ignored(ft: Runner, here: Path, track: str, number: signal.Signals) -> None:
+def test_what_was_ignored_stays_ignored(
+    ft: Runner, here: Path, track: str, number: signal.Signals
+) -> None:
     """As by nohup, or by a shell for what it puts into the background."""
     fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)
     ignoring = ["sh", "-c", f'trap "" {number.name[3:]}; exec "$@"', "sh", *ft.argv]

@@ -1,7 +1,9 @@
-"""Generations and downloads while one request in five goes wrong in a random way: nothing is lost, nothing paid twice.
+"""Generations and downloads while one request in five goes wrong in a random way: nothing is lost,
+nothing paid twice.
 
-Every credit in the sandbox's book is a file on disk with the right bytes, or its id, or a submission that may have been
-accepted, is named on stderr. FT_SOAK=N makes it N generations (`make long`: 500), with a figure at the end.
+Every credit in the sandbox's book is a file on disk with the right bytes, or its id, or a
+submission that may have been accepted, is named on stderr. FT_SOAK=N makes it N generations (`make
+long`: 500), with a figure at the end.
 """
 
 from __future__ import annotations
@@ -29,11 +31,17 @@ def test_soak(ft: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     def generate(number: int) -> tuple[Result, str]:
         """Make a track, and go on with it as a person would, as long as `ft` says how."""
         path = f"{number}.mp3"
-        result = ft("generate", f"song {number}", "--duration", "30", "-o", path, speed=40, timeout=120)
+        result = ft(
+            "generate", f"song {number}", "--duration", "30", "-o", path, speed=40, timeout=120
+        )
         told = result.stderr
         ids = UUID.findall(told)
         if "may have been accepted" in told and "`ft list`" in told:
-            listed = next(list_ for list_ in (ft("list", "--json", speed=40) for _ in range(9)) if not list_.code)
+            listed = next(
+                list_
+                for list_ in (ft("list", "--json", speed=40) for _ in range(9))
+                if not list_.code
+            )
             records = listed.json["data"]["generations"]
             ids = [record["id"] for record in records if record["prompt"] == f"song {number}"]
         for _ in range(5):
@@ -48,7 +56,8 @@ def test_soak(ft: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     with ThreadPoolExecutor(3) as pool:
         runs = list(pool.map(generate, range(COUNT)))
 
-    # One submission for each, but for those that were certainly not received (no answer came, nothing was done).
+    # One submission for each, but for those that were certainly not received (no answer came,
+    # nothing was done).
     prompts = [request.json["tags"] for request in sandbox.posts()]
     assert len(prompts) == len({*prompts})
     paid = {sandbox.generations[identifier]["prompt"]: identifier for identifier in sandbox.book}
@@ -74,7 +83,9 @@ def test_soak(ft: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".ft-")]
     if COUNT > 100:
         faults = sum(len(fault.hits) for fault in (api, media))
-        figures = f"{COUNT} generations, {len(sandbox.requests)} requests, {faults} of them went wrong"
+        figures = (
+            f"{COUNT} generations, {len(sandbox.requests)} requests, {faults} of them went wrong"
+        )
         ends = f"{saved} files, {named} named, {unsure} said to be perhaps accepted"
         with capsys.disabled():
             print(f"\n{figures}; {sandbox.spent} credits: {ends}")

@@ -8,9 +8,25 @@ import pytest
 from conftest import PYPY, PYTHON, Runner
 
 COSTLY = {
-    "asyncio", "concurrent", "ctypes", "dataclasses", "email", "http", "inspect", "logging", "pathlib", "shutil",
-    "socket", "ssl", "subprocess", "tempfile", "threading", "typing", "unittest", "urllib",
-}  # fmt: skip
+    "asyncio",
+    "concurrent",
+    "ctypes",
+    "dataclasses",
+    "email",
+    "http",
+    "inspect",
+    "logging",
+    "pathlib",
+    "shutil",
+    "socket",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "typing",
+    "unittest",
+    "urllib",
+}
 
 
 def imported(ft: Runner, *argv: str) -> set[str]:
@@ -28,11 +44,15 @@ def of_the_interpreter(ft: Runner, code: str = "pass") -> set[str]:
     """What Python and its site import for a program that does only this."""
     program = [PYTHON, "-I", "-X", "importtime", "-c", code]
     result = ft.start(_program=program, check=0).finish()
-    return {name.partition(".")[0] for name in re.findall(r"\| +([\w.]+)$", result.stderr, re.MULTILINE)}
+    return {
+        name.partition(".")[0] for name in re.findall(r"\| +([\w.]+)$", result.stderr, re.MULTILINE)
+    }
 
 
 @pytest.mark.parametrize(
-    "argv", [["--version"], ["help"], ["help", "generate"], ["-h"], ["playlist", "add", "--help"]], ids=" ".join
+    "argv",
+    [["--version"], ["help"], ["help", "generate"], ["-h"], ["playlist", "add", "--help"]],
+    ids=" ".join,
 )
 @pytest.mark.source
 def test_version_and_help_import_nothing_costly(ft: Runner, argv: list[str]) -> None:
@@ -40,7 +60,9 @@ def test_version_and_help_import_nothing_costly(ft: Runner, argv: list[str]) -> 
 
 
 def test_the_version_of_either_form_imports_no_more_than_its_form_needs(ft: Runner) -> None:
-    new = imported(ft, "--version") - of_the_interpreter(ft, "import importlib.util")  # as for every zipapp
+    new = imported(ft, "--version") - of_the_interpreter(
+        ft, "import importlib.util"
+    )  # as for every zipapp
     assert not new & {"urllib", "ssl", "subprocess", "ctypes", "dataclasses", "typing", "json"}
 
 

@@ -1,4 +1,6 @@
-"""stdout, stderr and stdin as they may be: readers that go away, full devices, closed descriptors, poor encodings."""
+"""stdout, stderr and stdin as they may be: readers that go away, full devices, closed descriptors,
+poor encodings.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,17 @@ PROMPT = "Café ☕ 夜の図書館 → ✓ 🎵"
 
 # Commands that write to stdout.
 READERS = [
-    ["help"], ["--version"], ["me"], ["list"], ["list", "--json"], ["get", "ID"], ["playlists"], ["doctor"],
-    ["playlist", "show", "Focus Beats"], ["download", "ID", "-o", "-"],
-]  # fmt: skip
+    ["help"],
+    ["--version"],
+    ["me"],
+    ["list"],
+    ["list", "--json"],
+    ["get", "ID"],
+    ["playlists"],
+    ["doctor"],
+    ["playlist", "show", "Focus Beats"],
+    ["download", "ID", "-o", "-"],
+]
 
 
 @pytest.fixture
@@ -41,18 +51,22 @@ def words(argv: list[str]) -> str:
 
 
 def gone(ft: Runner, *argv: str, descriptor: str) -> tuple[int, bytes]:
-    """Run it with a pipe that nobody reads as stdout or stderr; the exit code and what came on the other one."""
+    """Run it with a pipe that nobody reads as stdout or stderr; the exit code and what came on the
+    other one.
+    """
     reader, writer = os.pipe()
     os.close(reader)
     other = "stderr" if descriptor == "stdout" else "stdout"
     streams: dict[str, Any] = {descriptor: writer, other: subprocess.PIPE}
-    process = subprocess.Popen([*ft.argv, *argv], env=ft.env(), cwd=ft.cwd, stdin=subprocess.DEVNULL, **streams)
+    process = subprocess.Popen(
+        [*ft.argv, *argv], env=ft.env(), cwd=ft.cwd, stdin=subprocess.DEVNULL, **streams
+    )
     os.close(writer)
     out, err = process.communicate(timeout=60)
     return process.returncode, err if descriptor == "stdout" else out
 
 
-# --- readers that go away -----------------------------------------------------------------------------------
+# --- readers that go away -------------------------------------------------------------------------
 
 
 @posix
@@ -60,7 +74,9 @@ def gone(ft: Runner, *argv: str, descriptor: str) -> tuple[int, bytes]:
 def test_a_paid_track_is_named_although_the_reader_of_stdout_is_gone(ft: Runner) -> None:
     code, stderr = gone(ft, "generate", "x", "--no-wait", descriptor="stdout")
     assert code == 141
-    assert stderr.decode() == f"hint: the track is not lost: ft download {ft.sandbox.book[0]} --wait\n"
+    assert (
+        stderr.decode() == f"hint: the track is not lost: ft download {ft.sandbox.book[0]} --wait\n"
+    )
 
 
 @posix
@@ -81,21 +97,29 @@ def test_head(ft: Runner, track: str) -> None:
     result = ft.sh(f"{{ ft download {track} -o -; echo $? >&2; }} | head -c 10 | wc -c", check=0)
     assert result.stdout.strip() == "10"
     assert result.stderr.splitlines()[-1] == "141"
-    assert "Traceback" not in result.stderr and "Exception" not in result.stderr and "error" not in result.stderr
+    assert (
+        "Traceback" not in result.stderr
+        and "Exception" not in result.stderr
+        and "error" not in result.stderr
+    )
 
 
 @posix
 @source
 def test_the_reader_of_stderr_is_gone(ft: Runner, track: str) -> None:
     """The results still come, with their exit code."""
-    for argv, code in (["-v", "list", "--json"], 0), (["get", "nothing"], 1), (["-v", "me", "--bad"], 2):
+    for argv, code in (
+        (["-v", "list", "--json"], 0),
+        (["get", "nothing"], 1),
+        (["-v", "me", "--bad"], 2),
+    ):
         got, stdout = gone(ft, *argv, descriptor="stderr")
         assert got == code
         assert (code == 0) == bool(stdout)
     assert json.loads(gone(ft, "list", "--json", descriptor="stderr")[1])["data"]
 
 
-# --- devices that are full ----------------------------------------------------------------------------------
+# --- devices that are full ------------------------------------------------------------------------
 
 
 @linux
@@ -117,7 +141,7 @@ def test_stderr_is_full(ft: Runner) -> None:
     ft.sh("ft list >/dev/full 2>/dev/full", check=1)
 
 
-# --- a pipe that does not block -----------------------------------------------------------------------------
+# --- a pipe that does not block -------------------------------------------------------------------
 
 
 @posix
@@ -149,13 +173,17 @@ def test_a_pipe_that_another_program_made_non_blocking_gets_everything(ft: Runne
             assert len(json.loads(data)["data"]["generations"]) > 200
 
 
-# --- descriptors that are closed ----------------------------------------------------------------------------
+# --- descriptors that are closed ------------------------------------------------------------------
 
 
 @posix
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed", ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- 2>&-", "<&- >&- 2>&-"]
+)
 def test_closed_descriptors(ft: Runner, tmp_path: Path, track: str, closed: str) -> None:
-    """No message lands in another stream or in a file of ours, whose descriptor might have become 0, 1 or 2."""
+    """No message lands in another stream or in a file of ours, whose descriptor might have become
+    0, 1 or 2.
+    """
     result = ft.sh(f"ft -v download {track} -o song.mp3 {closed}", check=0)
     assert (tmp_path / "song.mp3").read_bytes() == ft.sandbox.track(track)
     assert result.stdout == ("" if ">&-" in closed.replace("2>&-", "") else "Saved to song.mp3\n")
@@ -165,20 +193,29 @@ def test_closed_descriptors(ft: Runner, tmp_path: Path, track: str, closed: str)
 @posix
 @source
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize(("command", "code"), [("list", 0), ("get nothing", 1), ("delete x", 2), ("auth login", 2)])
-def test_closed_descriptors_and_the_exit_code(ft: Runner, closed: str, command: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("command", "code"), [("list", 0), ("get nothing", 1), ("delete x", 2), ("auth login", 2)]
+)
+def test_closed_descriptors_and_the_exit_code(
+    ft: Runner, closed: str, command: str, code: int
+) -> None:
     result = ft.sh(f"ft {command} {closed}", check=code)
     assert "Traceback" not in result.stderr and "Exception" not in result.stderr
     assert "error" not in result.stdout
 
 
-# --- encodings ----------------------------------------------------------------------------------------------
+# --- encodings ------------------------------------------------------------------------------------
 
 ENCODINGS: list[dict[str, str]] = [
-    {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "latin-1:strict"},
-    {"PYTHONIOENCODING": "utf-16"}, {"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    {"PYTHONIOENCODING": "cp437"}, {"LC_ALL": "nonsense"},
-]  # fmt: skip
+    {"PYTHONIOENCODING": "ascii"},
+    {"PYTHONIOENCODING": "cp1252"},
+    {"PYTHONIOENCODING": "latin-1:strict"},
+    {"PYTHONIOENCODING": "utf-16"},
+    {"LC_ALL": "C"},
+    {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"PYTHONIOENCODING": "cp437"},
+    {"LC_ALL": "nonsense"},
+]
 
 
 def readable(result: Result, env: dict[str, str]) -> str:
@@ -211,13 +248,21 @@ def test_stand_ins(ft: Runner, env: dict[str, str]) -> None:
 @posix
 @source
 @pytest.mark.parametrize(
-    "argv", [[b"list", b"\xff"], [b"generate", b"caf\xe9"], [b"download", b"x", b"-o", b"\xed\xa0\x80"], [b"\xff"]],
+    "argv",
+    [
+        [b"list", b"\xff"],
+        [b"generate", b"caf\xe9"],
+        [b"download", b"x", b"-o", b"\xed\xa0\x80"],
+        [b"\xff"],
+    ],
     ids=ascii,
-)  # fmt: skip
+)
 def test_arguments_that_are_no_text(ft: Runner, argv: list[bytes]) -> None:
     """Surrogates in argv are refused (2)."""
     env = {name: value.encode() for name, value in ft.env().items()}
-    ran = subprocess.run([*map(os.fsencode, ft.argv), *argv], env=env, cwd=ft.cwd, capture_output=True, timeout=60)
+    ran = subprocess.run(
+        [*map(os.fsencode, ft.argv), *argv], env=env, cwd=ft.cwd, capture_output=True, timeout=60
+    )
     assert ran.returncode == 2
     assert ran.stdout == b""
     assert ran.stderr.startswith(b"error: argument ") and b"is not valid text" in ran.stderr
@@ -226,7 +271,9 @@ def test_arguments_that_are_no_text(ft: Runner, argv: list[bytes]) -> None:
 
 @posix
 @source
-@pytest.mark.parametrize("env", [{}, {"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}], ids=lambda e: " ".join(e) or "-")
+@pytest.mark.parametrize(
+    "env", [{}, {"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}], ids=lambda e: " ".join(e) or "-"
+)
 def test_arguments_beyond_ascii(ft: Runner, tmp_path: Path, env: dict[str, str]) -> None:
     """A prompt arrives, and a name is written, as it was typed."""
     if PYPY and env.get("LC_ALL"):

@@ -1,6 +1,8 @@
-"""What a person sees: each command on terminals of 60, 80 and 120 columns, rendered by a terminal (pyte).
+"""What a person sees: each command on terminals of 60, 80 and 120 columns, rendered by a terminal
+(pyte).
 
-Shows issue "A pleasure to use": no line wraps, no column is misaligned, colours only add, nothing is left behind.
+Shows issue "A pleasure to use": no line wraps, no column is misaligned, colours only add, nothing
+is left behind.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ EFFECT = "THE-EFFECT"
 ODD = "0dd00000-0000-4000-8000-{:012}"
 PROMPTS = (
     "short",
-    "plain words that go on and on, until no terminal has the room to show the whole of them on one line of its own",
+    (
+        "plain words that go on and on, until no terminal has the room to show the whole of them "
+        "on one line of its own"
+    ),
     "夜想曲、静かな雨と古いピアノ、街灯の下を歩くような曲",
     "집중력을 위한 잔잔한 재즈 피아노와 따뜻한 베이스 라인",
     "\u1112\u1161\u11ab\u1100\u1173\u11af, decomposed",
@@ -58,7 +63,9 @@ TERMINALS: dict[str, Callable[[str], str]] = {
 
 
 class Screen(pyte.Screen):
-    """pyte's own drops the rest of a line at a character of no width that is not a combining one."""
+    """pyte's own drops the rest of a line at a character of no width that is not a combining
+    one.
+    """
 
     def draw(self, data: str) -> None:
         super().draw("".join(c for c in data if wcwidth(c) > 0 or combining(c)))
@@ -84,7 +91,9 @@ def last_frame(line: str) -> str:
 
 
 def check_lines(result: Result, columns: int) -> None:
-    """No line of the results wraps, nothing stays of a spinner or a bar, the cursor is at the start of a line."""
+    """No line of the results wraps, nothing stays of a spinner or a bar, the cursor is at the start
+    of a line.
+    """
     for terminal in TERMINALS.values():
         for line in result.stdout.split("\n"):
             seen = draw(terminal(last_frame(line.rstrip("\r"))), columns)
@@ -112,7 +121,9 @@ def tables(screen: pyte.Screen) -> Iterator[tuple[list[str], list[list[str]]]]:
 
 
 def check_columns(result: Result, columns: int, count: int) -> None:
-    """Under each name of a table's header a cell begins (or, for numbers, ends), two blanks after the one before."""
+    """Under each name of a table's header a cell begins (or, for numbers, ends), two blanks after
+    the one before.
+    """
     for terminal in TERMINALS.values():
         found = list(tables(draw(terminal(result.stdout), columns)))
         assert len(found) == 1
@@ -130,7 +141,9 @@ def check_columns(result: Result, columns: int, count: int) -> None:
 def library(sandbox: Sandbox) -> Sandbox:
     """Tracks and playlists with names of all scripts."""
     for n, prompt in enumerate(PROMPTS):
-        sandbox.add_generation(id=ODD.format(n), prompt=prompt, age=n * 5000.0 + 200, duration=7.5 * n)
+        sandbox.add_generation(
+            id=ODD.format(n), prompt=prompt, age=n * 5000.0 + 200, duration=7.5 * n
+        )
         sandbox.add_playlist(prompt[:90] + "!", [ODD.format(n)], age=n * 90000.0 + 200)
     sandbox.add_playlist("Odd", [ODD.format(n) for n in range(len(PROMPTS))])
     return sandbox
@@ -203,9 +216,12 @@ def test_no_line_wraps_and_nothing_is_left_behind(
 
 @pytest.mark.parametrize("columns", WIDTHS)
 @pytest.mark.parametrize(
-    ("line", "code"), [("me", 1), ("doctor", 1), ("auth logout", 0), ("auth login --stdin", 2), ("list", 1)]
+    ("line", "code"),
+    [("me", 1), ("doctor", 1), ("auth logout", 0), ("auth login --stdin", 2), ("list", 1)],
 )
-def test_without_a_key_or_a_keyring_no_line_wraps(ft: Runner, columns: int, line: str, code: int) -> None:
+def test_without_a_key_or_a_keyring_no_line_wraps(
+    ft: Runner, columns: int, line: str, code: int
+) -> None:
     process = ft.tty(*line.split(), columns=columns, key=None, check=code)
     if "login" in line:
         process.send("not a key\r\x04")
@@ -231,7 +247,9 @@ def test_the_log_is_as_long_as_headers_are(ft: Runner) -> None:
 
 @pytest.mark.parametrize("columns", WIDTHS)
 @pytest.mark.parametrize("number", range(1, len(PROMPTS), 2))
-def test_get_fits_the_terminal_whatever_the_prompt(ft: Runner, library: Sandbox, columns: int, number: int) -> None:
+def test_get_fits_the_terminal_whatever_the_prompt(
+    ft: Runner, library: Sandbox, columns: int, number: int
+) -> None:
     result = ft.tty("get", ODD.format(number), columns=columns, check=0).finish()
     details, _, command = result.stdout.partition("\x1b[1mMake it again")
     assert command
@@ -247,21 +265,27 @@ def test_help_fits_the_terminal(ft: Runner, columns: int) -> None:
     names = re.findall(r"^  ((?:(?:auth|playlist|sfx) )?[a-z]+) ", overview.stdout, re.MULTILINE)
     names = [name for name in names if name != "ft"]  # the example's
     assert {"auth login", "me", "playlist move", "sfx get", "help"} <= set(names)
-    running = [ft.tty("help", *name.split(), columns=columns, check=0) for name in (*names, "auth", "sfx")]
+    running = [
+        ft.tty("help", *name.split(), columns=columns, check=0) for name in (*names, "auth", "sfx")
+    ]
     for process in running:
         page = process.finish()
         check_lines(page, columns)
         assert not re.search(r"\w-$", page.stdout, re.MULTILINE), "broken within a word"
 
 
-def test_an_address_is_not_broken_where_a_line_of_its_own_can_hold_it(ft: Runner, sandbox: Sandbox) -> None:
+def test_an_address_is_not_broken_where_a_line_of_its_own_can_hold_it(
+    ft: Runner, sandbox: Sandbox
+) -> None:
     screen = ft.tty("get", TRACK, columns=80, check=0).finish().screen(80, 60)
     address = sandbox.generations[TRACK]["audioUrl"]
     assert f"  {address}" in screen[screen.index("Audio URL") :]
 
 
 def test_the_prompt_column_is_useful_at_80_columns(ft: Runner) -> None:
-    """Full ids, and room for at least a dozen cells of the prompt: the age goes first, then the duration."""
+    """Full ids, and room for at least a dozen cells of the prompt: the age goes first, then the
+    duration.
+    """
     screen = ft.tty("list", columns=80, check=0).finish().screen(80, 60)
     assert screen[0].split() == ["ID", "STATUS", "DURATION", "PROMPT"]
     assert f"{TRACK}  completed   1m        lofi chill piano,..." in screen
@@ -269,12 +293,14 @@ def test_the_prompt_column_is_useful_at_80_columns(ft: Runner) -> None:
     assert wide[0].split() == ["ID", "STATUS", "DURATION", "PROMPT", "CREATED"]
 
 
-# --- colours ------------------------------------------------------------------------------------------------
+# --- colours --------------------------------------------------------------------------------------
 
 
 @pytest.mark.sandbox(library=False)
 def test_colours_only_add(ft: Runner, sandbox: Sandbox) -> None:
-    """Without them the text is the same: each status is a word. None that is unreadable on black or on white."""
+    """Without them the text is the same: each status is a word. None that is unreadable on black or
+    on white.
+    """
     for n, status in enumerate(("pending", "processing", "completed", "failed")):
         sandbox.add_generation(id=ODD.format(n), status=status, age=9000.0)
     for argv in (["list"], ["get", ODD.format(3)], ["get", "nope"], ["doctor"]):
@@ -289,7 +315,12 @@ def test_colours_only_add(ft: Runner, sandbox: Sandbox) -> None:
         assert set(re.findall(r"\x1b\[([0-9;]*)m", coloured)) <= {"0", "1", "31", "32", "35"}
     listed = ft.tty("list").finish().stdout
     shown = dict(re.findall(r"\x1b\[(\d+)m(\w+) *\x1b\[0m", listed))
-    assert shown == {"1": "PROMPT", "35": "processing", "32": "completed", "31": "failed"}  # and pending is plain
+    assert shown == {
+        "1": "PROMPT",
+        "35": "processing",
+        "32": "completed",
+        "31": "failed",
+    }  # and pending is plain
 
 
 def test_a_pipe_gets_neither_colours_nor_cuts(ft: Runner, library: Sandbox) -> None:
@@ -298,14 +329,16 @@ def test_a_pipe_gets_neither_colours_nor_cuts(ft: Runner, library: Sandbox) -> N
     assert all(prompt in result.stdout for prompt in PROMPTS)
 
 
-# --- spinner, bar, interruption -----------------------------------------------------------------------------
+# --- spinner, bar, interruption -------------------------------------------------------------------
 
 
 def frames(process: Process) -> list[str]:
     return re.findall(r"\r\x1b\[K([^\r\n]+)", bytes(process.stdout.data).decode())
 
 
-def test_the_spinner_shows_status_and_elapsed_time_and_leaves_nothing(ft: Runner, sandbox: Sandbox) -> None:
+def test_the_spinner_shows_status_and_elapsed_time_and_leaves_nothing(
+    ft: Runner, sandbox: Sandbox
+) -> None:
     process = ft.tty("generate", "a song that takes forever", speed=20, check=0)
     process.expect(re.compile(r"[|/\\-] processing, 7s"))
     sandbox.finish(sandbox.book[0])
@@ -319,10 +352,16 @@ def test_the_spinner_shows_status_and_elapsed_time_and_leaves_nothing(ft: Runner
 
 @pytest.mark.parametrize("columns", WIDTHS)
 @pytest.mark.sandbox(track_bytes=4_000_000)
-def test_the_bar_shows_size_speed_and_time_left_and_leaves_nothing(ft: Runner, sandbox: Sandbox, columns: int) -> None:
+def test_the_bar_shows_size_speed_and_time_left_and_leaves_nothing(
+    ft: Runner, sandbox: Sandbox, columns: int
+) -> None:
     fault = sandbox.fault("stall", origin="media", where="body", at=1_000_000)
     process = ft.tty("download", TRACK, columns=columns, check=0)
-    process.expect(re.compile(r"\[#* *\] +[0-9]+%  [0-9.]+ [kM]?B of 4\.0 MB  [0-9.]+ [kMG]?B/s  [0-9hms ]+ left"))
+    process.expect(
+        re.compile(
+            r"\[#* *\] +[0-9]+%  [0-9.]+ [kM]?B of 4\.0 MB  [0-9.]+ [kMG]?B/s  [0-9hms ]+ left"
+        )
+    )
     fault.release()
     result = process.finish()
     assert all(len(frame) < columns for frame in frames(process))
@@ -332,7 +371,9 @@ def test_the_bar_shows_size_speed_and_time_left_and_leaves_nothing(ft: Runner, s
 def test_several_downloads_share_one_bar(ft: Runner, library: Sandbox) -> None:
     fault = library.fault("stall", origin="media", where="body", times=1, at=10_000)
     process = ft.tty("download", ODD.format(1), ODD.format(2), "-o", "tracks/", check=0)
-    process.expect(re.compile(r"1 of 2 files  +[0-9]+%  [0-9.]+ kB  [0-9.]+ [kM]?B/s  [0-9hms ]+ left"))
+    process.expect(
+        re.compile(r"1 of 2 files  +[0-9]+%  [0-9.]+ kB  [0-9.]+ [kM]?B/s  [0-9hms ]+ left")
+    )
     fault.release()
     screen = process.finish().screen()
     assert [line.split(" ")[0] for line in screen] == ["Saved", "Saved", "Downloaded"]
@@ -351,7 +392,9 @@ def test_the_bar_of_several_downloads_never_runs_backwards(ft: Runner, sandbox: 
 
 
 @pytest.mark.sandbox(track_bytes=400_000)
-def test_the_speed_is_that_of_the_download_and_not_of_the_wait_before_it(ft: Runner, sandbox: Sandbox) -> None:
+def test_the_speed_is_that_of_the_download_and_not_of_the_wait_before_it(
+    ft: Runner, sandbox: Sandbox
+) -> None:
     """The track takes two minutes to be made and 40 s to arrive: 10 kB/s, not 2.5."""
     track = sandbox.add_generation(status="processing", duration=None)["id"]
     fault = sandbox.fault("drip", origin="media", where="body", size=80_000, interval=0.2)
@@ -412,7 +455,7 @@ def test_the_width_is_followed_when_the_window_changes(ft: Runner, sandbox: Sand
     process.finish()
 
 
-# --- off a terminal -----------------------------------------------------------------------------------------
+# --- off a terminal -------------------------------------------------------------------------------
 
 
 def test_off_a_terminal_waiting_is_a_line_at_the_start_a_line_a_minute_and_one_at_the_end(
@@ -422,7 +465,9 @@ def test_off_a_terminal_waiting_is_a_line_at_the_start_a_line_a_minute_and_one_a
     identifier = sandbox.book[0]
     lines = result.stderr.splitlines()
     assert lines[0] == f"note: queued as {identifier}, 1967 credits left"
-    elapsed = [re.fullmatch(r"note: processing, (?:(\d+)m)? ?(?:(\d+)s)?", line) for line in lines[1:-2]]
+    elapsed = [
+        re.fullmatch(r"note: processing, (?:(\d+)m)? ?(?:(\d+)s)?", line) for line in lines[1:-2]
+    ]
     seconds = [60 * int(found[1] or 0) + int(found[2] or 0) for found in elapsed if found]
     assert len(seconds) == len(elapsed)
     assert len(seconds) in (4, 5)  # the fifth falls together with the end
@@ -435,11 +480,15 @@ def test_off_a_terminal_a_download_is_a_line_at_the_start_a_line_a_minute_and_on
     ft: Runner, sandbox: Sandbox
 ) -> None:
     """A tenth of it arrives every 15 seconds."""
-    sandbox.fault("drip", origin="media", where="body", size=len(sandbox.track(TRACK)) // 10, interval=0.25)
+    sandbox.fault(
+        "drip", origin="media", where="body", size=len(sandbox.track(TRACK)) // 10, interval=0.25
+    )
     result = ft("download", TRACK, speed=60, check=0)
     lines = result.stderr.splitlines()
     assert lines[0] == f"note: downloading {TRACK}"
     assert 2 <= len(lines[1:]) <= 3
     for line in lines[1:]:
-        assert re.fullmatch(r"note:  *[0-9]+%  [0-9.]+ kB of [0-9.]+ kB  [0-9.]+ k?B/s  [0-9hms ]+ left", line), line
+        assert re.fullmatch(
+            r"note:  *[0-9]+%  [0-9.]+ kB of [0-9.]+ kB  [0-9.]+ k?B/s  [0-9hms ]+ left", line
+        ), line
     assert result.stdout == "Saved to lofi-chill-piano-07e8d430.mp3\n"

@@ -20,19 +20,34 @@ settings.register_profile("ft", deadline=None, max_examples=150)
 settings.load_profile("ft")
 
 KEY = "ft_live_0123456789abcdefABCDEF0123456789"
-TEXT = st.text(st.characters() | st.sampled_from("a e\u0301 夜집🎷👩\u200d🎤\ufe0f🇯🇵\u202e\x1b\t\n..-"), max_size=60)
+TEXT = st.text(
+    st.characters() | st.sampled_from("a e\u0301 夜집🎷👩\u200d🎤\ufe0f🇯🇵\u202e\x1b\t\n..-"),
+    max_size=60,
+)
 WORDS = st.text(st.sampled_from("ab 夜 é e\u0301🎷"), max_size=80)
 KEYS = st.from_regex(r"ft_live_[0-9A-Za-z]{32}", fullmatch=True)
 
 
-# --- cells --------------------------------------------------------------------------------------------------
+# --- cells ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("text", "cells"),
-    [("", 0), ("abc", 3), ("夜", 2), ("집중", 4), ("é", 1), ("e\u0301", 1), ("🎷", 2), ("ａ", 2), ("ｱ", 1)],
+    [
+        ("", 0),
+        ("abc", 3),
+        ("夜", 2),
+        ("집중", 4),
+        ("é", 1),
+        ("e\u0301", 1),
+        ("🎷", 2),
+        ("ａ", 2),
+        ("ｱ", 1),
+    ],
 )
-def test_cell_width_counts_wide_characters_as_two_and_combining_ones_as_none(text: str, cells: int) -> None:
+def test_cell_width_counts_wide_characters_as_two_and_combining_ones_as_none(
+    text: str, cells: int
+) -> None:
     assert ft.cell_width(text) == cells
 
 
@@ -92,7 +107,7 @@ def test_pad_fills_up(text: str) -> None:
     assert ft.cell_width(ft.pad(text, 200)) == ft.cell_width(ft.pad(text, 200, right=True)) == 200
 
 
-# --- what is safe -------------------------------------------------------------------------------------------
+# --- what is safe ---------------------------------------------------------------------------------
 
 
 @given(TEXT)
@@ -133,23 +148,39 @@ def test_a_command_to_paste_means_what_it_should(words: list[str]) -> None:
     assert shlex.split(ft.shell(*words)) == words
 
 
-# --- durations, times, sizes --------------------------------------------------------------------------------
+# --- durations, times, sizes ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0s"), (0.4, "0s"), (58, "58s"), (59.6, "1m"), (60, "1m"), (90, "1m 30s"), (180, "3m"), (3599.7, "1h"),
-        (3600, "1h"), (3900, "1h 5m"), (86400, "24h"), (-1, "-"), (None, "-"), ("60", "-"), (True, "-"),
-        (float("nan"), "-"), (10**400, "-"),
+        (0, "0s"),
+        (0.4, "0s"),
+        (58, "58s"),
+        (59.6, "1m"),
+        (60, "1m"),
+        (90, "1m 30s"),
+        (180, "3m"),
+        (3599.7, "1h"),
+        (3600, "1h"),
+        (3900, "1h 5m"),
+        (86400, "24h"),
+        (-1, "-"),
+        (None, "-"),
+        ("60", "-"),
+        (True, "-"),
+        (float("nan"), "-"),
+        (10**400, "-"),
     ],
-)  # fmt: skip
+)
 def test_length(seconds: object, text: str) -> None:
     assert ft.length(seconds) == text
 
 
 @given(st.floats(0, 1e8))
-def test_length_is_right_to_the_second_below_an_hour_and_to_the_minute_above(seconds: float) -> None:
+def test_length_is_right_to_the_second_below_an_hour_and_to_the_minute_above(
+    seconds: float,
+) -> None:
     match = re.fullmatch(r"(?:(\d+)h ?)?(?:(\d+)m ?)?(?:(\d+)s)?", ft.length(seconds))
     assert match
     hours, minutes, rest = (int(group or 0) for group in match.groups())
@@ -195,7 +226,9 @@ def test_age(timestamp: object, text: str) -> None:
 @given(st.datetimes(), st.booleans())
 def test_both_shapes_of_a_timestamp_are_the_same_time(when: object, fraction: bool) -> None:
     sql = str(when)[:19]
-    assert ft.parse_time(sql) == ft.parse_time(sql.replace(" ", "T") + (".623Z" if fraction else "Z"))
+    assert ft.parse_time(sql) == ft.parse_time(
+        sql.replace(" ", "T") + (".623Z" if fraction else "Z")
+    )
 
 
 @given(st.text() | st.none() | st.integers())
@@ -205,15 +238,26 @@ def test_age_bears_anything(timestamp: object) -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_234_567, "1.2 MB"), (5e9, "5.0 GB"), (7e12, "7000.0 GB"),
-     (999.6, "1.0 kB"), (999_949, "999.9 kB"), (999_950, "1.0 MB"), (999_999_999, "1.0 GB"),
-     (None, "-"), ("5", "-")],
-)  # fmt: skip
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (1_234_567, "1.2 MB"),
+        (5e9, "5.0 GB"),
+        (7e12, "7000.0 GB"),
+        (999.6, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (999_999_999, "1.0 GB"),
+        (None, "-"),
+        ("5", "-"),
+    ],
+)
 def test_size(count: object, text: str) -> None:
     assert ft.size(count) == text
 
 
-# --- names of files -----------------------------------------------------------------------------------------
+# --- names of files -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -244,8 +288,14 @@ def test_a_slug_is_short_and_of_letters_digits_and_single_hyphens(text: str) -> 
     assert all(c == "-" or c.isalnum() or unicodedata.category(c)[0] == "M" for c in slug)
 
 
-@given(st.one_of(TEXT, st.none(), st.integers()), st.one_of(TEXT, st.none()), st.one_of(TEXT, st.none(), st.integers()))
-def test_a_file_name_is_safe_on_every_system(title: object, prompt: object, identifier: object) -> None:
+@given(
+    st.one_of(TEXT, st.none(), st.integers()),
+    st.one_of(TEXT, st.none()),
+    st.one_of(TEXT, st.none(), st.integers()),
+)
+def test_a_file_name_is_safe_on_every_system(
+    title: object, prompt: object, identifier: object
+) -> None:
     name = ft.file_name({"title": title, "prompt": prompt, "id": identifier})
     assert re.fullmatch(r"[^\x00-\x1f<>:\"/\\|?*\x7f. ]+\.mp3", name)
     assert len(name.encode()) <= 255
@@ -256,7 +306,10 @@ def test_a_file_name_is_safe_on_every_system(title: object, prompt: object, iden
 @pytest.mark.parametrize(
     ("record", "name"),
     [
-        ({"id": "07e8d430-2310", "title": "Night Drive", "prompt": "x"}, "night-drive-07e8d430.mp3"),
+        (
+            {"id": "07e8d430-2310", "title": "Night Drive", "prompt": "x"},
+            "night-drive-07e8d430.mp3",
+        ),
         ({"id": "07e8d430-2310", "title": None, "prompt": "dark trap"}, "dark-trap-07e8d430.mp3"),
         ({"id": "07e8d430-2310", "title": "🎷", "prompt": "dark trap"}, "dark-trap-07e8d430.mp3"),
         ({"id": "gen_01J0XYZ"}, "track-gen-01j0.mp3"),
@@ -269,7 +322,7 @@ def test_a_file_is_named_after_its_title_else_its_prompt_and_the_ids_first_8_cha
     assert ft.file_name(record) == name
 
 
-# --- suggestions --------------------------------------------------------------------------------------------
+# --- suggestions ----------------------------------------------------------------------------------
 
 
 def test_nearest() -> None:
@@ -277,17 +330,19 @@ def test_nearest() -> None:
     assert ft.nearest("xyzzy", ["generate", "get"]) == ""
 
 
-# --- JSON ---------------------------------------------------------------------------------------------------
+# --- JSON -----------------------------------------------------------------------------------------
 
-NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?", fullmatch=True)
+NUMBERS = st.from_regex(
+    r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?", fullmatch=True
+)
 STRINGS = st.text().map(json.dumps)
 DOCUMENTS = st.recursive(
     NUMBERS | STRINGS | st.sampled_from(["null", "true", "false"]),
     lambda inner: (
         st.lists(inner, max_size=4).map(lambda items: f"[{', '.join(items)}]")
-        | st.lists(st.tuples(STRINGS, inner), max_size=4, unique_by=lambda pair: json.loads(pair[0])).map(
-            lambda pairs: "{" + ", ".join(f"{name}: {value}" for name, value in pairs) + "}"
-        )
+        | st.lists(
+            st.tuples(STRINGS, inner), max_size=4, unique_by=lambda pair: json.loads(pair[0])
+        ).map(lambda pairs: "{" + ", ".join(f"{name}: {value}" for name, value in pairs) + "}")
     ),
     max_leaves=20,
 )
@@ -305,7 +360,9 @@ def test_json_comes_out_as_it_came_in_to_the_last_digit(text: str) -> None:
 
 
 @given(DOCUMENTS, st.booleans())
-def test_escaped_json_means_the_same_and_is_safe_for_a_terminal(text: str, ascii_only: bool) -> None:
+def test_escaped_json_means_the_same_and_is_safe_for_a_terminal(
+    text: str, ascii_only: bool
+) -> None:
     plain = ft.format_json(ft.parse_json(text))
     escaped = ft.escape_json(plain, ascii_only)
     assert tokens(escaped) == tokens(plain)
@@ -316,11 +373,22 @@ def test_escaped_json_means_the_same_and_is_safe_for_a_terminal(text: str, ascii
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", "NaN", "[Infinity]", '{"a": -Infinity}', "1e999", "-1e999", "9" * 5000, "[" * 101 + "]" * 101,
-        "[" * 100_000 + "]" * 100_000, b"\xff", '{"a": 1} x', "{'a': 1}",
+        "",
+        "{",
+        "NaN",
+        "[Infinity]",
+        '{"a": -Infinity}',
+        "1e999",
+        "-1e999",
+        "9" * 5000,
+        "[" * 101 + "]" * 101,
+        "[" * 100_000 + "]" * 100_000,
+        b"\xff",
+        '{"a": 1} x',
+        "{'a': 1}",
     ],
     ids=lambda text: repr(text)[:20],
-)  # fmt: skip
+)
 def test_what_is_no_json_or_too_much_of_it_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError):
         ft.parse_json(text)

@@ -1,4 +1,6 @@
-"""TLS: whom ft trusts, and what it says when it does not. Nothing is ever sent over a connection it does not trust."""
+"""TLS: whom ft trusts, and what it says when it does not. Nothing is ever sent over a connection it
+does not trust.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def server(certificate: trustme.LeafCert) -> ssl.SSLContext:
 
 
 def refused(ft: Runner, service: Sandbox, ca_file: object, *why: str) -> Result:
-    """One connection, no request, exit 3, a hint at SSL_CERT_FILE; a submission was certainly not received."""
+    """One connection, no request, exit 3, a hint at SSL_CERT_FILE; a submission was certainly not
+    received.
+    """
     env = {"SSL_CERT_FILE": None if ca_file is None else str(ca_file)}
     result = ft("me", env=env, check=3)
     host = service.api_url.partition("//")[2]
@@ -54,7 +58,9 @@ def refused(ft: Runner, service: Sandbox, ca_file: object, *why: str) -> Result:
     return result
 
 
-def test_a_private_ca_is_trusted_through_ssl_cert_file(ft: Runner, tls: Tls, tmp_path: Path) -> None:
+def test_a_private_ca_is_trusted_through_ssl_cert_file(
+    ft: Runner, tls: Tls, tmp_path: Path
+) -> None:
     with secure(ft, tls.context) as service:
         env = {"SSL_CERT_FILE": str(tls.ca_file)}
         assert ft("me", "--json", env=env, check=0).json["data"]["email"] == "jane@example.com"
@@ -64,7 +70,14 @@ def test_a_private_ca_is_trusted_through_ssl_cert_file(ft: Runner, tls: Tls, tmp
 
 def test_an_unknown_ca_is_not_trusted(ft: Runner, tls: Tls) -> None:
     with secure(ft, tls.context) as service:
-        refused(ft, service, None, "its certificate is not trusted: ", "hint: ", "set SSL_CERT_FILE to its bundle")
+        refused(
+            ft,
+            service,
+            None,
+            "its certificate is not trusted: ",
+            "hint: ",
+            "set SSL_CERT_FILE to its bundle",
+        )
 
 
 def test_another_ca_in_ssl_cert_file(ft: Runner, tls: Tls, tmp_path: Path) -> None:
@@ -84,7 +97,13 @@ def test_a_certificate_for_another_name(ft: Runner, tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with secure(ft, server(authority.issue_cert("media.finetuning.ai"))) as service:
-        refused(ft, service, tmp_path / "ca.pem", "certificate is not valid for '127.0.0.1'", "SSL_CERT_FILE")
+        refused(
+            ft,
+            service,
+            tmp_path / "ca.pem",
+            "certificate is not valid for '127.0.0.1'",
+            "SSL_CERT_FILE",
+        )
 
 
 def test_a_certificate_that_has_expired(ft: Runner, tmp_path: Path) -> None:
@@ -96,11 +115,15 @@ def test_a_certificate_that_has_expired(ft: Runner, tmp_path: Path) -> None:
 
 
 def test_the_stricter_check_of_python_3_13_is_explained(ft: Runner, tmp_path: Path) -> None:
-    """A private CA without a key usage, as many companies have: good up to 3.12, refused from 3.13 on."""
+    """A private CA without a key usage, as many companies have: good up to 3.12, refused from 3.13
+    on.
+    """
     key = ec.generate_private_key(ec.SECP256R1())  # of both
 
     def certificate(name: str, extension: x509.ExtensionType) -> bytes:
-        subject, issuer = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, n)]) for n in (name, "Our CA"))
+        subject, issuer = (
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, n)]) for n in (name, "Our CA")
+        )
         serial = x509.random_serial_number()
         return (
             x509.CertificateBuilder(issuer, subject, key.public_key(), serial, NOW - DAY, NOW + DAY)
@@ -114,21 +137,31 @@ def test_the_stricter_check_of_python_3_13_is_explained(ft: Runner, tmp_path: Pa
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    chain.write_bytes(certificate("ft", x509.SubjectAlternativeName([x509.DNSName("localhost")])) + private)
+    chain.write_bytes(
+        certificate("ft", x509.SubjectAlternativeName([x509.DNSName("localhost")])) + private
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain)
-    strict = "import ssl, sys; sys.exit(bool(ssl.create_default_context().verify_flags & ssl.VERIFY_X509_STRICT))"
+    strict = (
+        "import ssl, sys; sys.exit(bool(ssl.create_default_context().verify_flags & "
+        "ssl.VERIFY_X509_STRICT))"
+    )
     with secure(ft, context) as service:
         url = service.api_url.replace("127.0.0.1", "localhost")
         result = ft("me", "--base-url", url, env={"SSL_CERT_FILE": str(ca_file)})
     if subprocess.run([PYTHON, "-c", strict]).returncode:
-        assert result.code == 3 and "hint: Python 3.13 checks private CAs more strictly" in result.stderr
+        assert (
+            result.code == 3
+            and "hint: Python 3.13 checks private CAs more strictly" in result.stderr
+        )
     else:
         assert result.code == 0
 
 
 def test_a_server_that_speaks_no_tls(ft: Runner) -> None:
-    result = patched.run(ft, "me", "--base-url", ft.sandbox.api_url.replace("http:", "https:"), check=3)
+    result = patched.run(
+        ft, "me", "--base-url", ft.sandbox.api_url.replace("http:", "https:"), check=3
+    )
     assert "error: cannot connect to " in result.stderr
 
 
@@ -137,7 +170,9 @@ def test_a_track_is_never_followed_from_https_to_http(ft: Runner, tls: Tls, tmp_
     with secure(ft, tls.context) as service:
         service.fault("redirect", origin="media", location=ft.sandbox.media_url + "/audio/x.mp3")
         assert "refusing to follow" in ft("download", ID, env=env, check=3).stderr
-        service.fault("record", path=f"/v1/generations/{ID}", audioUrl=ft.sandbox.media_url + "/audio/x.mp3")
+        service.fault(
+            "record", path=f"/v1/generations/{ID}", audioUrl=ft.sandbox.media_url + "/audio/x.mp3"
+        )
         assert "must be https" in ft("download", ID, env=env, check=3).stderr
     assert ft.sandbox.connections("media") == 0
     assert not list(tmp_path.glob("*.mp3"))
@@ -147,7 +182,10 @@ def test_a_track_is_never_followed_from_https_to_http(ft: Runner, tls: Tls, tmp_
 @pytest.mark.skipif(PYPY, reason="PyPy has no SSLKEYLOGFILE")
 def test_what_fails_before_tls_begins_was_not_sent(ft: Runner, tls: Tls, tmp_path: Path) -> None:
     """Python opens SSLKEYLOGFILE when it makes its context."""
-    env = {"SSL_CERT_FILE": str(tls.ca_file), "SSLKEYLOGFILE": str(tmp_path / "no" / "such" / "file")}
+    env = {
+        "SSL_CERT_FILE": str(tls.ca_file),
+        "SSLKEYLOGFILE": str(tmp_path / "no" / "such" / "file"),
+    }
     with secure(ft, tls.context) as service:
         result = patched.run(ft, "generate", "--no-wait", "a song", env=env, check=3)
         assert "cannot connect" in result.stderr and "may have been" not in result.stderr

@@ -1,5 +1,6 @@
-"""The server is not trusted: whatever its JSON holds, ft ends with a code of the table, without a traceback, and sends
-nothing to a terminal that the terminal would act on."""
+"""The server is not trusted: whatever its JSON holds, ft ends with a code of the table, without a
+traceback, and sends nothing to a terminal that the terminal would act on.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +40,34 @@ COMMANDS = {
     "sfx list": (("sfx", "list"), "/v1/sound-effects"),
 }
 ODD: list[Any] = [
-    None, True, -1, 0, 7.5, 10**400, -(10**400), 1e300, 5e-324, "", "x", " ", "\ud800", "\u0000", "x" * 5000, [], ["x"],
-    [None], [[]], {}, {"x": {}}, [{}], [{"id": None}],
-]  # fmt: skip
-NASTY = "\x1b]0;title\x07 \x1b[2J \x9b31m\r\n\b\x7f\x00\u202e\u2066\u200f\u2028\u2029\udcff\ud800\ufeff\u00ad\U000e0041"
+    None,
+    True,
+    -1,
+    0,
+    7.5,
+    10**400,
+    -(10**400),
+    1e300,
+    5e-324,
+    "",
+    "x",
+    " ",
+    "\ud800",
+    "\u0000",
+    "x" * 5000,
+    [],
+    ["x"],
+    [None],
+    [[]],
+    {},
+    {"x": {}},
+    [{}],
+    [{"id": None}],
+]
+NASTY = (
+    "\x1b]0;title\x07 \x1b[2J "
+    "\x9b31m\r\n\b\x7f\x00\u202e\u2066\u200f\u2028\u2029\udcff\ud800\ufeff\u00ad\U000e0041"
+)
 
 
 def safe(text: str) -> None:
@@ -61,7 +86,13 @@ def run(ft: Runner, *argv: str, **how: Any) -> Result:
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The way to each value in a document; of a list, to its first item only."""
     yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value[:1])
+        if isinstance(value, list)
+        else ()
+    )
     for key, child in items:
         yield from places(child, (*path, key))
 
@@ -77,7 +108,7 @@ def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
     return document
 
 
-# --- shapes -------------------------------------------------------------------------------------------------
+# --- shapes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -89,29 +120,45 @@ def test_data_that_is_no_object(ft: Runner, name: str, document: str) -> None:
     ft.sandbox.fault("body", path=path, status=200, data=document, times=None)
     result = run(ft, *argv)
     expected = 1 if name == "generate" else 3  # it polls on to the end of its 5 minutes
-    assert result.code == expected and "unexpected reply" in result.stdout + result.stderr, repr(result)
+    assert result.code == expected and "unexpected reply" in result.stdout + result.stderr, repr(
+        result
+    )
 
 
 LISTS = [
-    ("list", "generations"), ("playlists", "playlists"), ("show", "tracks"), ("show by name", "playlists"),
-    ("sfx list", "soundEffects"), ("delete", "deleted"), ("add", "added"), ("remove", "removed"), ("move", "moved"),
-]  # fmt: skip
+    ("list", "generations"),
+    ("playlists", "playlists"),
+    ("show", "tracks"),
+    ("show by name", "playlists"),
+    ("sfx list", "soundEffects"),
+    ("delete", "deleted"),
+    ("add", "added"),
+    ("remove", "removed"),
+    ("move", "moved"),
+]
 
 
 @pytest.mark.parametrize(("name", "member"), LISTS)
 @pytest.mark.parametrize("value", ['"x"', "7", '{"x": {}}', '["x"]', "[null]"])
 def test_lists_that_are_none(ft: Runner, name: str, member: str, value: str) -> None:
-    """Texts, numbers, objects where a list of records is expected: exit 3. (Bulk commands list ids, not records.)"""
+    """Texts, numbers, objects where a list of records is expected: exit 3. (Bulk commands list ids,
+    not records.)
+    """
     argv, path = COMMANDS[name]
-    ft.sandbox.fault("body", path=path, status=200, data=f'{{"data": {{"{member}": {value}}}}}', times=None)
+    ft.sandbox.fault(
+        "body", path=path, status=200, data=f'{{"data": {{"{member}": {value}}}}}', times=None
+    )
     ids = member in ("deleted", "added", "removed", "moved")
     assert run(ft, *argv).code == (1 if ids and value.startswith("[") else 3)
 
 
 SAMPLES = {
-    "me": ("me",), "list": ("list", "--limit", "2"), "get": ("get", ID), "playlists": ("playlists",),
+    "me": ("me",),
+    "list": ("list", "--limit", "2"),
+    "get": ("get", ID),
+    "playlists": ("playlists",),
     "show": ("playlist", "show", PLAYLIST),
-}  # fmt: skip
+}
 
 
 def get_in(document: Any, path: tuple[Any, ...]) -> Any:
@@ -122,7 +169,9 @@ def get_in(document: Any, path: tuple[Any, ...]) -> Any:
 
 def leaves(document: Any) -> list[tuple[Any, ...]]:
     """The ways to what is no container."""
-    return [path for path in places(document) if not isinstance(get_in(document, path), (dict, list))]
+    return [
+        path for path in places(document) if not isinstance(get_in(document, path), (dict, list))
+    ]
 
 
 def filled(document: Any, value: Any) -> Any:
@@ -132,7 +181,9 @@ def filled(document: Any, value: Any) -> Any:
     return document
 
 
-@pytest.mark.parametrize(("name", "member"), [("list", "generations"), ("playlists", "playlists"), ("show", "tracks")])
+@pytest.mark.parametrize(
+    ("name", "member"), [("list", "generations"), ("playlists", "playlists"), ("show", "tracks")]
+)
 def test_every_field_of_a_list_may_hold_anything(ft: Runner, name: str, member: str) -> None:
     """One record of the list for each odd value, which all of its fields hold."""
     argv = SAMPLES[name]
@@ -159,7 +210,9 @@ def test_every_field_may_hold_anything(ft: Runner, name: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["download", "generate"])
-def test_a_record_that_is_odd_ends_no_download_in_a_traceback(ft: Runner, how: str, tmp_path: Path) -> None:
+def test_a_record_that_is_odd_ends_no_download_in_a_traceback(
+    ft: Runner, how: str, tmp_path: Path
+) -> None:
     """And the file's name is a plain one."""
     argv = {"download": ("download", ID), "generate": ("generate", "a", "song")}[how]
     document = ft("get", ID, "--json", check=0).json
@@ -168,7 +221,9 @@ def test_a_record_that_is_odd_ends_no_download_in_a_traceback(ft: Runner, how: s
         directory = tmp_path / f"{how}-{n}"
         directory.mkdir()
         document["data"].update(dict.fromkeys(names, odd))
-        ft.sandbox.fault("body", path="/v1/generations/.+", status=200, data=json.dumps(document), times=None)
+        ft.sandbox.fault(
+            "body", path="/v1/generations/.+", status=200, data=json.dumps(document), times=None
+        )
         run(ft, *argv, cwd=directory, check=0)
         ft.sandbox.heal()
         (name,) = os.listdir(directory)
@@ -177,7 +232,9 @@ def test_a_record_that_is_odd_ends_no_download_in_a_traceback(ft: Runner, how: s
 
 @pytest.mark.parametrize("field", ["id", "others"])
 def test_an_odd_answer_to_a_submission(ft: Runner, field: str) -> None:
-    """Never a second one, and whatever the id is, it is on the screen, or it may have been accepted."""
+    """Never a second one, and whatever the id is, it is on the screen, or it may have been
+    accepted.
+    """
     names = ("id",) if field == "id" else ("status", "parameters", "creditsRemaining", "webhook")
     document = ft("generate", "--no-wait", "a song", "--json", check=0).json
     for n, odd in enumerate([*ODD, {"bpm": "x", "duration": 10**400}, {"bpm": True}], 2):
@@ -193,7 +250,10 @@ def test_an_odd_answer_to_a_submission(ft: Runner, field: str) -> None:
 def test_an_odd_id_is_polled_percent_encoded(ft: Runner, odd: str) -> None:
     ft.sandbox.fault("body", method="POST", data=json.dumps({"data": {"id": odd}}))
     assert "(NOT_FOUND)" in run(ft, "generate", "a song", check=1).stderr
-    assert len(ft.sandbox.requests) == 2 and "/" not in ft.sandbox.requests[1].target[len("/v1/generations/") :]
+    assert (
+        len(ft.sandbox.requests) == 2
+        and "/" not in ft.sandbox.requests[1].target[len("/v1/generations/") :]
+    )
 
 
 @pytest.mark.parametrize("value", ["x", None, True, -1, 0, 1, 10**400, 7.5, [], {}])
@@ -224,12 +284,14 @@ def test_a_playlist_whose_id_leads_elsewhere(ft: Runner) -> None:
     assert paths == {"/v1/playlists", "/v1/playlists/%3Fx", "/v1/playlists/%23"}
 
 
-# --- control characters -------------------------------------------------------------------------------------
+# --- control characters ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_control_characters_in_every_field(ft: Runner, name: str) -> None:
-    """Escapes, bidi, line ends: made visible in text, escaped in JSON, on a pipe and on a terminal."""
+    """Escapes, bidi, line ends: made visible in text, escaped in JSON, on a pipe and on a
+    terminal.
+    """
     argv = SAMPLES[name]
     document = ft(*argv, "--json", check=0).json
     changed = filled(document, NASTY)
@@ -247,19 +309,26 @@ def test_control_characters_in_every_field(ft: Runner, name: str) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/me", "/v1/generations/bulk-delete", "/v1/generations"])
 def test_control_characters_in_messages_of_the_server(ft: Runner, path: str) -> None:
-    argv = {"/v1/me": ("me",), "/v1/generations": ("generate", "--no-wait", "x")}.get(path, ("delete", "--yes", ID))
+    argv = {"/v1/me": ("me",), "/v1/generations": ("generate", "--no-wait", "x")}.get(
+        path, ("delete", "--yes", ID)
+    )
     error = {"error": {"code": "E" + NASTY, "message": "M" + NASTY, "details": NASTY}}
     ft.sandbox.fault("body", path=path, status=403, data=json.dumps(error))
     result = run(ft, *argv)
     assert result.code == 1 and "error: M\\x1b]0;title" in result.stderr
     safe(result.stdout + result.stderr)
-    assert result.stderr.count("\n") == result.stderr.count("error: ") + result.stderr.count("warning: ")
+    assert result.stderr.count("\n") == result.stderr.count("error: ") + result.stderr.count(
+        "warning: "
+    )
 
 
 @pytest.mark.parametrize("verbose", [False, True])
 def test_control_characters_in_headers_and_statuses(ft: Runner, verbose: bool) -> None:
     """Which -v logs, and a refused redirect shows."""
-    head = "HTTP/1.1 302 Odd \x1b[2J\r\nLocation: https://\x1b[31m\x9b\u00ad\r\nX-\x1b[2J: \x1b]0;x\x07\x85\r\n\r\n"
+    head = (
+        "HTTP/1.1 302 Odd \x1b[2J\r\nLocation: https://\x1b[31m\x9b\u00ad\r\nX-\x1b[2J: "
+        "\x1b]0;x\x07\x85\r\n\r\n"
+    )
     ft.sandbox.fault("raw", data=head.encode("latin-1"))
     result = run(ft, *(["-v"] if verbose else []), "me")
     assert result.code == 3
@@ -282,18 +351,30 @@ def test_a_server_that_repeats_the_key_does_not_get_it_printed(ft: Runner) -> No
     ft.sandbox.fault("record", path="/v1/me", email=key, name=key, times=None)
     for argv in (("-v", "me"), ("-v", "me"), ("me", "--json")):
         result = run(ft, *argv)
-        assert key not in result.stdout + result.stderr and key[:12] in result.stdout + result.stderr
+        assert (
+            key not in result.stdout + result.stderr and key[:12] in result.stdout + result.stderr
+        )
 
 
-# --- depth, size, numbers -----------------------------------------------------------------------------------
+# --- depth, size, numbers -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_documents_that_cannot_be_parsed(ft: Runner, name: str) -> None:
-    """What else cannot be parsed is shown with `ft me`, in tests/test_faults.py: all commands read by one function."""
+    """What else cannot be parsed is shown with `ft me`, in tests/test_faults.py: all commands read
+    by one function.
+    """
     argv, path = COMMANDS[name]
-    ft.sandbox.fault("body", path=path.replace("|/health", ""), status=200, data="[" * 10**5 + "]" * 10**5, times=None)
-    assert run(ft, *argv).code == (1 if name == "generate" else 3)  # it polls on to the end of its 5 minutes
+    ft.sandbox.fault(
+        "body",
+        path=path.replace("|/health", ""),
+        status=200,
+        data="[" * 10**5 + "]" * 10**5,
+        times=None,
+    )
+    assert run(ft, *argv).code == (
+        1 if name == "generate" else 3
+    )  # it polls on to the end of its 5 minutes
 
 
 @pytest.mark.parametrize("text", ["1e999", "-1e999", "NaN", "Infinity", "-Infinity", "1" * 4301])
@@ -303,7 +384,8 @@ def test_numbers_that_are_none(ft: Runner, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["1.10", "1E5", "-0", "-0.0", "1e-999", "0.1000000000000000055511151231257827", "9" * 50]
+    "text",
+    ["1.10", "1E5", "-0", "-0.0", "1e-999", "0.1000000000000000055511151231257827", "9" * 50],
 )
 def test_numbers_are_kept_to_the_last_digit(ft: Runner, text: str) -> None:
     ft.sandbox.fault("literal", value=text)
@@ -318,5 +400,7 @@ def test_a_document_of_many_values(ft: Runner) -> None:
 
 
 def test_a_byte_order_mark_is_no_harm(ft: Runner) -> None:
-    ft.sandbox.fault("body", path="/v1/me", data="\ufeff" + json.dumps({"data": {"email": "a@b", "tier": "pro"}}))
+    ft.sandbox.fault(
+        "body", path="/v1/me", data="\ufeff" + json.dumps({"data": {"email": "a@b", "tier": "pro"}})
+    )
     assert "a@b" in run(ft, "me", check=0).stdout

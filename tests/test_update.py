@@ -1,4 +1,6 @@
-"""`ft update`: real zipapps of this ft that say they are older, real install scripts, release sites on loopback."""
+"""`ft update`: real zipapps of this ft that say they are older, real install scripts, release sites
+on loopback.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,12 @@ NEW = build.version()
 
 def sign(directory: Path) -> None:
     """Make SHA256SUMS right for what lies there."""
-    names = [name for name in ("ft.pyz", "install.ps1", "install.sh") if (directory / name).exists()]
-    sums = [f"{hashlib.sha256((directory / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    names = [
+        name for name in ("ft.pyz", "install.ps1", "install.sh") if (directory / name).exists()
+    ]
+    sums = [
+        f"{hashlib.sha256((directory / name).read_bytes()).hexdigest()}  {name}\n" for name in names
+    ]
     (directory / "SHA256SUMS").write_text("".join(sums))
 
 
@@ -74,7 +80,12 @@ class Installed:
         }
 
     def start(
-        self, *argv: str, check: int = 0, program: Path | None = None, prefix: Sequence[str] = (), **env: str
+        self,
+        *argv: str,
+        check: int = 0,
+        program: Path | None = None,
+        prefix: Sequence[str] = (),
+        **env: str,
     ) -> Process:
         command = [*prefix, PYTHON, str(program or self.ft), *(argv or ["update"])]
         return Process(command, env={**self.env, **env}, cwd=self.directory.parent, check=check)
@@ -92,7 +103,7 @@ def installed(tmp_path: Path, server: ReleaseServer, built: Path) -> Installed:
     return Installed(tmp_path, server, built / "old")
 
 
-# --- upgrades -------------------------------------------------------------------------------------------------
+# --- upgrades -------------------------------------------------------------------------------------
 
 
 def test_it_upgrades_in_the_directory_it_lies_in(installed: Installed, site: Path) -> None:
@@ -101,7 +112,10 @@ def test_it_upgrades_in_the_directory_it_lies_in(installed: Installed, site: Pat
     assert result.stderr == f"note: updating ft {OLD} → {NEW}\n"
     assert f"Installed ft {NEW} in {installed.ft}\n" in result.stdout
     assert installed("--version").stdout == f"ft {NEW}\n"
-    assert installed.ft.read_bytes().partition(b"\n")[2] == (site / "ft.pyz").read_bytes().partition(b"\n")[2]
+    assert (
+        installed.ft.read_bytes().partition(b"\n")[2]
+        == (site / "ft.pyz").read_bytes().partition(b"\n")[2]
+    )
     assert os.listdir(installed.directory) == ["ft"]
     assert stat.S_IMODE(installed.ft.stat().st_mode) == 0o755
     installed.server.requests.clear()
@@ -137,20 +151,31 @@ def test_versions_are_numbers(installed: Installed, site: Path) -> None:
     installed.assert_unchanged()
 
 
-def test_the_script_gets_what_it_needs_and_neither_the_key_nor_another_file(installed: Installed, site: Path) -> None:
+def test_the_script_gets_what_it_needs_and_neither_the_key_nor_another_file(
+    installed: Installed, site: Path
+) -> None:
     script = site / "install.sh"
     script.write_text('env; printf "<%s>" "$@"\n')
     sign(site)
-    result = installed(FT_FROM="/tmp/other.pyz", HTTPS_PROXY="http://localhost:1", FT_SHA256="0" * 64)
+    result = installed(
+        FT_FROM="/tmp/other.pyz", HTTPS_PROXY="http://localhost:1", FT_SHA256="0" * 64
+    )
     assert "ft_live_" not in result.stdout + result.stderr
     assert "FT_FROM" not in result.stdout
     assert "HTTPS_PROXY=http://localhost:1\n" in result.stdout
     assert f"FT_SHA256={'0' * 64}\n" in result.stdout
-    arguments = ["--prefix", str(installed.directory), "--version", NEW, "--base-url", installed.server.url]
+    arguments = [
+        "--prefix",
+        str(installed.directory),
+        "--version",
+        NEW,
+        "--base-url",
+        installed.server.url,
+    ]
     assert result.stdout.endswith("".join(f"<{word}>" for word in arguments))
 
 
-# --- failures -------------------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 
 
 def unreachable(site: Path, server: ReleaseServer) -> None:
@@ -167,7 +192,9 @@ def no_version(site: Path, server: ReleaseServer) -> None:
 
 
 def changed_script(site: Path, server: ReleaseServer) -> None:
-    (site / "install.sh").write_bytes((site / "install.sh").read_bytes().replace(b"nothing was changed", b"Ha"))
+    (site / "install.sh").write_bytes(
+        (site / "install.sh").read_bytes().replace(b"nothing was changed", b"Ha")
+    )
 
 
 def script_without_checksum(site: Path, server: ReleaseServer) -> None:
@@ -240,11 +267,16 @@ def test_the_old_ft_survives(
 
 def test_without_a_shell_it_says_so(installed: Installed, tmp_path: Path) -> None:
     result = installed(check=1, PATH=str(tmp_path / "nowhere"))
-    assert f"error: cannot run the install script: No such file or directory; ft {OLD} stays\n" in result.stderr
+    assert (
+        f"error: cannot run the install script: No such file or directory; ft {OLD} stays\n"
+        in result.stderr
+    )
     installed.assert_unchanged()
 
 
-@pytest.mark.parametrize("url", ["http://example.com", "ftp://finetuning.ai", "https://user:pass@finetuning.ai"])
+@pytest.mark.parametrize(
+    "url", ["http://example.com", "ftp://finetuning.ai", "https://user:pass@finetuning.ai"]
+)
 def test_a_bad_address_is_a_usage_error(installed: Installed, url: str) -> None:
     result = installed(check=2, FT_RELEASE_URL=url)
     assert result.stderr.startswith("error: the base URL from FT_RELEASE_URL ")
@@ -265,12 +297,15 @@ def test_stopped_while_it_downloads_it_leaves_nothing_behind(
     installed.assert_unchanged()
 
 
-# --- where it cannot help -------------------------------------------------------------------------------------
+# --- where it cannot help -------------------------------------------------------------------------
 
 
 def private_mount(directory: Path, place: str, *options: str) -> list[str]:
     """A command prefix under which, for itself alone, `directory` is mounted at `place`."""
-    lines = [f"mount --bind '{directory}' '{place}'", *(f"mount -o remount,bind,{o} '{place}'" for o in options)]
+    lines = [
+        f"mount --bind '{directory}' '{place}'",
+        *(f"mount -o remount,bind,{o} '{place}'" for o in options),
+    ]
     prefix = ["unshare", "-r", "-m", "sh", "-c", " && ".join([*lines, 'exec "$@"']), "sh"]
     if subprocess.run([*prefix, "true"], capture_output=True).returncode:
         pytest.skip("this machine allows no private mounts")
@@ -290,7 +325,8 @@ def test_what_a_package_manager_installed_is_left_to_it(installed: Installed) ->
     prefix = private_mount(installed.directory, "/usr/sbin")
     result = installed(check=1, prefix=prefix, program=Path("/usr/sbin/ft"))
     assert result.stderr == (
-        "error: this ft came from a package manager: /usr/sbin/ft\nhint: update it with that package manager\n"
+        "error: this ft came from a package manager: /usr/sbin/ft\nhint: update it with that "
+        "package manager\n"
     )
     assert installed.server.requests == []
 
@@ -311,19 +347,27 @@ def test_a_checkout_is_pulled(installed: Installed, tmp_path: Path) -> None:
     (checkout / ".git").mkdir(parents=True)
     program = Path(shutil.copy(ROOT / "ft.py", checkout))
     assert refusal(installed, program) == [
-        f"this ft is a checkout: {program}", f"git -C '{checkout}' pull"
-    ]  # fmt: skip
+        f"this ft is a checkout: {program}",
+        f"git -C '{checkout}' pull",
+    ]
 
 
 @pytest.mark.parametrize("name", ["ft.pyz", "ft.py", "ft-0.0.1"])
-def test_a_dropped_file_is_replaced_by_hand(installed: Installed, built: Path, tmp_path: Path, name: str) -> None:
-    program = Path(shutil.copy(ROOT / "ft.py" if name == "ft.py" else built / "old", tmp_path / name))
+def test_a_dropped_file_is_replaced_by_hand(
+    installed: Installed, built: Path, tmp_path: Path, name: str
+) -> None:
+    program = Path(
+        shutil.copy(ROOT / "ft.py" if name == "ft.py" else built / "old", tmp_path / name)
+    )
     told = [f"this ft did not come from the install script: {program}"]
     assert refusal(installed, program) == [*told, f"put {installed.server.url}/ft.pyz in its place"]
     installed.env.update(FT_RELEASE_URL="http://localhost:1", FT_BASE_URL=installed.server.url)
     assert refusal(installed, program) == [*told, f"put {installed.server.url}/ft.pyz in its place"]
     installed.env.update(FT_RELEASE_URL="", FT_BASE_URL="")  # as if they were not set
-    assert refusal(installed, program) == [*told, "put https://finetuning.ai/cli/ft.pyz in its place"]
+    assert refusal(installed, program) == [
+        *told,
+        "put https://finetuning.ai/cli/ft.pyz in its place",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -333,15 +377,26 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code = "import sys; from flit_core import buildapi; buildapi.build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", code, str(directory)], cwd=ROOT, check=True)
     name = next(directory.glob("*.whl")).name.partition("-")[0]
-    flags = ["--no-index", "--no-deps", "--find-links", str(directory), "--target", str(directory / "site-packages")]
-    subprocess.run([sys.executable, "-m", "pip", "-q", "--isolated", "install", *flags, name], check=True)
+    flags = [
+        "--no-index",
+        "--no-deps",
+        "--find-links",
+        str(directory),
+        "--target",
+        str(directory / "site-packages"),
+    ]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "-q", "--isolated", "install", *flags, name], check=True
+    )
     return directory / "site-packages"
 
 
 def test_what_pip_installed_is_upgraded_by_pip_from_where_it_came(
     installed: Installed, packages: Path, tmp_path: Path
 ) -> None:
-    """From an index by its name, else from the address that pip notes in direct_url.json (PEP 610)."""
+    """From an index by its name, else from the address that pip notes in direct_url.json (PEP
+    610).
+    """
     copy = Path(shutil.copytree(packages, tmp_path / "lib" / "site-packages"))
     program = copy / "ft.py"
     details = next(copy.glob("*.dist-info"))
@@ -351,7 +406,9 @@ def test_what_pip_installed_is_upgraded_by_pip_from_where_it_came(
     noted = details / "direct_url.json"
     noted.write_text('{"url": "https://example.com/ft.whl", "archive_info": {}}')
     assert refusal(installed, program)[1] == f"{upgrade}https://example.com/ft.whl"
-    noted.write_text('{"url": "https://example.com/ft.git", "vcs_info": {"vcs": "git", "commit_id": "1234"}}')
+    noted.write_text(
+        '{"url": "https://example.com/ft.git", "vcs_info": {"vcs": "git", "commit_id": "1234"}}'
+    )
     assert refusal(installed, program)[1] == f"{upgrade}git+https://example.com/ft.git"
     shutil.rmtree(details)
     assert refusal(installed, program)[1] == "update it as you installed it"
@@ -363,19 +420,30 @@ def test_what_pip_put_into_the_python_of_a_package_manager_is_pips(
 ) -> None:
     place = tmp_path / "homebrew" / "lib" / "python3" / "site-packages"
     shutil.copytree(packages, place)
-    prefix, program = private_mount(tmp_path, "/opt"), Path("/opt") / place.relative_to(tmp_path) / "ft.py"
+    prefix, program = (
+        private_mount(tmp_path, "/opt"),
+        Path("/opt") / place.relative_to(tmp_path) / "ft.py",
+    )
     result = installed(check=1, prefix=prefix, program=program, PYTHONPATH="")
-    assert "error: this ft came from pip: " in result.stderr and " -m pip install --upgrade " in result.stderr
+    assert (
+        "error: this ft came from pip: " in result.stderr
+        and " -m pip install --upgrade " in result.stderr
+    )
     next(place.glob("*.dist-info/INSTALLER")).write_text("brew\n")
     result = installed(check=1, prefix=prefix, program=program, PYTHONPATH="")
-    assert "error: this ft came from brew: " in result.stderr and "\nhint: update it as you" in result.stderr
+    assert (
+        "error: this ft came from brew: " in result.stderr
+        and "\nhint: update it as you" in result.stderr
+    )
 
 
 @pytest.mark.parametrize("installer", ["pip", "uv"])  # pipx uses either
 def test_what_pipx_installed_is_upgraded_by_pipx(
     installed: Installed, packages: Path, tmp_path: Path, installer: str
 ) -> None:
-    """By the name of its virtual environment, which pipx's --suffix changes and any directory may hold."""
+    """By the name of its virtual environment, which pipx's --suffix changes and any directory may
+    hold.
+    """
     environment = tmp_path / "anywhere" / "ft@1"
     subprocess.run([PYTHON, "-m", "venv", "--without-pip", environment], check=True)
     place = Path(shutil.copytree(packages, environment / "site-packages"))
@@ -390,4 +458,6 @@ def test_what_pipx_installed_is_upgraded_by_pipx(
 
 def run_with(python: Path, installed: Installed, program: Path) -> Result:
     env = {**installed.env, "PYTHONPATH": ""}
-    return Process([str(python), str(program), "update"], env=env, cwd=program.parent, check=1).finish()
+    return Process(
+        [str(python), str(program), "update"], env=env, cwd=program.parent, check=1
+    ).finish()

@@ -1,4 +1,6 @@
-"""Windows: the Credential Manager, and what else is different there. Most of it runs on Windows alone."""
+"""Windows: the Credential Manager, and what else is different there. Most of it runs on Windows
+alone.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ class Credential(ctypes.Structure):
 
 
 class Vault:
-    """The Credential Manager, and ft with a service name of its own, so that nobody's real key is touched."""
+    """The Credential Manager, and ft with a service name of its own, so that nobody's real key is
+    touched.
+    """
 
     def __init__(self, ft: Runner) -> None:
         self.ft = ft
@@ -71,7 +75,11 @@ class Vault:
         if not self.advapi.CredReadW(target, GENERIC, 0, ctypes.byref(found)):
             return None
         item = found.contents
-        return item.UserName, ctypes.string_at(item.CredentialBlob, item.CredentialBlobSize), item.Persist
+        return (
+            item.UserName,
+            ctypes.string_at(item.CredentialBlob, item.CredentialBlobSize),
+            item.Persist,
+        )
 
     def delete(self, target: str) -> None:
         self.advapi.CredDeleteW(target, GENERIC, 0)
@@ -80,7 +88,9 @@ class Vault:
         """Python's keyring."""
         backend = "keyring.backends.Windows.WinVaultKeyring"
         argv = [sys.executable, "-m", "keyring", "-b", backend, verb, self.service, "default"]
-        ran = subprocess.run(argv, input=secret, stdout=subprocess.PIPE, encoding="utf-8", timeout=60)
+        ran = subprocess.run(
+            argv, input=secret, stdout=subprocess.PIPE, encoding="utf-8", timeout=60
+        )
         return ran.stdout.strip()
 
     def sent_key(self) -> str | None:
@@ -99,7 +109,7 @@ def login(vault: Vault, **how: Any) -> Result:
     return vault("auth", "login", "--stdin", stdin=vault.ft.sandbox.key + "\r\n", **how)
 
 
-# --- the Credential Manager ---------------------------------------------------------------------------------
+# --- the Credential Manager -----------------------------------------------------------------------
 
 
 @windows
@@ -134,7 +144,9 @@ def test_all_three_forms_are_read_and_removed(vault: Vault, number: int) -> None
 @windows
 def test_the_official_clients_form_is_read_first(vault: Vault) -> None:
     for number, key in enumerate((vault.ft.sandbox.key, vault.ft.sandbox.key_other)):
-        vault.write(vault.targets[number], "default", key.encode("utf-8" if number == 0 else "utf-16-le"))
+        vault.write(
+            vault.targets[number], "default", key.encode("utf-8" if number == 0 else "utf-16-le")
+        )
     vault("me", check=0)
     assert vault.sent_key() == vault.ft.sandbox.key
 
@@ -194,14 +206,18 @@ FAILURES = {
 
 @pytest.mark.parametrize("error", FAILURES)
 @pytest.mark.parametrize(
-    ("argv", "function"), [(["me"], "CredReadW"), (["auth", "login", "--stdin"], "CredWriteW")], ids=str
+    ("argv", "function"),
+    [(["me"], "CredReadW"), (["auth", "login", "--stdin"], "CredWriteW")],
+    ids=str,
 )
 def test_every_error_of_the_credential_manager_is_one_sentence(
     ft: Runner, argv: list[str], function: str, error: int
 ) -> None:
     """Runs everywhere: with an advapi32 whose calls fail."""
     changes = FAILING.format(error=error)
-    result = patched.start(ft, *argv, changes=changes, key=None, stdin=ft.sandbox.key, check=1).finish()
+    result = patched.start(
+        ft, *argv, changes=changes, key=None, stdin=ft.sandbox.key, check=1
+    ).finish()
     reason = FAILURES[error].format(function=function)
     assert result.stderr.splitlines() == [
         f"error: {PLACE}: {reason}",
@@ -211,7 +227,7 @@ def test_every_error_of_the_credential_manager_is_one_sentence(
     assert [path.name for path in ft.config_dir.iterdir()] == ["config.json"]
 
 
-# --- the rest of Windows ------------------------------------------------------------------------------------
+# --- the rest of Windows --------------------------------------------------------------------------
 
 
 @windows
@@ -243,5 +259,7 @@ def test_a_console_that_lacks_the_characters_gets_ascii_and_never_a_crash(ft: Ru
     result = ft("list", "--limit", "1", env=env, check=0)
     assert b"\\u97f3" in result.stdout_bytes
     assert "OK ft v" in ft("doctor", env=env, check=0).stdout
-    listed = json.loads(ft("list", "--limit", "1", "--json", env=env, check=0).stdout_bytes.decode("ascii"))
+    listed = json.loads(
+        ft("list", "--limit", "1", "--json", env=env, check=0).stdout_bytes.decode("ascii")
+    )
     assert listed["data"]["generations"][0]["prompt"] == "音楽 🎵 é"

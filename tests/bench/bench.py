@@ -1,10 +1,12 @@
 """Measures how soon ft starts and how fast it downloads, as ratios of paired runs.
 
-    python3 tests/bench/bench.py [starts] [keyring] [downloads] [--rounds N]   all three if none is named
+    python3 tests/bench/bench.py [starts] [keyring] [downloads] [--rounds N]   all three if none is
+    named
 
-Every command of a table runs once a round, in turn, so that a busy machine slows all of them alike. A ratio
-is the median over the rounds of the ratio within the round. Python is the interpreter of a fresh `venv
---without-pip`: what else is installed beside an interpreter can slow its start several times.
+Every command of a table runs once a round, in turn, so that a busy machine slows all of them alike.
+A ratio is the median over the rounds of the ratio within the round. Python is the interpreter of a
+fresh `venv --without-pip`: what else is installed beside an interpreter can slow its start several
+times.
 """
 
 from __future__ import annotations
@@ -33,39 +35,59 @@ from sandbox import Sandbox  # noqa: E402
 
 MB, GB = 10**6, 10**9
 
-# Runs a command and prints the seconds it took and its peak memory, from a process that is smaller than any
+# Runs a command and prints the seconds it took and its peak memory, from a process that is smaller
+# than any
 # it measures: a child's peak begins with its parent's.
 LAUNCH = """
 import os, sys, time
 start = time.perf_counter()
 quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-_, status, usage = os.wait4(os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet), 0)
+process = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
+_, status, usage = os.wait4(process, 0)
 print(time.perf_counter() - start, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 sys.exit(status != 0)
 """
 
-# A bus of its own with an unlocked keyring that holds $FINETUNING_API_KEY. Prints its address and waits for
+# A bus of its own with an unlocked keyring that holds $FINETUNING_API_KEY. Prints its address and
+# waits for
 # stdin to end.
 KEYRING = """
 printf 'password\\n' | gnome-keyring-daemon --unlock --components=secrets >/dev/null 2>&1
 until dbus-send --session --print-reply=literal --dest=org.freedesktop.DBus / \\
-    org.freedesktop.DBus.NameHasOwner string:org.freedesktop.secrets | grep -q true; do sleep 0.05; done
-printf %s "$FINETUNING_API_KEY" | secret-tool store --label=bench service finetuning username default
+    org.freedesktop.DBus.NameHasOwner string:org.freedesktop.secrets | grep -q true; do
+    sleep 0.05
+done
+printf %s "$FINETUNING_API_KEY" |
+    secret-tool store --label=bench service finetuning username default
 echo "$DBUS_SESSION_BUS_ADDRESS"
 read -r _
 """
 
 
 class Machine:
-    """The forms of ft, installed in a directory of their own, and the clean environment they run in."""
+    """The forms of ft, installed in a directory of their own, and the clean environment they run
+    in.
+    """
 
     def __init__(self, directory: Path, sandbox: Sandbox) -> None:
         self.directory = directory
         self.python = directory / "venv" / "bin" / "python"
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory / "venv"], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "venv", "--without-pip", directory / "venv"], check=True
+        )
         make = "import sys; from flit_core import buildapi; buildapi.build_wheel(sys.argv[1])"
         subprocess.run([sys.executable, "-c", make, directory], cwd=ROOT, check=True)
-        pip = [sys.executable, "-m", "pip", "--python", str(self.python), "install", "-q", "--no-index", "--no-deps"]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            str(self.python),
+            "install",
+            "-q",
+            "--no-index",
+            "--no-deps",
+        ]
         subprocess.run([*pip, *map(str, directory.glob("*.whl"))], check=True)
         build.pyz(directory / "ft.pyz", [str(self.python), *build.candidates()])
         self.forms: dict[str, list[str]] = {
@@ -109,7 +131,9 @@ def ratio(taken: Times, name: str, base: str) -> float:
 
 
 def row(name: str, *columns: str | float) -> None:
-    print(f"{name:34}" + "".join(f"{c:>20}" if isinstance(c, str) else f"{c:20.2f}" for c in columns))
+    print(
+        f"{name:34}" + "".join(f"{c:>20}" if isinstance(c, str) else f"{c:20.2f}" for c in columns)
+    )
 
 
 def starts(machine: Machine, sandbox: Sandbox, rounds: int) -> None:
@@ -222,7 +246,12 @@ def downloads(machine: Machine, sandbox: Sandbox, rounds: int) -> None:
                 taken = in_turn(turns, {name: partial(measure, name) for name in commands})
             for name in commands:
                 speed = size / MB / statistics.median(taken[name])
-                row(f"{name}, {size // MB} MB to {place}", speed, ratio(taken, name, "curl"), peaks[name])
+                row(
+                    f"{name}, {size // MB} MB to {place}",
+                    speed,
+                    ratio(taken, name, "curl"),
+                    peaks[name],
+                )
     server.shutdown()
     server.server_close()
 

@@ -1,10 +1,12 @@
-"""What the tests change in a Python that they start: the speed of its clock, and the measuring of coverage.
+"""What the tests change in a Python that they start: the speed of its clock, and the measuring of
+coverage.
 
 The tests put this directory on PYTHONPATH of only those processes that need it.
 
 - FT_TEST_SPEED=N: time runs N times faster. `time.sleep(s)` sleeps s/N, the clocks advance N-fold.
-- FT_COVERAGE=DIRECTORY: the numbers of the lines of ft.py that run are added to a file there. The package
-  coverage would take ten times as long to start as ft does, once for each of many hundred processes.
+- FT_COVERAGE=DIRECTORY: the numbers of the lines of ft.py that run are added to a file there. The
+  package coverage would take ten times as long to start as ft does, once for each of many hundred
+  processes.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def hasten(speed: float) -> None:
 
 
 def measure(directory: str) -> None:
-    """Note each line of ft.py that runs, in all threads, and write them down at the end, if that is possible."""
+    """Note each line of ft.py that runs, in all threads, and write them down at the end, if that is
+    possible.
+    """
     measured = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", "ft.py"))
     lines = set()
 
@@ -50,7 +54,9 @@ def measure(directory: str) -> None:
     def save() -> None:
         sys.settrace(None)
         try:
-            with open(os.path.join(directory, f"{os.getpid()}.lines"), "a", encoding="ascii") as file:
+            with open(
+                os.path.join(directory, f"{os.getpid()}.lines"), "a", encoding="ascii"
+            ) as file:
                 file.write(" ".join(map(str, lines)) + "\n")
         except OSError:  # some tests take away what writing needs
             pass

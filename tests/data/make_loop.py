@@ -1,11 +1,12 @@
 """Make loop.mp3, the music of the sandbox: a soft 6/8 arpeggio over four chords, 7.2 s.
 
-python3 tests/data/make_loop.py needs lame (apt-get install lame) and writes loop.mp3 beside this file.
+python3 tests/data/make_loop.py needs lame (apt-get install lame) and writes loop.mp3 beside this
+file.
 
-24 kHz mono at a constant 32 kbit/s makes every frame 96 bytes and 24 ms, so the loop is exactly 300 frames.
-Without a bit reservoir (--nores) no frame needs the one before it: the frames can be repeated, and begun with
-any of them. The loop is encoded three times in a row and the middle one kept, so that its end runs into its
-beginning without a click.
+24 kHz mono at a constant 32 kbit/s makes every frame 96 bytes and 24 ms, so the loop is exactly 300
+frames. Without a bit reservoir (--nores) no frame needs the one before it: the frames can be
+repeated, and begun with any of them. The loop is encoded three times in a row and the middle one
+kept, so that its end runs into its beginning without a click.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def loop() -> list[float]:
         frequency = 440 * 2 ** ((note - 69) / 12)
         for i in range(int(seconds * RATE)):
             t = i / RATE
-            envelope = min(1.0, t / 0.012) * math.exp(-3.5 * t / seconds) * min(1.0, (seconds - t) / 0.05)
+            envelope = (
+                min(1.0, t / 0.012) * math.exp(-3.5 * t / seconds) * min(1.0, (seconds - t) / 0.05)
+            )
             tone = sum(
                 math.sin(2 * math.pi * frequency * n * t) * level
                 for n, level in ((1, 1), (2, 0.28), (3, 0.09))
@@ -83,7 +86,8 @@ def main() -> None:
     middle = frames[FRAMES * FRAME_BYTES : 2 * FRAMES * FRAME_BYTES]
     assert len(middle) == FRAMES * FRAME_BYTES
     assert all(
-        middle[i : i + 2] == middle[:2] and middle[i + 4] == 0 for i in range(0, len(middle), FRAME_BYTES)
+        middle[i : i + 2] == middle[:2] and middle[i + 4] == 0
+        for i in range(0, len(middle), FRAME_BYTES)
     )
     pathlib.Path(__file__).with_name("loop.mp3").write_bytes(middle)
 

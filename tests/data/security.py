@@ -1,7 +1,8 @@
 """A stand-in for macOS's /usr/bin/security, as strict as what is known of the real one.
 
-Its keychain is keychain.json beside it, {"service\\naccount": "secret"}. fail.json, {verb: exit code}, makes commands
-fail. Every start is noted in calls.json, a line of JSON each: its arguments and the lines of its stdin.
+Its keychain is keychain.json beside it, {"service\\naccount": "secret"}. fail.json, {verb: exit
+code}, makes commands fail. Every start is noted in calls.json, a line of JSON each: its arguments
+and the lines of its stdin.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import sys
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-KEYCHAIN, FAIL, CALLS, MUTE = (HERE / name for name in ("keychain.json", "fail.json", "calls.json", "mute"))
+KEYCHAIN, FAIL, CALLS, MUTE = (
+    HERE / name for name in ("keychain.json", "fail.json", "calls.json", "mute")
+)
 USAGE, DUPLICATE, ABSENT = 2, 45, 44
 LONGEST = 4095  # characters of a line of `security -i`
 
 
 def split(line: str) -> list[str] | None:
-    """The words of a line; ' and " quote, a backslash takes the next character as it is. None: a quote is open."""
+    """The words of a line; ' and " quote, a backslash takes the next character as it is. None: a
+    quote is open.
+    """
     words: list[str] = []
     word, quote, escaped = None, "", False
     for character in line:
@@ -82,8 +87,11 @@ def carry_out(words: list[str]) -> int:
             return USAGE
         secret = items.get(f"{given['s']}\n{given['a']}")
         if secret is None:
-            print("security: SecKeychainSearchCopyNext: The specified item could not be found in the keychain.",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                "security: SecKeychainSearchCopyNext: The specified item could not be found in "
+                "the keychain.",
+                file=sys.stderr,
+            )
             return ABSENT
         print(secret if secret.isascii() and secret.isprintable() else secret.encode().hex())
         return 0
@@ -102,7 +110,9 @@ def carry_out(words: list[str]) -> int:
 
 
 def interactive(text: str) -> int:
-    """`security -i`: one command a line, an unended last line is dropped; the last command's exit code."""
+    """`security -i`: one command a line, an unended last line is dropped; the last command's exit
+    code.
+    """
     *lines, _ = text.split("\n")
     code = 0
     for line in lines:
