@@ -316,6 +316,19 @@ def test_a_track_that_changed_is_fetched_anew(ft: Runner, here: Path, track: str
     assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track) != before
 
 
+@pytest.mark.parametrize("etag", [[], ['ETag: "one"']], ids=["asked anew", "range ignored"])
+def test_a_shorter_track_that_starts_over_keeps_nothing_of_the_longer_one(
+    ft: Runner, here: Path, track: str, etag: list[str]
+) -> None:
+    shorter = b"ID3" + b"\0" * 997
+    whole = answer("200 OK", shorter, f"Content-Length: {len(shorter)}", 'ETag: "two"')
+    ft.sandbox.fault("raw", origin="media", data=first_half(ft.sandbox, track, *etag))
+    ft.sandbox.fault("raw", origin="media", data=whole)
+    download(ft, track, "-o", "song.mp3")
+    assert len(shorter) < CUT
+    assert (here / "song.mp3").read_bytes() == shorter
+
+
 def rest(
     total: int,
     start: int = CUT,
