@@ -417,6 +417,23 @@ def test_five_redirects_are_followed_without_the_key(ft: Runner, here: Path, tra
     assert not any("X-API-Key" in request.headers for request in media(ft.sandbox))
 
 
+@pytest.mark.parametrize(
+    ("location", "asked"),
+    [
+        ("{media}/audio/ID.mp3#t=10", "/audio/ID.mp3"),
+        ("/audio/ID.mp3?signature=a%2Fb#", "/audio/ID.mp3?signature=a%2Fb"),
+        ("#a/b?c", "/audio/ID.mp3"),
+    ],
+)
+def test_a_redirect_is_followed_without_the_fragment_of_its_address(
+    ft: Runner, here: Path, track: str, location: str, asked: str
+) -> None:
+    ft.sandbox.fault("redirect", origin="media", location=location.replace("ID", track))
+    download(ft, track, "-o", "song.mp3")
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
+    assert media(ft.sandbox)[1].target == asked.replace("ID", track)
+
+
 def test_six_redirects_are_too_many(ft: Runner, here: Path, track: str) -> None:
     ft.sandbox.fault("redirect", origin="media", times=None)
     assert "more than 5 redirects" in download(ft, track, code=3).stderr
