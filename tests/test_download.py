@@ -806,6 +806,26 @@ def test_no_success(ft: Runner, here: Path) -> None:
     assert names(here) == []
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2)], ids=str)
+def test_the_hint_of_several_failures_is_that_of_the_first_which_has_one(
+    ft: Runner, here: Path, order: tuple[int, ...]
+) -> None:
+    """It is printed once, after all of them."""
+    failures = [
+        (str(ft.sandbox.add_generation(status="failed")["id"]), None),
+        (str(ft.sandbox.add_generation(status="pending")["id"]), "--wait waits for it"),
+        ("abc", "an id has 36 characters: `ft list` shows them"),
+    ]
+    gates = [ft.sandbox.hold(f"/v1/generations/{identifier}") for identifier, _ in failures]
+    running = ft.start("download", *(identifier for identifier, _ in failures), check=1)
+    for n in order:
+        gates[n].release()
+        running.expect(f"warning: {failures[n][0]}: ")
+    stderr = running.finish().stderr
+    first = next(failures[n][1] for n in order if failures[n][1])
+    assert stderr.endswith(f"\nhint: {first}\n") and stderr.count("hint: ") == 1
+
+
 def test_an_id_given_twice_is_fetched_once(
     ft: Runner, here: Path, track: str, six: list[str]
 ) -> None:
