@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
+import patched
 import pytest
 from conftest import PYPY, PYTHON, Result, Runner, Tls
 from sandbox import Request, Sandbox
@@ -672,6 +673,35 @@ def test_a_file_that_may_not_grow(ft: Runner, here: Path, track: str) -> None:
     assert (here / "song.mp3").read_bytes() == OLD
     assert names(here) == ["song.mp3"]
     assert len(media(ft.sandbox)) == 1
+
+
+BUSY = """
+import os
+def refuse_once(path, *args, unlink=os.unlink, **options):
+    os.unlink = os.remove = unlink
+    with open({!r}, "w") as log:
+        print(path, file=log)
+    raise PermissionError(13, "Permission denied", path)
+os.unlink = os.remove = refuse_once
+"""
+
+
+@pytest.mark.parametrize(("command", "code"), [("download", 3), ("generate", 0)])
+def test_a_hidden_file_that_cannot_be_removed_at_first_is_removed_at_the_end(
+    ft: Runner, here: Path, track: str, command: str, code: int
+) -> None:
+    """Windows refuses while a virus scanner reads the file. A failing download leaves such a file,
+    and so does `generate`, which tries out whether it may write before it spends a credit.
+    """
+    (here / "song.mp3").write_bytes(OLD)
+    if command == "download":
+        ft.sandbox.fault("short", origin="media", times=None)
+    busy = BUSY.format(str(ft.home / "refused"))
+    argv = (command, track, "-o", "song.mp3")
+    clean(patched.start(ft, *argv, changes=busy, speed=SPEED, check=code).finish())
+    refused = Path((ft.home / "refused").read_text().strip())
+    assert refused.parent == here and refused.name.startswith(".")
+    assert names(here) == ["song.mp3"]
 
 
 @pytest.fixture
