@@ -18,6 +18,7 @@ from typing import Any, Callable, Iterator
 
 import patched
 import pytest
+import traced
 from conftest import PYPY, PYTHON, Result, Runner, Tls
 from sandbox import Request, Sandbox
 
@@ -673,6 +674,16 @@ def test_a_file_that_may_not_grow(ft: Runner, here: Path, track: str) -> None:
     assert (here / "song.mp3").read_bytes() == OLD
     assert names(here) == ["song.mp3"]
     assert len(media(ft.sandbox)) == 1
+
+
+@pytest.mark.needs("strace")
+@pytest.mark.skipif(sys.platform != "linux", reason="strace")
+def test_a_track_is_on_the_disk_before_it_gets_its_name(ft: Runner, here: Path, track: str) -> None:
+    """After a power failure the file contains the old track or the new one, whole."""
+    (here / "song.mp3").write_bytes(OLD)
+    steps = traced.replacing(here / "song.mp3", ft, "download", track, "-o", "song.mp3", check=0)
+    assert steps == ["write", "fsync", "rename"]
+    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
 
 
 BUSY = """

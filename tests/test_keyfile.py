@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import traced
 from conftest import Result, Runner
 
 pytestmark = [
@@ -163,6 +164,16 @@ def test_the_file_is_replaced_and_never_rewritten(ft: Runner) -> None:
     with credentials(ft).open() as old:
         login(ft)
         assert old.read() == ft.sandbox.key_other + "\n"
+    assert credentials(ft).read_text() == ft.sandbox.key + "\n"
+
+
+@pytest.mark.needs("strace")
+def test_the_key_is_on_the_disk_before_it_replaces_the_old_one(ft: Runner) -> None:
+    """After a power failure the file contains one of them, whole."""
+    store(ft, ft.sandbox.key_other)
+    login_ = ("auth", "login", "--stdin")
+    how = {"key": None, "stdin": ft.sandbox.key, "check": 0}
+    assert traced.replacing(credentials(ft), ft, *login_, **how) == ["write", "fsync", "rename"]
     assert credentials(ft).read_text() == ft.sandbox.key + "\n"
 
 
