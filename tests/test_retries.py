@@ -188,10 +188,42 @@ def test_retry_after_as_a_date(ft: Runner, date_form: str) -> None:
     assert result.code == 0 and len(slept) == 1 and 20 < slept[0] <= 30
 
 
+PAST = "Sun, 06 Nov 1994 08:49:37 GMT"
+
+
 def test_retry_after_a_date_that_is_past(ft: Runner) -> None:
-    ft.sandbox.fault("status", status=429, retry_after="Sun, 06 Nov 1994 08:49:37 GMT")
+    ft.sandbox.fault("status", status=429, retry_after=PAST)
     result, slept = waits(ft, "me")
     assert (result.code, slept) == (0, [])
+
+
+@pytest.mark.parametrize("argv", [("me",), ("download", ID)], ids=["API", "media host"])
+def test_a_date_that_is_past_leaves_the_waits_at_a_minute_in_all(
+    ft: Runner, argv: tuple[str, ...]
+) -> None:
+    """The time since that date is not added to what later waits may take."""
+    origin = "media" if "download" in argv else "api"
+    ft.sandbox.fault("status", origin=origin, status=503, retry_after=PAST)
+    ft.sandbox.fault("status", origin=origin, status=503, retry_after=61)
+    result, slept = waits(ft, *argv, check=3 if origin == "media" else 1)
+    assert slept == []
+    assert sum(request.origin == origin for request in ft.sandbox.requests) == 2
+    assert "retry after 61 s\n" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [("me",), ("generate", "--no-wait", "a song"), ("download", ID)],
+    ids=["API", "submission", "media host"],
+)
+def test_a_date_that_is_past_is_never_printed_as_a_time_below_zero(
+    ft: Runner, argv: tuple[str, ...]
+) -> None:
+    origin = "media" if "download" in argv else "api"
+    ft.sandbox.fault("status", origin=origin, status=429, retry_after=PAST, times=None)
+    result, slept = waits(ft, *argv, check=3 if origin == "media" else 1)
+    assert slept == []
+    assert not re.search(r"-[0-9.]+ s\b", result.stderr), repr(result)
 
 
 @pytest.mark.parametrize(
