@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import patched
 import pytest
@@ -258,6 +258,40 @@ def test_200_mb_of_json_are_not_read(ft: Runner, announced: bool) -> None:
 def test_200_mb_of_error_are_not_read(ft: Runner) -> None:
     ft.sandbox.fault("raw", data=b"HTTP/1.1 403 No\r\n\r\n" + b" " * 200_000_000)
     assert "error: HTTP 403 No\n" in ft.sh("ulimit -v 250000; ft me", check=1).stderr
+
+
+# --- 16 MiB of JSON and not a byte more -----------------------------------------------------------
+
+FRAMINGS: dict[str, Callable[[bytes], bytes]] = {
+    "announced": lambda body: b"Content-Length: %d\r\n\r\n%b" % (len(body), body),
+    "chunked": lambda body: (
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    ),
+    "until the end": lambda body: b"\r\n" + body,
+}
+
+
+@pytest.mark.parametrize("framing", FRAMINGS.values(), ids=FRAMINGS)
+@pytest.mark.parametrize("more", [0, 1])
+def test_16_mib_of_json_are_read_and_not_a_byte_more(
+    ft: Runner, framing: Callable[[bytes], bytes], more: int
+) -> None:
+    body = b'{"data": {"unknown": 7}}'.ljust((16 << 20) + more)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    ft.sandbox.fault("raw", data=head + framing(body), times=None)
+    result = me(ft, 3 if more else 0)
+    assert len(ft.sandbox.requests) == 1
+    if more:
+        assert "is too long" in result.stderr
+    else:
+        assert result.json == {"data": {"unknown": 7}}
+
+
+def test_an_answer_that_announces_more_is_refused_before_it_is_read(ft: Runner) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    ft.sandbox.fault("raw", data=head + b"Content-Length: 16777217\r\n\r\n{}", times=None)
+    assert "is too long" in me(ft, 3).stderr
+    assert len(ft.sandbox.requests) == 1
 
 
 # --- keys, ids and addresses that would break the request -----------------------------------------
