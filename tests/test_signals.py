@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
+import patched
 import pytest
 from conftest import PYPY, Process, Result, Runner
 
@@ -50,6 +51,14 @@ def stop(process: Process, number: int) -> Result:
 
 def hidden(directory: Path) -> list[str]:
     return [name for name in os.listdir(directory) if name.startswith(".")]
+
+
+def await_hidden(directory: Path, count: int) -> None:
+    """Wait until the directory contains that number of hidden files."""
+    end = time.monotonic() + 20
+    while len(hidden(directory)) != count:
+        assert time.monotonic() < end, os.listdir(directory)
+        time.sleep(0.01)
 
 
 def await_sleep_on(pid: int, descriptor: int) -> None:
@@ -239,6 +248,51 @@ def test_two_signals_are_one(ft: Runner, here: Path, track: str) -> None:
     result = running.finish(20)
     assert result.code in (130, 143, 129)
     assert "Traceback" not in result.stderr
+    assert os.listdir(here) == []
+
+
+SECOND = """
+import os, signal
+now, unlink = [time.monotonic()], os.unlink
+time.monotonic = lambda: now[0]
+def interrupted(path, *args, **options):
+    if os.path.exists({log!r}):
+        with open({log!r}, "a") as log:
+            print(path, file=log)
+        now[0] += {later}
+        os.kill(os.getpid(), {second})
+        for _ in range(100):
+            pass  # here at the latest Python calls the handler
+    unlink(path, *args, **options)
+os.unlink = os.remove = interrupted
+"""
+
+
+@source
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)],
+    ids=lambda number: number.name,
+)
+@pytest.mark.parametrize(("tracks", "later"), [(1, 0), (2, 0), (2, 5)])
+def test_a_second_signal_does_not_interrupt_the_cleaning_up(
+    ft: Runner, here: Path, first: int, second: int, tracks: int, later: int
+) -> None:
+    """It arrives just before a hidden file is removed, `later` seconds after the first one by a
+    clock that stands still otherwise. The exit code is that of the first.
+    """
+    log = ft.home / "interrupted"
+    changes = SECOND.format(log=str(log), second=int(second), later=later)
+    ids = [str(ft.sandbox.add_generation(duration=240)["id"]) for _ in range(tracks)]
+    ft.sandbox.fault("stall", origin="media", where="body", at=5000, times=None)
+    running = patched.start(ft, "download", *ids, changes=changes)
+    ft.sandbox.wait_for(
+        lambda _: [r.status for r in ft.sandbox.requests if r.origin == "media"] == [200] * tracks
+    )
+    await_hidden(here, tracks)
+    log.write_text("")  # from now on
+    stop(running, first)
+    assert len(log.read_text().splitlines()) == tracks
     assert os.listdir(here) == []
 
 
