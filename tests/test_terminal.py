@@ -293,6 +293,29 @@ def test_the_prompt_column_is_useful_at_80_columns(ft: Runner) -> None:
     assert wide[0].split() == ["ID", "STATUS", "DURATION", "PROMPT", "CREATED"]
 
 
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["list"], ["STATUS     PROMPT", "completed  a l..."]),
+        (["playlist", "show", "Long"], ["STATUS     PROMPT", "completed  a l..."]),
+        (["playlists"], ["NAME  TRACKS", "L...       1"]),
+    ],
+    ids=["list", "playlist show", "playlists"],
+)
+@pytest.mark.sandbox(library=False)
+def test_no_column_is_narrower_than_its_title(
+    ft: Runner, sandbox: Sandbox, argv: list[str], expected: list[str]
+) -> None:
+    """This holds even if the other columns leave no room: here the ids take 36 of 40 cells."""
+    sandbox.add_generation(id=TRACK, prompt="a long prompt, cut to what its title takes")
+    playlist = sandbox.add_playlist("Longer than its title", [TRACK])["id"]
+    argv = [playlist if word == "Long" else word for word in argv]
+    result = ft.tty(*argv, columns=40, env={"NO_COLOR": "1"}, check=0).finish()
+    identifier = playlist if argv == ["playlists"] else TRACK
+    lines = [f"{'ID':36}  {expected[0]}", f"{identifier}  {expected[1]}"]
+    assert result.stdout.splitlines()[-2:] == lines
+
+
 # --- colours --------------------------------------------------------------------------------------
 
 
@@ -377,6 +400,26 @@ def test_several_downloads_share_one_bar(ft: Runner, library: Sandbox) -> None:
     fault.release()
     screen = process.finish().screen()
     assert [line.split(" ")[0] for line in screen] == ["Saved", "Saved", "Downloaded"]
+
+
+def test_the_bar_is_left_out_where_it_would_have_less_than_five_cells(
+    ft: Runner, library: Sandbox
+) -> None:
+    """The numbers are still shown in full."""
+    numbers = r"0 of 2 files  +[0-9]+%  [^\r]+ left(?=\r)"
+    fault = library.fault("stall", origin="media", where="body", times=None, at=10_000)
+    ids = (ODD.format(1), ODD.format(2))
+    process = ft.tty("download", *ids, "-o", "tracks/", columns=120, check=0)
+    for _ in range(5):  # until the speed no longer gains or loses digits
+        taken = len(process.expect(re.compile(numbers))[0])
+    process.resize(taken + len("[###] ") + 2, 24)
+    process.expect(re.compile(r"\x1b\[K" + numbers))
+    process.resize(taken + len("[#######] ") + 2, 24)
+    process.expect(re.compile(r"\x1b\[K\[[# ]{5,9}\] " + numbers))
+    fault.release()
+    process.finish()
+    bars = re.findall(r"\[([# ]*)\] ", "\n".join(frames(process)))
+    assert {len(bar) for bar in bars} <= {*range(5, 21)}
 
 
 @pytest.mark.sandbox(track_bytes=400_000)
