@@ -4,19 +4,21 @@
 One module, the standard library only, Python 3.8 or newer. It reads from top to bottom, each part
 using only what stands above it; `grep '^# ---'` lists the parts. The way of one command, `ft list`:
 
-    main -> run -> execute -> parse
-                           -> list_ -> Api.records -> Transport.call -> Transport.send
-                                    -> show_tracks -> Console.table
+    main -> run -> run_command
+        -> parse_command_line
+        -> list_tracks
+            -> Api.list_records -> HttpClient.call -> HttpClient.request
+            -> print_tracks -> Console.print_table
 
 - `main` makes the process fit to work (streams, signals); `run` is the one funnel from exceptions
   to exit codes.
 - A command is a function with its flags declared right above it (`@command`); the parser, the help,
   the man page and the completion scripts are made from those declarations.
-- `Transport` is the only part that knows urllib; how often a request may be sent is decided in its
+- `HttpClient` is the only part that knows urllib; how often a request may be sent is decided in its
   `call`.
 - Modules that cost time (urllib, ssl, subprocess, ctypes, json, ...) are imported where they are
   used.
-- Exit codes, environment variables and files are listed in `MANUAL`.
+- Exit codes, environment variables and files are listed in `MANUAL_SECTIONS`.
 """
 
 from __future__ import annotations
@@ -58,29 +60,28 @@ KEY_URL = "https://finetuning.ai"
 ISSUES_URL = "https://finetuning.ai/support"
 
 # Exit codes (the reference's table).
-FAILED, USAGE, NETWORK, SIGPIPE = 1, 2, 3, 141
+EXIT_ERROR, EXIT_USAGE, EXIT_NETWORK, EXIT_BROKEN_PIPE = 1, 2, 3, 141
 
-SERVICE, ACCOUNT = "finetuning", "default"  # the keychain item, shared with the official client
-SECURITY = "/usr/bin/security"  # macOS's keychain tool
+# The keychain item, shared with the official client.
+KEYCHAIN_SERVICE, KEYCHAIN_ACCOUNT = "finetuning", "default"
+SECURITY_TOOL = "/usr/bin/security"  # macOS's keychain tool
 
 # Seconds.
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 30.0  # between two pieces of an answer
-CALL_DEADLINE = 60.0  # for one API call, however slowly its answer drips
-RETRY_BUDGET = 60.0  # waits between the attempts of one call, in all
-POLL_FIRST, POLL_FACTOR, POLL_LONGEST, POLL_DEADLINE = 3.0, 1.3, 15.0, 300.0
-KEYRING_PATIENCE, PROMPT_PATIENCE = (
-    3.0,
-    30.0,
-)  # without, and with, a person who may have to answer a prompt
+CALL_TIMEOUT = 60.0  # for one API call, however slowly its answer drips
+RETRY_TIME = 60.0  # waits between the attempts of one call, in all
+POLL_INTERVAL, POLL_BACKOFF, POLL_MAX_INTERVAL, POLL_TIMEOUT = 3.0, 1.3, 15.0, 300.0
+# Without, and with, a person who may have to answer a prompt.
+KEYCHAIN_TIMEOUT, UNLOCK_TIMEOUT = 3.0, 30.0
 
-ATTEMPTS = 4
-DOWNLOAD_PIECE = 256 << 10  # bytes
-CHUNK = 100  # ids a bulk request may hold
-REDIRECTS = 5
+MAX_ATTEMPTS = 4
+READ_SIZE = 256 << 10  # bytes
+MAX_BULK_IDS = 100  # ids a bulk request may hold
+MAX_REDIRECTS = 5
 PARALLEL_DOWNLOADS = 4
-MAX_JSON, MAX_ERROR = 16 << 20, 64 << 10  # bytes
-MAX_DEPTH = 100  # levels of a JSON document
+MAX_JSON_BYTES, MAX_ERROR_BYTES = 16 << 20, 64 << 10  # bytes
+MAX_JSON_DEPTH = 100  # levels of a JSON document
 MAX_PROMPT, MAX_LYRICS, MAX_WEBHOOK = 700, 2000, 2048  # characters
 
 # The two kinds of records, by the last word of their address: the name of their list in an answer.
@@ -88,7 +89,7 @@ GENERATIONS, SOUND_EFFECTS = "generations", "sound-effects"
 LIST_NAMES = {GENERATIONS: "generations", SOUND_EFFECTS: "soundEffects"}
 
 # The reference's table of common errors: what to do next.
-HINTS = {
+ERROR_HINTS = {
     "MISSING_API_KEY": "run `ft auth login`",
     "INVALID_API_KEY": "run `ft auth login`: your stored key may have been revoked",
     "ACCOUNT_DELETED": "contact support",
@@ -109,7 +110,7 @@ HINTS = {
 class FtError(Exception):
     """What a user is told in one line. Raised anywhere, printed only by `run`."""
 
-    exit_code = FAILED
+    exit_code = EXIT_ERROR
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -120,7 +121,7 @@ class FtError(Exception):
 class UsageError(FtError):
     """A bad flag, argument, configuration or key, found before anything is sent."""
 
-    exit_code = USAGE
+    exit_code = EXIT_USAGE
 
 
 class NetworkError(FtError):
@@ -128,7 +129,7 @@ class NetworkError(FtError):
     help.
     """
 
-    exit_code = NETWORK
+    exit_code = EXIT_NETWORK
 
     def __init__(
         self, message: str, hint: str | None = None, *, sent: bool = True, final: bool = False
@@ -153,28 +154,28 @@ class ApiError(FtError):
         self.details = details
         self.retry_after = retry_after
         if code == "VALIDATION_ERROR":
-            self.exit_code = USAGE
-        hints = [HINTS.get(code, "")]
+            self.exit_code = EXIT_USAGE
+        hints = [ERROR_HINTS.get(code, "")]
         if retry_after is not None:
             hints.append(f"retry after {retry_after:.0f} s")
         self.hint = "; ".join(filter(None, hints)) or None
 
 
-class Unavailable(Exception):
+class KeychainUnavailable(Exception):
     """This system's keychain cannot be reached, and why."""
 
 
-class NoAnswer(Unavailable):
+class KeychainTimeout(KeychainUnavailable):
     """The keychain let a time limit pass."""
 
 
-class Locked(FtError):
+class KeychainLocked(FtError):
     """The keychain is there, but it must be unlocked first. Never a reason to fall back to plain
     text.
     """
 
 
-class Stopped(BaseException):
+class StopSignal(BaseException):
     """A signal asked us to stop: SIGINT, SIGTERM or SIGHUP. Raised wherever the main thread is."""
 
     def __init__(self, signum: int) -> None:
@@ -182,36 +183,42 @@ class Stopped(BaseException):
         self.exit_code = 128 + signum
 
 
-class HelpAsked(Exception):
+class HelpRequested(Exception):
     """argparse met --help; its text is the argument."""
 
 
 # --- text -----------------------------------------------------------------------------------------
 
 # Patterns stay text until they are used: compiling them takes a tenth of the start.
-KEY = r"ft_live_[0-9A-Za-z]{32}"
-KEY_LIKE = r"(ft_live_[0-9A-Za-z]{4})[0-9A-Za-z]{16,}"
-UUID = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-TIMESTAMP = (
+KEY_PATTERN = r"ft_live_[0-9A-Za-z]{32}"
+KEY_LIKE_PATTERN = r"(ft_live_[0-9A-Za-z]{4})[0-9A-Za-z]{16,}"
+UUID_PATTERN = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+TIMESTAMP_PATTERN = (
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)? "
     r"?(?:[Zz]|([+-][0-9]{2}):?([0-9]{2}))?"
 )
-STAND_INS = {ord("✓"): "OK", ord("✗"): "FAIL", ord("→"): "->", ord("…"): "...", ord("—"): "-"}
+ASCII_REPLACEMENTS = {
+    ord("✓"): "OK",
+    ord("✗"): "FAIL",
+    ord("→"): "->",
+    ord("…"): "...",
+    ord("—"): "-",
+}
 
 
 def redact(text: str) -> str:
     """`text` with every API key in it cut to its first 12 characters."""
-    return re.sub(KEY_LIKE, r"\1...****", text) if "ft_live_" in text else text
+    return re.sub(KEY_LIKE_PATTERN, r"\1...****", text) if "ft_live_" in text else text
 
 
-def unsafe(character: str) -> bool:
+def is_unsafe(character: str) -> bool:
     """Whether a terminal may act on it: controls, bidi and other formats, but no joiners."""
     from unicodedata import category
 
     return category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\u200c\u200d"
 
 
-def visible(text: str) -> str:
+def sanitise(text: str) -> str:
     """`text` on one line and safe for a terminal: keys redacted (before they are cut in two), the
     unsafe as escapes.
     """
@@ -219,17 +226,17 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return text.translate(
-        {ord(c): c.encode("unicode_escape").decode() for c in set(text) if unsafe(c)}
+        {ord(c): c.encode("unicode_escape").decode() for c in set(text) if is_unsafe(c)}
     )
 
 
 # Emoji of several characters, which one terminal shows as one and another side by side.
-SEQUENCE = (
+EMOJI_SEQUENCE_PATTERN = (
     "[\U0001f1e6-\U0001f1ff]{2}|.[\ufe0f\U0001f3fb-\U0001f3ff](?:\u200d.[\ufe0f\U0001f3fb-\U0001f3ff]?)*"
     "|.(?:\u200d.[\ufe0f\U0001f3fb-\U0001f3ff]?)+"
 )
 # Text on whose width terminals disagree: those, Devanagari to Hangul's single letters, Khmer.
-DISPUTED = SEQUENCE + "|[\u0900-\u11ff\u1780-\u17ff]"
+DISPUTED = EMOJI_SEQUENCE_PATTERN + "|[\u0900-\u11ff\u1780-\u17ff]"
 
 
 def cell_width(text: str) -> int:
@@ -250,12 +257,12 @@ def cell_width(text: str) -> int:
     return sum(map(cells, text))
 
 
-def cut(text: str, cells: int) -> tuple[str, str]:
+def split_at_width(text: str, cells: int) -> tuple[str, str]:
     """`text` in two: as much as fits into `cells`, and the rest. What belongs together stays
     together.
     """
     used = end = 0
-    for piece in re.findall(SEQUENCE + "|.", text, re.DOTALL):
+    for piece in re.findall(EMOJI_SEQUENCE_PATTERN + "|.", text, re.DOTALL):
         used += cell_width(piece)
         if used > cells:
             return text[:end], text[end:]
@@ -263,18 +270,18 @@ def cut(text: str, cells: int) -> tuple[str, str]:
     return text, ""
 
 
-def clip(text: str, cells: int) -> str:
+def truncate(text: str, cells: int) -> str:
     """`text` cut to `cells`, with `...` in place of what is lost."""
     if cell_width(text) <= cells:
         return text
-    return cut(text, max(0, cells - 3))[0].rstrip() + "..."[:cells]
+    return split_at_width(text, max(0, cells - 3))[0].rstrip() + "..."[:cells]
 
 
-def fold(text: str, cells: int) -> list[str]:
+def wrap_text(text: str, cells: int) -> list[str]:
     """`text` in lines of at most `cells`, broken at spaces where there are any."""
     lines = []
     while cell_width(text) > cells:
-        head, rest = cut(text, cells)
+        head, rest = split_at_width(text, cells)
         space = head.rfind(" ") if not rest.startswith(" ") else len(head)
         if space > 0:
             head, rest = text[:space], text[space:].lstrip()
@@ -285,7 +292,7 @@ def fold(text: str, cells: int) -> list[str]:
     return [*lines, text]
 
 
-def fold_command(text: str, cells: int) -> list[str]:
+def wrap_command(text: str, cells: int) -> list[str]:
     """A shell command in lines of at most `cells`, to be pasted as they are: no word or flag and
     value broken.
     """
@@ -298,7 +305,7 @@ def fold_command(text: str, cells: int) -> list[str]:
     return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
 
 
-def pad(text: str, cells: int, right: bool = False) -> str:
+def pad_to_width(text: str, cells: int, right: bool = False) -> str:
     space = " " * (cells - cell_width(text))
     return space + text if right else text + space
 
@@ -307,7 +314,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def length(seconds: Any) -> str:
+def format_duration(seconds: Any) -> str:
     """A duration in seconds for people: `58s`, `3m`, `1m 30s`, `1h 5m`."""
     if not is_number(seconds) or not 0 <= seconds < 1e9:
         return "-"
@@ -324,7 +331,7 @@ def parse_time(text: object) -> float | None:
     """Seconds since the epoch of either of the API's timestamps; None for anything else."""
     import datetime
 
-    match = re.fullmatch(TIMESTAMP, text) if isinstance(text, str) else None
+    match = re.fullmatch(TIMESTAMP_PATTERN, text) if isinstance(text, str) else None
     if not match:
         return None
     day, clock, hours, minutes = match.groups()
@@ -336,7 +343,7 @@ def parse_time(text: object) -> float | None:
         return None
 
 
-def age(timestamp: object, now: float | None = None) -> str:
+def format_age(timestamp: object, now: float | None = None) -> str:
     """How long ago, for people: `just now`, `3 min ago`; from 30 days on the date (UTC)."""
     then = parse_time(timestamp)
     if then is None:
@@ -351,7 +358,7 @@ def age(timestamp: object, now: float | None = None) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(then))
 
 
-def size(count: Any) -> str:
+def format_size(count: Any) -> str:
     """A number of bytes for people."""
     if not is_number(count) or not 0 <= count < 1e18:
         return "-"
@@ -364,7 +371,7 @@ def size(count: Any) -> str:
     return f"{count:.1f} {unit}"
 
 
-def slug(text: str) -> str:
+def slugify(text: str) -> str:
     """`text` as part of a file name: letters (with their marks) and digits of any script, the rest
     hyphens.
     """
@@ -377,20 +384,20 @@ def slug(text: str) -> str:
     return "-".join(kept.split())[:40].strip("-")
 
 
-def file_name(record: Json) -> str:
+def default_filename(record: Json) -> str:
     """The default name of a track's file: `<slug>-<short-id>.mp3`, made of safe characters only."""
     words = next(
         (
-            slug(redact(w))
+            slugify(redact(w))
             for w in (record.get("title"), record.get("prompt"))
-            if isinstance(w, str) and slug(w)
+            if isinstance(w, str) and slugify(w)
         ),
         "track",
     )
-    return f"{words}-{slug(str(record.get('id'))[:8]) or 'unnamed'}.mp3"
+    return f"{words}-{slugify(str(record.get('id'))[:8]) or 'unnamed'}.mp3"
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest_nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?`, or nothing."""
     import difflib
 
@@ -398,17 +405,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
-def shell(*words: str) -> str:
+def quote_command(*words: str) -> str:
     """A command for a person to paste; what is unsafe in it as code points, for bash, zsh and
     ksh.
     """
     import shlex
 
     def quoted(word: str) -> str:
-        if any(map(unsafe, word)):
+        if any(map(is_unsafe, word)):
             return (
                 "$'"
-                + "".join(f"\\U{ord(c):08x}" if c in "\\'" or unsafe(c) else c for c in word)
+                + "".join(f"\\U{ord(c):08x}" if c in "\\'" or is_unsafe(c) else c for c in word)
                 + "'"
             )
         safe = shlex.quote(word)
@@ -461,7 +468,7 @@ def parse_json(text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     level = [document]
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_JSON_DEPTH):
         level = [
             child
             for node in level
@@ -502,20 +509,20 @@ def escape_json(text: str, ascii_only: bool) -> str:
     if text.isascii() and "\x7f" not in text:
         return text
     return text.translate(
-        {ord(c): json.dumps(c)[1:-1] for c in set(text) if c > "~" and (ascii_only or unsafe(c))}
+        {ord(c): json.dumps(c)[1:-1] for c in set(text) if c > "~" and (ascii_only or is_unsafe(c))}
     )
 
 
 # --- Console --------------------------------------------------------------------------------------
 
 # No dim, yellow, blue or cyan, which vanish on white or on black.
-STYLES = {"bold": "1", "red": "31", "green": "32", "magenta": "35"}
-STATUS_STYLES = {"completed": "green", "failed": "red", "processing": "magenta"}
-SPINNER = "|/-\\"
-USEFUL = 12  # cells of a prompt or a name that still tell which it is
+ANSI_CODES = {"bold": "1", "red": "31", "green": "32", "magenta": "35"}
+STATUS_COLOURS = {"completed": "green", "failed": "red", "processing": "magenta"}
+SPINNER_FRAMES = "|/-\\"
+MIN_COLUMN_WIDTH = 12  # cells of a prompt or a name that still tell which it is
 
 
-def columns(stream: TextIO) -> int | None:
+def terminal_width(stream: TextIO) -> int | None:
     """The width of the terminal that `stream` is; None when it is none."""
     if not stream.isatty():
         return None
@@ -537,12 +544,13 @@ class Console:
     def __init__(self) -> None:
         self.verbose = False
         self.no_color = bool(os.environ.get("NO_COLOR"))
-        self.capable = os.environ.get("TERM") != "dumb"
-        self.live = sys.stderr.isatty() and self.capable  # a spinner or a bar may move on stderr
+        self.knows_ansi = os.environ.get("TERM") != "dumb"
+        # A spinner or a bar may move on stderr.
+        self.has_status_line = sys.stderr.isatty() and self.knows_ansi
         self._thread = get_ident()  # only this thread draws
-        self._drawn = False  # something is on the live line
+        self._status_shown = False  # something is on the status line
         self._frame = 0
-        self._spoken = time.monotonic()  # when stderr last got a line
+        self._last_message = time.monotonic()  # when stderr last got a line
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
             if os.name != "nt":
@@ -560,112 +568,116 @@ class Console:
         try:
             text.encode(stream.encoding or "ascii")
         except UnicodeEncodeError:
-            text = text.translate(STAND_INS)
+            text = text.translate(ASCII_REPLACEMENTS)
         try:
             stream.write(text)
             stream.flush()
         except OSError as error:
             if stream is sys.stdout:
                 self._output_failed(error)
-            self.abandon(stream)
+            self.discard_output(stream)
 
     @staticmethod
-    def abandon(stream: TextIO) -> None:
+    def discard_output(stream: TextIO) -> None:
         """Let what the stream still holds go nowhere, lest the flush at the end fail or block."""
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
 
     def _output_failed(self, error: OSError) -> NoReturn:
-        self.abandon(sys.stdout)
+        self.discard_output(sys.stdout)
         if isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == 22):
             raise BrokenPipeError from None
         raise FtError(f"cannot write output: {error.strerror}") from None
 
     def print(self, text: str) -> None:
         """A line of the result."""
-        self.clear()
-        self._write(sys.stdout, visible(text) + "\n")
+        self.clear_status()
+        self._write(sys.stdout, sanitise(text) + "\n")
 
-    def write(self, text: str) -> None:
+    def print_raw(self, text: str) -> None:
         """Text of our own for stdout, as it stands."""
-        self.clear()
+        self.clear_status()
         self._write(sys.stdout, text)
 
-    def json(self, document: Any) -> None:
-        self.clear()
+    def print_json(self, document: Any) -> None:
+        self.clear_status()
         ascii_only = not (sys.stdout.encoding or "ascii").lower().startswith("utf")
         self._write(sys.stdout, escape_json(format_json(document), ascii_only) + "\n")
 
     def write_bytes(self, data: memoryview) -> None:
         """A piece of a track for stdout."""
-        self.clear()
+        self.clear_status()
         try:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         except OSError as error:
             self._output_failed(error)
 
-    def say(self, label: str, text: str, style: str) -> None:
-        self._spoken = time.monotonic()
-        text = f" {visible(text)}"
+    def message(self, label: str, text: str, style: str) -> None:
+        self._last_message = time.monotonic()
+        text = f" {sanitise(text)}"
         if label != "hint" or (
             "`" in text and "lost: ft " not in text
         ):  # others may be commands to paste
-            text = self.folded(text, len(label) + 1)
-        self._line(self.paint(label + ":", style, sys.stderr) + text)
+            text = self._wrap(text, len(label) + 1)
+        self._line(self.style(label + ":", style, sys.stderr) + text)
 
-    def folded(self, text: str, begun: int = 0) -> str:
+    def _wrap(self, text: str, begun: int = 0) -> str:
         """`text` as it fits a terminal on stderr, on whose first line there are `begun` cells."""
-        room = columns(sys.stderr)
-        return text if room is None else "\n".join(fold(" " * begun + text, max(room, 20)))[begun:]
+        room = terminal_width(sys.stderr)
+        return (
+            text
+            if room is None
+            else "\n".join(wrap_text(" " * begun + text, max(room, 20)))[begun:]
+        )
 
     def _line(self, text: str) -> None:
-        """A line on stderr in place of the live one; in one piece, for threads speak too."""
-        start = "\r\x1b[K" if self._drawn else ""
-        self._drawn = False
+        """A line on stderr in place of the status line; in one piece, for threads speak too."""
+        start = "\r\x1b[K" if self._status_shown else ""
+        self._status_shown = False
         self._write(sys.stderr, f"{start}{text}\n")
 
     def note(self, text: str) -> None:
-        self.say("note", text, "bold")
+        self.message("note", text, "bold")
 
     def warning(self, text: str) -> None:
-        self.say("warning", text, "magenta")
+        self.message("warning", text, "magenta")
 
     def error(self, text: str) -> None:
-        self.say("error", text, "red")
+        self.message("error", text, "red")
 
     def hint(self, text: str) -> None:
-        self.say("hint", text, "bold")
+        self.message("hint", text, "bold")
 
     def log(self, text: str) -> None:
         """A line of the -v log."""
         if self.verbose:
-            self._line(visible(text))
+            self._line(sanitise(text))
 
     # The terminal
 
-    def paint(self, text: str, style: str, stream: TextIO | None = None) -> str:
-        """`text` in one of STYLES (or none) where colours are welcome; the stream is stdout by
+    def style(self, text: str, style: str, stream: TextIO | None = None) -> str:
+        """`text` in one of ANSI_CODES (or none) where colours are welcome; the stream is stdout by
         default.
         """
-        if not style or self.no_color or not self.capable or not (stream or sys.stdout).isatty():
+        if not style or self.no_color or not self.knows_ansi or not (stream or sys.stdout).isatty():
             return text
-        return f"\x1b[{STYLES[style]}m{text}\x1b[0m"
+        return f"\x1b[{ANSI_CODES[style]}m{text}\x1b[0m"
 
-    def draw(self, text: str) -> None:
-        """Put `text` on the live line, which the next real line replaces."""
-        if self.live and get_ident() == self._thread:
-            text = clip(visible(text), (columns(sys.stderr) or 80) - 1)
-            self._drawn = True  # first: a signal may come before the write is over
+    def show_status(self, text: str) -> None:
+        """Put `text` on the status line, which the next real line replaces."""
+        if self.has_status_line and get_ident() == self._thread:
+            text = truncate(sanitise(text), (terminal_width(sys.stderr) or 80) - 1)
+            self._status_shown = True  # first: a signal may come before the write is over
             self._write(sys.stderr, f"\r\x1b[K{text}")
 
-    def clear(self) -> None:
-        if self._drawn:
-            self._drawn = False
+    def clear_status(self) -> None:
+        if self._status_shown:
+            self._status_shown = False
             self._write(sys.stderr, "\r\x1b[K")
 
-    def wait(self, seconds: float, text: Callable[[], str]) -> None:
+    def sleep_with_status(self, seconds: float, text: Callable[[], str]) -> None:
         """Sleep, saying `text()`: beside a spinner on a terminal, in a line a minute off it."""
         end = time.monotonic() + seconds
         while True:
@@ -673,14 +685,14 @@ class Console:
             if left <= 0:
                 return
             self._frame += 1
-            self.draw(f"{SPINNER[self._frame % len(SPINNER)]} {text()}")
-            time.sleep(min(left, 0.1 if self.live else self.heartbeat(text)))
+            self.show_status(f"{SPINNER_FRAMES[self._frame % len(SPINNER_FRAMES)]} {text()}")
+            time.sleep(min(left, 0.1 if self.has_status_line else self._note_if_silent(text)))
 
-    def heartbeat(self, text: Callable[[], str]) -> float:
+    def _note_if_silent(self, text: Callable[[], str]) -> float:
         """Off a terminal, say `text()` when a minute has passed in silence; the seconds until the
         next time.
         """
-        silent = time.monotonic() - self._spoken
+        silent = time.monotonic() - self._last_message
         if silent < 60:
             return 60 - silent
         self.note(text())
@@ -696,7 +708,7 @@ class Console:
         answer = ""
         sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
         try:
-            self._write(sys.stderr, f"{self.folded(consequence)}\n{question} [y/N] ")
+            self._write(sys.stderr, f"{self._wrap(consequence)}\n{question} [y/N] ")
             answer = sys.stdin.readline()
         finally:
             if not answer.endswith("\n"):
@@ -709,7 +721,7 @@ class Console:
 
     # Tables
 
-    def table(
+    def print_table(
         self,
         names: Sequence[str],
         rows: Sequence[Sequence[str]],
@@ -717,79 +729,85 @@ class Console:
         drop: Sequence[str] = (),
     ) -> None:
         """Rows under their column names. On a terminal the column `long` is cut to fit, and where
-        that would leave less than USEFUL cells of it the columns in `drop` go, first one first; in
-        a pipe nothing is cut.
+        that would leave less than MIN_COLUMN_WIDTH cells of it the columns in `drop` go, first one
+        first; in a pipe nothing is cut.
         """
-        cells = [list(names), *([visible(cell) for cell in row] for row in rows)]
+        cells = [list(names), *([sanitise(cell) for cell in row] for row in rows)]
         shown = list(range(len(names)))
         widths = [max(cell_width(row[i]) for row in cells) for i in shown]
-        room = columns(sys.stdout)
+        room = terminal_width(sys.stdout)
         if room is not None:
             stretch, dropped = names.index(long), [names.index(name) for name in drop]
             while True:
                 free = room - sum(widths[i] + 2 for i in shown if i != stretch)
-                if free >= min(widths[stretch], USEFUL) or not dropped:
+                if free >= min(widths[stretch], MIN_COLUMN_WIDTH) or not dropped:
                     break
                 shown.remove(dropped.pop(0))
             widths[stretch] = min(widths[stretch], max(free, len(long)))
             for row in cells:
-                row[stretch] = clip(row[stretch], widths[stretch])
+                row[stretch] = truncate(row[stretch], widths[stretch])
         lines = []
         for row in cells:
             line = []
             for i in shown:
-                style = STATUS_STYLES.get(row[i], "") if names[i] == "STATUS" else ""
+                style = STATUS_COLOURS.get(row[i], "") if names[i] == "STATUS" else ""
                 right = names[i] == "TRACKS"
-                text = row[i] if i == shown[-1] and not right else pad(row[i], widths[i], right)
-                line.append(self.paint(text, "bold" if row is cells[0] else style))
+                text = (
+                    row[i]
+                    if i == shown[-1] and not right
+                    else pad_to_width(row[i], widths[i], right)
+                )
+                line.append(self.style(text, "bold" if row is cells[0] else style))
                 if (
                     room is not None
-                    and self.capable
+                    and self.knows_ansi
                     and i != shown[-1]
                     and re.search(DISPUTED, text)
                 ):
                     # The terminal may have taken less than was reckoned: go to where the cell ends.
                     line[-1] += f"\x1b[{sum(widths[j] + 2 for j in shown[: len(line)]) - 1}G"
             lines.append("  ".join(line))
-        self.write("\n".join(lines) + "\n")
+        self.print_raw("\n".join(lines) + "\n")
 
-    def details(
-        self, pairs: Sequence[tuple[str, str]], command: tuple[str, str] | None = None
+    def print_details(
+        self, pairs: Sequence[tuple[str, str]], footer: tuple[str, str] | None = None
     ) -> None:
-        """Labels and values, and at the end a command. On a terminal long values are folded under
-        themselves; an address, which must not be broken, has a line of its own.
+        """Labels and values, and at the end a label and a command. On a terminal long values are
+        wrapped under themselves; an address, which must not be broken, has a line of its own.
         """
         indent = max(len(label) for label, _ in pairs) + 2
-        room = columns(sys.stdout)
+        room = terminal_width(sys.stdout)
         cells = max(10, room - indent) if room is not None else sys.maxsize
         lines = []
         for label, text in pairs:
-            value = visible(text)
-            name = self.paint(pad(label, indent), "bold")
+            value = sanitise(text)
+            name = self.style(pad_to_width(label, indent), "bold")
             if room is not None and cells < cell_width(value) <= room - 2 and " " not in value:
-                lines += [self.paint(label, "bold"), "  " + value]
+                lines += [self.style(label, "bold"), "  " + value]
                 continue
-            first, *rest = fold(value, cells)
+            first, *rest = wrap_text(value, cells)
             lines.append(
-                name + self.paint(first, STATUS_STYLES.get(value, "") if label == "Status" else "")
+                name + self.style(first, STATUS_COLOURS.get(value, "") if label == "Status" else "")
             )
             lines += [" " * indent + line for line in rest]
-        if command:
-            first, *rest = fold_command(visible(command[1]), cells)
+        if footer:
+            first, *rest = wrap_command(sanitise(footer[1]), cells)
             lines += [
-                self.paint(pad(command[0], indent), "bold") + first,
+                self.style(pad_to_width(footer[0], indent), "bold") + first,
                 *(" " * indent + line for line in rest),
             ]
-        self.write("\n".join(lines) + "\n")
+        self.print_raw("\n".join(lines) + "\n")
 
-    def checklist(self, facts: Sequence[tuple[bool, str]]) -> None:
-        """A line for each fact, ticked or crossed; on a terminal folded under itself."""
-        room = columns(sys.stdout)
+    def print_checklist(self, facts: Sequence[tuple[bool, str]]) -> None:
+        """A line for each fact, ticked or crossed; on a terminal wrapped under itself."""
+        room = terminal_width(sys.stdout)
         for fine, text in facts:
             mark = "✓" if fine else "✗"
-            lines = [visible(text)] if room is None else fold(visible(text), max(10, room - 5))
-            self.write(
-                self.paint(mark, "green" if fine else "red") + " " + "\n  ".join(lines) + "\n"
+            lines = (
+                [sanitise(text)] if room is None else wrap_text(sanitise(text), max(10, room - 5))
+            )
+            self.print_raw(
+                self.style(mark, "green" if fine else "red") + " " + "\n  ".join(lines) + "\n"
             )
 
 
@@ -798,24 +816,24 @@ class Progress:
     Downloads in threads count, the main thread draws.
     """
 
-    def __init__(self, console: Console, files: int = 1) -> None:
+    def __init__(self, console: Console, file_count: int = 1) -> None:
         self.console = console
-        self.files = files
+        self.file_count = file_count
         self.finished = 0
         self.received = 0  # bytes
         self.expected: int | None = (
-            0  # bytes, of the downloads begun; None when one did not announce its size
+            0  # bytes, of the files started; None when one did not announce its size
         )
-        self.begun = 0
+        self.files_started = 0
         self.start = 0.0
         self._last = 0.0
 
-    def restart(self, received: int, expected: int | None, announced: int | None) -> None:
+    def start_file(self, received: int, expected: int | None, announced: int | None) -> None:
         """A download begins, or begins again: forget its `received` and `expected` bytes;
         `announced` are to come.
         """
         if expected is None:
-            self.begun += 1
+            self.files_started += 1
             self.start = self.start or time.monotonic()
         self.received -= received
         if announced is None or self.expected is None:
@@ -823,9 +841,9 @@ class Progress:
         else:
             self.expected += announced - (expected or 0)
 
-    def add(self, count: int) -> None:
+    def add_bytes(self, count: int) -> None:
         self.received += count
-        if self.files == 1:
+        if self.file_count == 1:
             self.draw()
 
     def draw(self) -> None:
@@ -833,31 +851,35 @@ class Progress:
         now = time.monotonic()
         if now - self._last >= 0.1:
             self._last = now
-            if self.console.live:
-                self.console.draw(self._bar() + self._text())
+            if self.console.has_status_line:
+                self.console.show_status(self._format_bar() + self._format_numbers())
             else:
-                self.console.heartbeat(self._text)
+                self.console._note_if_silent(self._format_numbers)
 
-    def _bar(self) -> str:
+    def _format_bar(self) -> str:
         """As long as there is room for, at most 20 cells."""
-        cells = min(20, (columns(sys.stderr) or 80) - 5 - len(self._text()))
+        cells = min(20, (terminal_width(sys.stderr) or 80) - 5 - len(self._format_numbers()))
         if not self.expected or cells < 5:
             return ""
-        return f"[{'#' * int(min(1.0, self.received / self._total()) * cells):{cells}}] "
+        return f"[{'#' * int(min(1.0, self.received / self._estimate_total()) * cells):{cells}}] "
 
-    def _total(self) -> float:
+    def _estimate_total(self) -> float:
         """Bytes: those expected, as if the files that have not begun were like those that have."""
-        return (self.expected or 0) * max(1.0, self.files / max(self.begun, 1))
+        return (self.expected or 0) * max(1.0, self.file_count / max(self.files_started, 1))
 
-    def _text(self) -> str:
+    def _format_numbers(self) -> str:
         speed = self.received / max(time.monotonic() - self.start, 0.001)
-        parts = [f"{self.finished} of {self.files} files"] if self.files > 1 else []
+        parts = [f"{self.finished} of {self.file_count} files"] if self.file_count > 1 else []
         if self.expected:
-            parts.append(f"{min(1.0, self.received / self._total()):4.0%}")
-        whole = f" of {size(self.expected)}" if self.expected and self.files == 1 else ""
-        parts += [size(self.received) + whole, f"{size(speed)}/s"]
+            parts.append(f"{min(1.0, self.received / self._estimate_total()):4.0%}")
+        whole = (
+            f" of {format_size(self.expected)}" if self.expected and self.file_count == 1 else ""
+        )
+        parts += [format_size(self.received) + whole, f"{format_size(speed)}/s"]
         if self.expected and self.received:
-            parts.append(f"{length(max(0.0, self._total() - self.received) / speed)} left")
+            parts.append(
+                f"{format_duration(max(0.0, self._estimate_total() - self.received) / speed)} left"
+            )
         return "  ".join(parts)
 
 
@@ -888,32 +910,32 @@ def config_directory() -> str:
     return os.path.join(base, "finetuning")
 
 
-ADDRESS = (
+URL_PATTERN = (
     r"(?P<scheme>(?i:https?))://(?P<host>[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\])(:(?P<port>[0-9]{1,5}))?"
     r"(?P<path>/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?(?P<query>\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?"
 )
-LOOPBACK = r"(?i:localhost)|127(\.[0-9]{1,3}){3}|\[::1\]"
+LOOPBACK_PATTERN = r"(?i:localhost)|127(\.[0-9]{1,3}){3}|\[::1\]"
 
 
-def check_address(url: str, what: str) -> re.Match[str]:
+def parse_url(url: str, what: str) -> re.Match[str]:
     """The parts of an address we are willing to open: https, or http on loopback. ValueError says
     what is wrong.
     """
-    match = re.fullmatch(ADDRESS, url)
+    match = re.fullmatch(URL_PATTERN, url)
     if not match:
         raise ValueError(f"{what} is not a plain https address")
     if match["port"] and not 0 < int(match["port"]) < 65536:
         raise ValueError(f"{what} has a port that does not exist: {match['port']}")
-    if match["scheme"].lower() == "http" and not re.fullmatch(LOOPBACK, match["host"]):
+    if match["scheme"].lower() == "http" and not re.fullmatch(LOOPBACK_PATTERN, match["host"]):
         raise ValueError(f"{what} must be https; http is for this machine only")
     return match
 
 
-def check_base_url(url: str, source: str) -> str:
+def parse_base_url(url: str, source: str) -> str:
     """`url` without a trailing slash. UsageError for one that a key must not be sent to."""
     what = f"the base URL from {source}"
     try:
-        match = check_address(url, what)
+        match = parse_url(url, what)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if match["query"]:
@@ -921,7 +943,7 @@ def check_base_url(url: str, source: str) -> str:
     return url.rstrip("/")
 
 
-def check_webhook(url: str) -> str:
+def webhook_url(url: str) -> str:
     if (
         not re.fullmatch(r"(?i:https)://[^\s/?#]\S*", url)
         or not url.isprintable()
@@ -933,7 +955,7 @@ def check_webhook(url: str) -> str:
     return url
 
 
-class Config:
+class Settings:
     """config.json: `base_url`, `duration` (seconds), `bpm`, each None where the file has none."""
 
     KEYS = {"baseUrl": "a string", "defaultDuration": "a number", "defaultBpm": "a number"}
@@ -948,7 +970,7 @@ class Config:
         data: Json = {}
         try:
             with open(self.path, "rb") as file:
-                content = file.read(MAX_JSON)
+                content = file.read(MAX_JSON_BYTES)
         except FileNotFoundError:
             if path is not None:
                 raise UsageError(f"{path or '--config'}: no such configuration file") from None
@@ -959,18 +981,18 @@ class Config:
             ) from None
         else:
             data = self._parse(content)
-        self.unknown = sorted(data.keys() - self.KEYS.keys())
+        self.unknown_keys = sorted(data.keys() - self.KEYS.keys())
         for key, kind in self.KEYS.items():
             value = data.get(key)
             if value is not None and not (
                 is_number(value) if kind == "a number" else isinstance(value, str)
             ):
-                raise UsageError(f"{self.path}:{self._line(key)}: `{key}` must be {kind}")
+                raise UsageError(f"{self.path}:{self._line_number(key)}: `{key}` must be {kind}")
         self.base_url: str | None = data.get("baseUrl")
         self.duration: Any = data.get("defaultDuration")
         self.bpm: Any = data.get("defaultBpm")
         if self.base_url is not None:
-            check_base_url(self.base_url, f"{self.path}:{self._line('baseUrl')}, `baseUrl`,")
+            parse_base_url(self.base_url, f"{self.path}:{self._line_number('baseUrl')}, `baseUrl`,")
 
     def _parse(self, content: bytes) -> Json:
         import json
@@ -986,7 +1008,7 @@ class Config:
             raise UsageError(f"{self.path}:1: must hold a JSON object")
         return data
 
-    def _line(self, key: str) -> int:
+    def _line_number(self, key: str) -> int:
         places = [match.start() for match in re.finditer(rf'"{key}"\s*:', self._text)]
         return self._text.count("\n", 0, places[-1] if places else 0) + 1
 
@@ -994,12 +1016,12 @@ class Config:
 # --- keys -----------------------------------------------------------------------------------------
 
 
-def check_key(text: str, source: str) -> str:
+def parse_key(text: str, source: str) -> str:
     """The key in `text`. UsageError, naming its source and length but never its content, for a
     malformed one.
     """
     key = text.strip()
-    if not re.fullmatch(KEY, key):
+    if not re.fullmatch(KEY_PATTERN, key):
         raise UsageError(
             f"the API key from {source} is malformed: {len(key)} characters",
             "a key is `ft_live_` and 32 letters or digits, 40 characters in all",
@@ -1007,11 +1029,11 @@ def check_key(text: str, source: str) -> str:
     return key
 
 
-def run_tool(
-    console: Console, argv: list[str], stdin: str = "", patience: float = KEYRING_PATIENCE
+def run_keychain_tool(
+    console: Console, argv: list[str], stdin: str = "", timeout: float = KEYCHAIN_TIMEOUT
 ) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a keychain's tool; secrets go to it by stdin. Unavailable
-    when the tool is absent, NoAnswer when it takes too long.
+    """Exit code, stdout and stderr of a keychain's tool; secrets go to it by stdin.
+    KeychainUnavailable when the tool is absent, KeychainTimeout when it takes too long.
     """
     import subprocess
 
@@ -1028,17 +1050,17 @@ def run_tool(
             if isinstance(error, FileNotFoundError)
             else f"cannot run: {error.strerror}"
         )
-        raise Unavailable(f"{name} {reason}") from None
+        raise KeychainUnavailable(f"{name} {reason}") from None
     try:
         try:
-            out, err = tool.communicate(stdin.encode(), KEYRING_PATIENCE)
+            out, err = tool.communicate(stdin.encode(), KEYCHAIN_TIMEOUT)
         except subprocess.TimeoutExpired:
-            if patience <= KEYRING_PATIENCE:
+            if timeout <= KEYCHAIN_TIMEOUT:
                 raise
             console.note(f"waiting for {name}: answer its prompt if there is one")
-            out, err = tool.communicate(timeout=patience - KEYRING_PATIENCE)
+            out, err = tool.communicate(timeout=timeout - KEYCHAIN_TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise NoAnswer(f"{name} did not answer within {patience:.0f} s") from None
+        raise KeychainTimeout(f"{name} did not answer within {timeout:.0f} s") from None
     finally:
         if tool.poll() is None:
             tool.kill()
@@ -1055,22 +1077,30 @@ class SecretService:
         self.console = console
 
     def _run(
-        self, verb: str, *options: str, stdin: str = "", patience: float = KEYRING_PATIENCE
+        self, verb: str, *options: str, stdin: str = "", timeout: float = KEYCHAIN_TIMEOUT
     ) -> tuple[int, str, str]:
-        argv = ["secret-tool", verb, *options, "service", SERVICE, "username", ACCOUNT]
-        return run_tool(self.console, argv, stdin, patience)
+        argv = [
+            "secret-tool",
+            verb,
+            *options,
+            "service",
+            KEYCHAIN_SERVICE,
+            "username",
+            KEYCHAIN_ACCOUNT,
+        ]
+        return run_keychain_tool(self.console, argv, stdin, timeout)
 
-    def _secrets(self) -> list[str]:
+    def _search(self) -> list[str]:
         """What all matching items hold, ours and other programs', the last modified first."""
         # `search` never prompts, unlike `lookup`, and tells absent from locked.
         code, out, err = self._run("search", "--all")
         if code and re.search("dbus-launch|D-Bus", err):
-            raise Unavailable("there is no D-Bus session")
+            raise KeychainUnavailable("there is no D-Bus session")
         if code:
-            raise Unavailable(err.splitlines()[-1] if err else f"secret-tool: exit {code}")
+            raise KeychainUnavailable(err.splitlines()[-1] if err else f"secret-tool: exit {code}")
         items = re.findall(r"^secret = (.*)\n(?:.*\n)*?modified = (.*)$", out, re.MULTILINE)
         if out and not items:  # an item that does not give its secret
-            raise Locked(
+            raise KeychainLocked(
                 f"{self.name} is locked",
                 "unlock it (log in to your desktop, or `gnome-keyring-daemon --unlock`), or set "
                 "FINETUNING_API_KEY",
@@ -1078,41 +1108,41 @@ class SecretService:
         return [secret for secret, _ in sorted(items, key=lambda item: item[1], reverse=True)]
 
     def read(self) -> str | None:
-        return next(iter(self._secrets()), None)
+        return next(iter(self._search()), None)
 
     def write(self, key: str) -> None:
-        """Unavailable when there is no keyring to write to, as far as a reading tells, which
-        answers fast.
+        """KeychainUnavailable when there is no keyring to write to, as far as a reading tells,
+        which answers fast.
         """
         try:
-            self._secrets()
-        except Locked:
+            self._search()
+        except KeychainLocked:
             pass  # storing prompts
         self._store(key)
         try:
-            if len(self._secrets()) > 1:  # a second item would be found instead of ours one day
+            if len(self._search()) > 1:  # a second item would be found instead of ours one day
                 self._run("clear")
                 self._store(key)
-        except Unavailable:
+        except KeychainUnavailable:
             pass  # but the key is stored
 
     def _store(self, key: str) -> None:
-        label = f"--label=Password for '{ACCOUNT}' on '{SERVICE}'"
+        label = f"--label=Password for '{KEYCHAIN_ACCOUNT}' on '{KEYCHAIN_SERVICE}'"
         hint = "unlock the keyring and try again, or set FINETUNING_API_KEY"
         try:
-            code, _, err = self._run("store", label, stdin=key, patience=PROMPT_PATIENCE)
-        except NoAnswer as error:
+            code, _, err = self._run("store", label, stdin=key, timeout=UNLOCK_TIMEOUT)
+        except KeychainTimeout as error:
             raise FtError(f"{self.name} did not store the key: {error}", hint) from None
         if "does not exist at path" in err:
-            raise Unavailable("it has no default collection")
+            raise KeychainUnavailable("it has no default collection")
         if code:
             raise FtError(f"{self.name} did not store the key: {err or f'exit {code}'}", hint)
 
     def clear(self) -> bool:
-        if not self._secrets():
+        if not self._search():
             return False
-        self._run("clear", patience=PROMPT_PATIENCE)
-        if self._secrets():
+        self._run("clear", timeout=UNLOCK_TIMEOUT)
+        if self._search():
             raise FtError(f"{self.name} did not remove the key")
         return True
 
@@ -1138,12 +1168,14 @@ class MacKeychain:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.item = ["-s", SERVICE, "-a", ACCOUNT]
+        self.item = ["-s", KEYCHAIN_SERVICE, "-a", KEYCHAIN_ACCOUNT]
 
     def _run(self, *argv: str, stdin: str = "") -> tuple[int, str]:
         try:
-            code, out, _ = run_tool(self.console, [SECURITY, *argv], stdin, PROMPT_PATIENCE)
-        except Unavailable as error:
+            code, out, _ = run_keychain_tool(
+                self.console, [SECURITY_TOOL, *argv], stdin, UNLOCK_TIMEOUT
+            )
+        except KeychainUnavailable as error:
             raise FtError(
                 f"{self.name}: {error}", "set FINETUNING_API_KEY to do without it"
             ) from None
@@ -1197,8 +1229,13 @@ class WindowsCredentials:
         import ctypes
         from ctypes.wintypes import DWORD, FILETIME, LPWSTR
 
-        self.ours = f"{SERVICE}:{ACCOUNT}"  # the targets; the other two are Python keyring's
-        self.forms = {self.ours: "utf-8", SERVICE: "utf-16-le", f"{ACCOUNT}@{SERVICE}": "utf-16-le"}
+        # The targets; the other two are Python keyring's.
+        self.ours = f"{KEYCHAIN_SERVICE}:{KEYCHAIN_ACCOUNT}"
+        self.forms = {
+            self.ours: "utf-8",
+            KEYCHAIN_SERVICE: "utf-16-le",
+            f"{KEYCHAIN_ACCOUNT}@{KEYCHAIN_SERVICE}": "utf-16-le",
+        }
 
         class Credential(ctypes.Structure):
             # The blob is no c_char_p, which ends at the first zero byte.
@@ -1243,7 +1280,7 @@ class WindowsCredentials:
             try:
                 item = found.contents
                 if (
-                    target != SERVICE or item.UserName == ACCOUNT
+                    target != KEYCHAIN_SERVICE or item.UserName == KEYCHAIN_ACCOUNT
                 ):  # that target may hold another account of the service
                     secret = self._ctypes.string_at(item.CredentialBlob, item.CredentialBlobSize)
                     yield target, secret.decode(encoding, "replace")
@@ -1261,7 +1298,7 @@ class WindowsCredentials:
             CredentialBlobSize=len(blob),
             CredentialBlob=self._ctypes.addressof(blob),
             Persist=self.LOCAL_MACHINE,
-            UserName=ACCOUNT,
+            UserName=KEYCHAIN_ACCOUNT,
         )
         if not self._call("CredWriteW", self._ctypes.byref(item), 0):
             raise FtError(f"{self.name} did not store the key")
@@ -1298,7 +1335,9 @@ class KeyFile:
             if status.st_uid != os.geteuid():
                 raise FtError(f"will not read the key in {self.path}: it belongs to another user")
             if status.st_mode & 0o077:
-                self.console.warning(f"others can read your API key: chmod 600 {shell(self.path)}")
+                self.console.warning(
+                    f"others can read your API key: chmod 600 {quote_command(self.path)}"
+                )
             return os.read(descriptor, 4096).decode("ascii", "replace")
         finally:
             os.close(descriptor)
@@ -1310,7 +1349,7 @@ class KeyFile:
         umask = os.umask(0o077)  # for all that is made here
         try:
             os.makedirs(directory, exist_ok=True)
-            if os.path.basename(directory) == SERVICE:  # ours, whoever made it
+            if os.path.basename(directory) == KEYCHAIN_SERVICE:  # ours, whoever made it
                 os.chmod(directory, 0o700)
             try:
                 with open(
@@ -1321,7 +1360,7 @@ class KeyFile:
                     os.fsync(file.fileno())
                 os.replace(temporary, self.path)
             finally:
-                remove_file(temporary)
+                try_remove(temporary)
         except OSError as error:
             raise FtError(f"cannot store the key in {self.path}: {error.strerror}") from None
         finally:
@@ -1337,7 +1376,7 @@ class KeyFile:
         return True
 
 
-def remove_file(path: str) -> bool:
+def try_remove(path: str) -> bool:
     """Whether `path` is gone, as far as can be told."""
     try:
         os.unlink(path)
@@ -1348,13 +1387,13 @@ def remove_file(path: str) -> bool:
     return True
 
 
-class Keys:
+class ApiKeys:
     """The sources of an API key, in the reference's order: flag, variable, keychain, file."""
 
-    def __init__(self, console: Console, flag: str | None) -> None:
+    def __init__(self, console: Console, override: str | None) -> None:
         self.console = console
-        self.flag = flag
-        self.trouble = ""  # why the keychain cannot be reached, once it was tried
+        self.override = override
+        self.keychain_error = ""  # why the keychain cannot be reached, once it was tried
 
     @cached_property
     def keychain(self) -> MacKeychain | WindowsCredentials | SecretService:
@@ -1369,12 +1408,12 @@ class Keys:
     def file(self) -> KeyFile | None:
         return None if sys.platform in ("darwin", "win32") else KeyFile(self.console)
 
-    def given(self) -> tuple[str, str] | None:
+    def from_invocation(self) -> tuple[str, str] | None:
         """What this invocation was given as a key, by flag or variable, and the name of that
         source.
         """
         for text, source in (
-            (self.flag, "--api-key"),
+            (self.override, "--api-key"),
             (os.environ.get("FINETUNING_API_KEY"), "FINETUNING_API_KEY"),
         ):
             if text and text.strip():
@@ -1386,18 +1425,18 @@ class Keys:
         """The key and the name of its source, from the first source that has one; later ones are
         not touched.
         """
-        text, source = self.given() or (self._stored(), self.keychain.name)
+        text, source = self.from_invocation() or (self._read_keychain(), self.keychain.name)
         if self.file and not (text and text.strip()):
             text, source = self.file.read(), self.file.path
-        return (check_key(text, source), source) if text and text.strip() else None
+        return (parse_key(text, source), source) if text and text.strip() else None
 
-    def _stored(self) -> str | None:
-        """What the keychain holds; None, with `trouble` set, when it cannot be reached."""
+    def _read_keychain(self) -> str | None:
+        """What the keychain holds; None, with `keychain_error` set, when it cannot be reached."""
         try:
             return self.keychain.read()
-        except Unavailable as error:
-            self.trouble = str(error)
-            if isinstance(error, NoAnswer):
+        except KeychainUnavailable as error:
+            self.keychain_error = str(error)
+            if isinstance(error, KeychainTimeout):
                 self.console.warning(f"{error}; going on without {self.keychain.name}")
             return None
 
@@ -1405,7 +1444,9 @@ class Keys:
         """The key; FtError with the three ways to give one when there is none."""
         if self.found is None:
             reason = (
-                f" ({self.keychain.name} cannot be reached: {self.trouble})" if self.trouble else ""
+                f" ({self.keychain.name} cannot be reached: {self.keychain_error})"
+                if self.keychain_error
+                else ""
             )
             raise FtError(
                 f"no API key{reason}",
@@ -1414,22 +1455,22 @@ class Keys:
             )
         return self.found[0]
 
-    def store(self, key: str) -> str:
+    def save(self, key: str) -> str:
         """Keep `key` in the keychain or, on a Linux that has none, in the file; the name of the
         place.
         """
         try:
             self.keychain.write(key)
-        except Unavailable as error:  # only the Secret Service raises it
+        except KeychainUnavailable as error:  # only the Secret Service raises it
             assert self.file
-            self.trouble = str(error)
+            self.keychain_error = str(error)
             self.file.write(key)
             return self.file.path
         if self.file:
             self.file.clear()
         return self.keychain.name
 
-    def forget(self) -> list[str]:
+    def remove(self) -> list[str]:
         """Remove the key from the file and the keychain; the names of the places that had one.
         FtError when a keychain keeps it, or may.
         """
@@ -1437,14 +1478,14 @@ class Keys:
         try:
             if self.keychain.clear():
                 removed.insert(0, self.keychain.name)
-        except (FtError, NoAnswer) as error:
+        except (FtError, KeychainTimeout) as error:
             for place in removed:
                 self.console.note(f"removed the key from {place}")
             if isinstance(error, FtError):
                 raise
             raise FtError(f"{self.keychain.name} may still hold the key: {error}") from None
-        except Unavailable as error:
-            self.trouble = str(error)
+        except KeychainUnavailable as error:
+            self.keychain_error = str(error)
         return removed
 
 
@@ -1478,7 +1519,7 @@ def parse_retry_after(value: str | None) -> float | None:
         return None
 
 
-def reason(error: BaseException) -> str:
+def describe_failure(error: BaseException) -> str:
     """Why a connection failed, in a few words."""
     import socket
 
@@ -1493,7 +1534,7 @@ def reason(error: BaseException) -> str:
     return str(text)
 
 
-def certificate_hint(error: BaseException) -> str | None:
+def hint_for_certificate(error: BaseException) -> str | None:
     bundle = os.environ.get("SSL_CERT_FILE")
     if bundle and not os.path.exists(bundle):
         return f"SSL_CERT_FILE names {bundle}, which does not exist"
@@ -1517,7 +1558,9 @@ class Response:
         self.host = host
         self.status: int = raw.status
         self.headers = raw.headers
-        self.type: str = raw.headers.get_content_type() if "Content-Type" in raw.headers else ""
+        self.content_type: str = (
+            raw.headers.get_content_type() if "Content-Type" in raw.headers else ""
+        )
 
     def __enter__(self) -> Response:
         return self
@@ -1525,7 +1568,7 @@ class Response:
     def __exit__(self, *exception: object) -> None:
         self.raw.close()
 
-    def length(self) -> int | None:
+    def content_length(self) -> int | None:
         """The announced length in bytes; None for a chunked body. NetworkError where it cannot be
         known.
         """
@@ -1545,7 +1588,9 @@ class Response:
         try:
             return self.raw.read1(count)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise NetworkError(f"the answer from {self.host} broke off: {reason(error)}") from None
+            raise NetworkError(
+                f"the answer from {self.host} broke off: {describe_failure(error)}"
+            ) from None
 
     def readinto(self, buffer: memoryview) -> int:
         """As `read`, into `buffer`, a track without a copy on the way; how many bytes."""
@@ -1560,15 +1605,17 @@ class Response:
                 self.raw.fp.readinto1(buffer) if self.raw.fp else 0
             )  # no `fp`: a body of no bytes
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise NetworkError(f"the answer from {self.host} broke off: {reason(error)}") from None
+            raise NetworkError(
+                f"the answer from {self.host} broke off: {describe_failure(error)}"
+            ) from None
 
     def read_all(self, limit: int) -> bytes:
         """The whole body. NetworkError when it is cut off or longer than `limit` bytes."""
         lengths = self.headers.get_all("Content-Length")
-        expected = self.length() if lengths else None
+        expected = self.content_length() if lengths else None
         if expected is not None and expected > limit:
             raise NetworkError(
-                f"the answer from {self.host} is too long: {size(expected)}", final=True
+                f"the answer from {self.host} is too long: {format_size(expected)}", final=True
             )
         body = bytearray()
         while expected is None or len(body) < expected:
@@ -1576,7 +1623,8 @@ class Response:
             body += piece
             if len(body) > limit:
                 raise NetworkError(
-                    f"the answer from {self.host} is too long: over {size(limit)}", final=True
+                    f"the answer from {self.host} is too long: over {format_size(limit)}",
+                    final=True,
                 )
             if not piece:
                 break
@@ -1587,17 +1635,17 @@ class Response:
         return bytes(body)
 
 
-class Attempts:
-    """The attempts that one piece of work gets: at most 4, waiting for at most RETRY_BUDGET in all
+class Retries:
+    """The attempts that one piece of work gets: at most 4, waiting for at most RETRY_TIME in all
     between them.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.count = 1
-        self._budget = RETRY_BUDGET
+        self._budget = RETRY_TIME
 
-    def another(self, failure: NetworkError | ApiError) -> None:
+    def wait_or_raise(self, failure: NetworkError | ApiError) -> None:
         """Wait for the next attempt, as long as `failure` asks or with full jitter. Raises
         `failure` when there is none.
         """
@@ -1606,17 +1654,17 @@ class Attempts:
         seconds = failure.retry_after
         if seconds is None:
             seconds = random.random() * min(8.0, 0.5 * 2**self.count)
-        if self.count == ATTEMPTS or seconds > self._budget:
+        if self.count == MAX_ATTEMPTS or seconds > self._budget:
             raise failure
         self.count += 1
         self._budget -= seconds
         if seconds > 1:
             self.console.note(f"{failure.message}; trying again in {seconds:.0f} s")
-        self.console.wait(seconds, lambda: "waiting to try again")
+        self.console.sleep_with_status(seconds, lambda: "waiting to try again")
 
 
-class Transport:
-    """The only part that talks to the network: `call` for the API, `open_public` for everything
+class HttpClient:
+    """The only part that talks to the network: `call` for the API, `get_public` for everything
     without a key.
     """
 
@@ -1631,7 +1679,7 @@ class Transport:
 
     def _proxy(self, scheme: str, host: str) -> tuple[str | None, str]:
         """The proxy for https to `host`, if any, and its name, which holds no password. Plain http
-        stays on this machine (check_address), so no proxy sees it.
+        stays on this machine (parse_url), so no proxy sees it.
         """
         import urllib.request
 
@@ -1642,7 +1690,7 @@ class Transport:
             raise UsageError("SOCKS proxies are not supported: HTTPS_PROXY must name an HTTP proxy")
         match = re.fullmatch(r"(https?://)?([^/]*@)?([^/@]+)/?", proxy, re.IGNORECASE)
         try:
-            check_address(f"https://{match[3] if match else ''}", "HTTPS_PROXY")
+            parse_url(f"https://{match[3] if match else ''}", "HTTPS_PROXY")
         except ValueError:
             raise UsageError(
                 "HTTPS_PROXY is not the address of a proxy, such as http://proxy:3128"
@@ -1742,7 +1790,7 @@ class Transport:
                 raise Unsent(error) from None
         return self._tls
 
-    def send(
+    def request(
         self,
         method: str,
         url: str,
@@ -1750,13 +1798,13 @@ class Transport:
         body: bytes | None = None,
         deadline: float | None = None,
     ) -> Response:
-        """One request to an address that `check_address` took, and its answer, whatever its status.
+        """One request to an address that `parse_url` took, and its answer, whatever its status.
         NetworkError.
         """
         import http.client
         import urllib.request
 
-        match = check_address(url, "the address")
+        match = parse_url(url, "the address")
         scheme, host = (
             match["scheme"].lower(),
             match["host"] + (f":{match['port']}" if match["port"] else ""),
@@ -1777,10 +1825,10 @@ class Transport:
             refused = re.match(
                 "Tunnel connection failed: 4", str(cause)
             )  # http.client's words for a proxy's 4xx
-            self.console.log(f"< not sent: {reason(cause)}")
+            self.console.log(f"< not sent: {describe_failure(cause)}")
             raise NetworkError(
-                f"cannot connect to {host}{through}: {reason(cause)}",
-                certificate_hint(cause) if untrusted else None,
+                f"cannot connect to {host}{through}: {describe_failure(cause)}",
+                hint_for_certificate(cause) if untrusted else None,
                 sent=False,
                 final=untrusted or refused is not None,
             ) from None
@@ -1788,8 +1836,10 @@ class Transport:
             cause = getattr(error, "reason", None)  # URLError's, and the text of others
             if not isinstance(cause, BaseException):
                 cause = error
-            self.console.log(f"< no answer: {reason(cause)}")
-            raise NetworkError(f"no answer from {host}{through}: {reason(cause)}") from None
+            self.console.log(f"< no answer: {describe_failure(cause)}")
+            raise NetworkError(
+                f"no answer from {host}{through}: {describe_failure(cause)}"
+            ) from None
         self.console.log(f"< {raw.status} {raw.reason} ({time.monotonic() - start:.2f} s)")
         for header, value in raw.headers.items():
             self.console.log(f"< {header}: {value}")
@@ -1802,23 +1852,23 @@ class Transport:
         GET), "chunk" (a bulk request), "create" (costs a credit) or "none" (the caller asks again
         itself). ApiError for a 4xx or 5xx, NetworkError for no usable answer.
         """
-        attempts, start = Attempts(self.console), time.monotonic()
+        retries, start = Retries(self.console), time.monotonic()
         while True:
             try:
                 return self._call_once(method, path, body)
             except NetworkError as error:
                 failure: NetworkError | ApiError = error
                 again = retry != "none" and not error.final and (retry == "all" or not error.sent)
-                if retry == "create" and attempts.count > 1:
+                if retry == "create" and retries.count > 1:
                     again = False
             except ApiError as error:
                 failure = error
                 again = (retry in ("all", "chunk") and error.status == 429) or (
                     retry == "all" and error.status in (500, 502, 503, 504)
                 )
-            if not again or time.monotonic() - start > CALL_DEADLINE:
+            if not again or time.monotonic() - start > CALL_TIMEOUT:
                 raise failure
-            attempts.another(failure)
+            retries.wait_or_raise(failure)
 
     def _call_once(self, method: str, path: str, body: Any) -> Json:
         headers = {"Accept": "application/json"}
@@ -1828,8 +1878,8 @@ class Transport:
         if body is not None:
             headers["Content-Type"] = "application/json"
             data = format_json(body).encode("utf-8")
-        with self.send(
-            method, self.base_url + path, headers, data, time.monotonic() + CALL_DEADLINE
+        with self.request(
+            method, self.base_url + path, headers, data, time.monotonic() + CALL_TIMEOUT
         ) as response:
             if 300 <= response.status < 400:
                 where = response.headers.get("Location", "nowhere")
@@ -1838,8 +1888,8 @@ class Transport:
                     final=True,
                 )
             if response.status >= 400:
-                raise self._api_error(response)
-            content = response.read_all(MAX_JSON)
+                raise self._read_error(response)
+            content = response.read_all(MAX_JSON_BYTES)
             try:
                 document = parse_json(content)
             except ValueError:
@@ -1847,18 +1897,18 @@ class Transport:
             if response.status < 200 or not isinstance(document, dict):
                 raise NetworkError(
                     f"unexpected reply from {response.host} (HTTP {response.status}, "
-                    f"{response.type or 'no type'})",
+                    f"{response.content_type or 'no type'})",
                     f"is {self.base_url} the right base URL?"
-                    if response.type == "text/html"
+                    if response.content_type == "text/html"
                     else None,
                 )
             return document
 
-    def _api_error(self, response: Response) -> ApiError:
+    def _read_error(self, response: Response) -> ApiError:
         """Whatever can be learnt from a 4xx or 5xx, whose body may be anything or break off."""
         error: Any = None
         try:
-            error = parse_json(response.read_all(MAX_ERROR)).get("error")
+            error = parse_json(response.read_all(MAX_ERROR_BYTES)).get("error")
         except (NetworkError, ValueError, AttributeError):
             pass
         if not isinstance(error, dict):
@@ -1885,15 +1935,15 @@ class Transport:
 
     # Public files: tracks on the media host, releases
 
-    def open_public(self, url: str, headers: dict[str, str]) -> Response:
+    def get_public(self, url: str, headers: dict[str, str]) -> Response:
         """A GET without the key, along at most 5 redirects, never from https to http. The answer is
         a 200 or, if `headers` ask for a Range, a 206 or 416. NetworkError.
         """
         from urllib.parse import quote, urljoin
 
-        for _ in range(REDIRECTS + 1):
+        for _ in range(MAX_REDIRECTS + 1):
             self._check_public(url)
-            response = self.send(
+            response = self.request(
                 "GET", url, {"Accept": "*/*", "Accept-Encoding": "identity", **headers}
             )
             if response.status == 200 or ("Range" in headers and response.status in (206, 416)):
@@ -1922,12 +1972,12 @@ class Transport:
                         f"refusing to follow {response.host} from https to {following}", final=True
                     )
                 url = following
-        raise NetworkError(f"more than {REDIRECTS} redirects from {response.host}", final=True)
+        raise NetworkError(f"more than {MAX_REDIRECTS} redirects from {response.host}", final=True)
 
     def _check_public(self, url: str) -> None:
         """https anywhere; http on loopback, and only for a service that is there itself."""
         try:
-            match = check_address(url, f"the address {url}")
+            match = parse_url(url, f"the address {url}")
         except ValueError as error:
             raise NetworkError(str(error), final=True) from None
         if match["scheme"].lower() == "http" and self.base_url.lower().startswith("https:"):
@@ -1943,7 +1993,7 @@ class Unsent(Exception):
 # --- Api ------------------------------------------------------------------------------------------
 
 
-def member(container: Any, name: str, kind: type) -> Any:
+def get_member(container: Any, name: str, kind: type) -> Any:
     """`container[name]`, which the contract says is a `kind`. NetworkError where the answer breaks
     it.
     """
@@ -1953,15 +2003,15 @@ def member(container: Any, name: str, kind: type) -> Any:
     return value
 
 
-def records(container: Any, name: str) -> list[Json]:
+def get_records(container: Any, name: str) -> list[Json]:
     """The list of objects in `container[name]`."""
-    found: list[Any] = member(container, name, list)
+    found: list[Any] = get_member(container, name, list)
     if not all(isinstance(item, dict) for item in found):
         raise NetworkError(f"unexpected reply from the service: odd `{name}`", final=True)
     return found
 
 
-def text_of(record: Json, name: str, absent: str = "-") -> str:
+def field_text(record: Json, name: str, absent: str = "-") -> str:
     """A member of a record for people."""
     value = record.get(name)
     if value is None or value == "":
@@ -1971,9 +2021,9 @@ def text_of(record: Json, name: str, absent: str = "-") -> str:
     return value if isinstance(value, str) else format_json(value)
 
 
-def listing(collection: str) -> str:
-    """The command that lists a collection."""
-    return "ft sfx list" if collection == SOUND_EFFECTS else "ft list"
+def list_command(kind: str) -> str:
+    """The command that lists the records of a kind."""
+    return "ft sfx list" if kind == SOUND_EFFECTS else "ft list"
 
 
 class Api:
@@ -1981,7 +2031,7 @@ class Api:
     document as the service sent it, or raises ApiError or NetworkError.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: HttpClient) -> None:
         self.transport = transport
 
     @staticmethod
@@ -1992,20 +2042,20 @@ class Api:
         path = "/".join(["/v1", *(quote(part, safe="", errors="surrogatepass") for part in parts)])
         return path + (f"?{urlencode(given)}" if given else "")
 
-    def health(self) -> Json:
+    def get_health(self) -> Json:
         return self.transport.call("GET", "/health")
 
-    def me(self) -> Json:
+    def get_account(self) -> Json:
         return self.transport.call("GET", self._path("me"))
 
-    def create(self, endpoint: str, body: Json) -> Json:
+    def submit(self, endpoint: str, body: Json) -> Json:
         """POST /v1/generations, /v1/instrumental or /v1/sound-effects: costs a credit, so it is
         never repeated once it may have been received. The record under `data` has an `id`.
         """
-        unsure = f"do not submit again before `{listing(endpoint)}` has told you"
+        unsure = f"do not submit again before `{list_command(endpoint)}` has told you"
         try:
             document = self.transport.call("POST", self._path(endpoint), body, retry="create")
-            identifier = member(member(document, "data", dict), "id", str)
+            identifier = get_member(get_member(document, "data", dict), "id", str)
             if not identifier.strip():
                 raise NetworkError("unexpected reply from the service: an empty `id`")
             return document
@@ -2017,7 +2067,7 @@ class Api:
             raise
         except ApiError as error:
             if error.code == "QUEUE_FULL" and error.hint:
-                error.hint = error.hint.replace("ft list", listing(endpoint))
+                error.hint = error.hint.replace("ft list", list_command(endpoint))
             if (
                 error.status >= 500 and error.code != "GENERATION_FAILED"
             ):  # that one says that it was not
@@ -2026,31 +2076,31 @@ class Api:
                 )
             raise
 
-    def record(self, collection: str, identifier: str, retry: str = "all") -> Json:
+    def get_record(self, kind: str, identifier: str, retry: str = "all") -> Json:
         """GET /v1/generations/:id or /v1/sound-effects/:id; the record is under `data`."""
-        document = self.transport.call("GET", self._path(collection, identifier), retry=retry)
-        member(document, "data", dict)
+        document = self.transport.call("GET", self._path(kind, identifier), retry=retry)
+        get_member(document, "data", dict)
         return document
 
-    def records(self, collection: str, **query: Any) -> Json:
+    def list_records(self, kind: str, **query: Any) -> Json:
         """GET /v1/generations or /v1/sound-effects: limit, offset, status, type."""
-        document = self.transport.call("GET", self._path(collection, **query))
-        records(member(document, "data", dict), LIST_NAMES[collection])
+        document = self.transport.call("GET", self._path(kind, **query))
+        get_records(get_member(document, "data", dict), LIST_NAMES[kind])
         return document
 
-    def delete(self, ids: list[str]) -> Json:
+    def bulk_delete(self, ids: list[str]) -> Json:
         return self.transport.call(
             "POST", self._path(GENERATIONS, "bulk-delete"), {"ids": ids}, retry="chunk"
         )
 
-    def playlists(self) -> Json:
+    def get_playlists(self) -> Json:
         document = self.transport.call("GET", self._path("playlists"))
-        records(member(document, "data", dict), "playlists")
+        get_records(get_member(document, "data", dict), "playlists")
         return document
 
-    def playlist(self, playlist: str) -> Json:
+    def get_playlist(self, playlist: str) -> Json:
         document = self.transport.call("GET", self._path("playlists", playlist))
-        records(member(document, "data", dict), "tracks")
+        get_records(get_member(document, "data", dict), "tracks")
         return document
 
     def add_tracks(self, playlist: str, ids: list[str]) -> Json:
@@ -2072,7 +2122,7 @@ class Api:
 # --- work -----------------------------------------------------------------------------------------
 
 
-def check_id(identifier: str, what: str = "id") -> str:
+def parse_id(identifier: str, what: str = "id") -> str:
     """An id as given, if it can be one. UsageError."""
     if (
         not identifier
@@ -2080,12 +2130,12 @@ def check_id(identifier: str, what: str = "id") -> str:
         or identifier in (".", "..")
     ):
         raise UsageError(f"not a usable {what}: {identifier!r}")
-    if re.search(KEY_LIKE, identifier):
+    if re.search(KEY_LIKE_PATTERN, identifier):
         raise UsageError("that is an API key, not an id")
     return identifier
 
 
-def check_ids(ids: Sequence[str]) -> list[str]:
+def read_ids(ids: Sequence[str]) -> list[str]:
     """The ids of a bulk command in order, each once; `-` stands for those on stdin, one a line."""
     if "-" in ids:
         text = sys.stdin.buffer.read().decode(
@@ -2096,42 +2146,42 @@ def check_ids(ids: Sequence[str]) -> list[str]:
         ids = [*ids[:i], *filter(None, lines), *(word for word in ids[i + 1 :] if word != "-")]
         if not ids:
             raise UsageError("no ids on stdin")
-    return list(dict.fromkeys(check_id(i) for i in ids))
+    return list(dict.fromkeys(parse_id(i) for i in ids))
 
 
-def get_record(api: Api, collection: str, identifier: str) -> Json:
+def get_record(api: Api, kind: str, identifier: str) -> Json:
     try:
-        return api.record(collection, identifier)
+        return api.get_record(kind, identifier)
     except ApiError as error:
         if error.status == 404:
-            shows = f"`{listing(collection)}` shows"
-            whole = re.fullmatch(UUID, identifier)
+            shows = f"`{list_command(kind)}` shows"
+            whole = re.fullmatch(UUID_PATTERN, identifier)
             error.hint = f"{shows} your ids" if whole else f"an id has 36 characters: {shows} them"
         raise
 
 
-def wait_for(console: Console, api: Api, collection: str, identifier: str) -> Json:
+def wait_for_track(console: Console, api: Api, kind: str, identifier: str) -> Json:
     """The document of a record once it is completed or failed. What happens on the network
     meanwhile is noted and asked again; only a refusal (4xx but 429) is raised. FtError at the
     time-out.
     """
     start = time.monotonic()
-    interval = pause = POLL_FIRST
+    interval = pause = POLL_INTERVAL
     status = "processing"
 
     def progress() -> str:
-        return f"{status}, {length(int(time.monotonic() - start))}"
+        return f"{status}, {format_duration(int(time.monotonic() - start))}"
 
     while True:
-        left = start + POLL_DEADLINE - time.monotonic()
+        left = start + POLL_TIMEOUT - time.monotonic()
         if left <= 0:
             raise FtError(
-                f"still processing, run `{command_for('get', collection, identifier)}` later"
+                f"still processing, run `{resume_command('get', kind, identifier)}` later"
             )
-        console.wait(min(pause, left), progress)
-        pause = interval = min(interval * POLL_FACTOR, POLL_LONGEST)
+        console.sleep_with_status(min(pause, left), progress)
+        pause = interval = min(interval * POLL_BACKOFF, POLL_MAX_INTERVAL)
         try:
-            document = api.record(collection, identifier, retry="none")
+            document = api.get_record(kind, identifier, retry="none")
         except NetworkError as error:
             console.note(f"{error.message}; asking again")
         except ApiError as error:
@@ -2140,38 +2190,38 @@ def wait_for(console: Console, api: Api, collection: str, identifier: str) -> Js
             console.note(f"{error.message}; asking again")
             pause = max(pause, error.retry_after or 0.0)
         else:
-            status = text_of(document["data"], "status")
+            status = field_text(document["data"], "status")
             if status in ("completed", "failed"):
                 return document
 
 
-def command_for(verb: str, collection: str, identifier: str, output: str | None = None) -> str:
+def resume_command(verb: str, kind: str, identifier: str, output: str | None = None) -> str:
     """The command that goes on with a record, for a person to paste."""
-    words = ["ft", *(["sfx"] if collection == SOUND_EFFECTS else []), verb, identifier]
+    words = ["ft", *(["sfx"] if kind == SOUND_EFFECTS else []), verb, identifier]
     if verb == "download":
         words.append("--wait")
     if output is not None:
         words += [f"--output={output}"] if re.match("-.", output) else ["-o", output]
-    return shell(*words)
+    return quote_command(*words)
 
 
-def is_directory(output: str) -> bool:
+def names_directory(output: str) -> bool:
     """Whether -o names a directory: one that is there, or any that ends like one."""
     return output.endswith(("/", os.sep)) or os.path.isdir(output)
 
 
-def output_path(output: str | None, record: Json) -> str:
+def choose_path(output: str | None, record: Json) -> str:
     """Where a track goes: -o when it names a file, else the default name in -o's or the current
     directory.
     """
     if output is None:
-        return file_name(record)
-    if is_directory(output):
-        return os.path.join(output, file_name(record))
+        return default_filename(record)
+    if names_directory(output):
+        return os.path.join(output, default_filename(record))
     return output
 
 
-def check_output(output: str | None) -> None:
+def check_destination(output: str | None) -> None:
     """Make sure that a track can be saved there, making its directory where it is missing.
     FtError.
     """
@@ -2183,11 +2233,11 @@ def check_output(output: str | None) -> None:
         return
     if output == "":
         raise UsageError("-o needs a file or a directory")
-    with Target(output_path(output, {"id": "00000000"})) as target:
+    with PartFile(choose_path(output, {"id": "00000000"})) as target:
         target.open()
 
 
-class Target:
+class PartFile:
     """A file that a track is downloaded to. Bytes go to a hidden file beside it, which replaces it
     when all are there; what was there before survives any failure. FtError for what the file system
     refuses.
@@ -2206,7 +2256,7 @@ class Target:
         self._part = os.path.join(os.path.dirname(self.path), f".ft-{os.urandom(6).hex()}.part")
         self._file: Any = None
 
-    def __enter__(self) -> Target:
+    def __enter__(self) -> PartFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -2275,7 +2325,7 @@ class Target:
                 file.close()
         except OSError:  # what it could not write is removed with it
             pass
-        if remove_file(path):
+        if try_remove(path):
             cls.unfinished.pop(path, None)
 
     @classmethod
@@ -2286,14 +2336,14 @@ class Target:
             cls.remove(path)
 
 
-class StdoutTarget:
+class StdoutFile:
     """`-o -`: what has been written cannot be taken back."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.written = 0
 
-    def __enter__(self) -> StdoutTarget:
+    def __enter__(self) -> StdoutFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -2311,24 +2361,24 @@ class StdoutTarget:
         pass
 
 
-def fetch(
-    transport: Transport, url: str, target: Target | StdoutTarget, progress: Progress
+def download_file(
+    transport: HttpClient, url: str, target: PartFile | StdoutFile, progress: Progress
 ) -> None:
     """The bytes of `url` into `target`, resumed within this run when the connection breaks and the
     server can prove that it is still the same file. NetworkError, FtError.
     """
     import mmap
 
-    buffer = memoryview(mmap.mmap(-1, DOWNLOAD_PIECE))  # aligned: copying costs half
+    buffer = memoryview(mmap.mmap(-1, READ_SIZE))  # aligned: copying costs half
     position, total, etag = 0, None, ""
-    attempts = Attempts(transport.console)
+    retries = Retries(transport.console)
     while True:
         resuming = (
             position > 0 and total is not None and re.fullmatch('"[!#-~]*"', etag)
         )  # a strong one
         headers = {"Range": f"bytes={position}-", "If-Range": etag} if resuming else {}
         try:
-            with transport.open_public(url, headers) as response:
+            with transport.get_public(url, headers) as response:
                 rest = (206, f"bytes {position}-{(total or 0) - 1}/{total}", etag)
                 got = (
                     response.status,
@@ -2338,10 +2388,14 @@ def fetch(
                 if response.status != 200 and got != rest:
                     etag = ""  # start over
                     raise NetworkError(f"{response.host} did not go on where the track broke off")
-                check_track(response)
+                check_is_audio(response)
                 if response.status == 200:
-                    progress.restart(position, total, response.length())
-                    position, total, etag = 0, response.length(), response.headers.get("ETag", "")
+                    progress.start_file(position, total, response.content_length())
+                    position, total, etag = (
+                        0,
+                        response.content_length(),
+                        response.headers.get("ETag", ""),
+                    )
                     target.open()
                 while total is None or position < total:
                     count = response.readinto(
@@ -2351,7 +2405,7 @@ def fetch(
                         break
                     target.write(buffer[:count])
                     position += count
-                    progress.add(count)
+                    progress.add_bytes(count)
                 if total is not None and position < total:
                     raise NetworkError(
                         f"the answer from {response.host} broke off: {position} of {total} bytes"
@@ -2363,23 +2417,26 @@ def fetch(
         except NetworkError as failure:
             if failure.final:
                 raise
-            attempts.another(failure)
+            retries.wait_or_raise(failure)
 
 
-def check_track(response: Response) -> None:
+def check_is_audio(response: Response) -> None:
     """An answer that can be a track: its length known, no encoding, no page or document."""
-    response.length()
+    response.content_length()
     if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
         raise NetworkError(f"{response.host} sent an encoded track", final=True)
-    if response.type.startswith("text/") or re.search(r"\b(json|xml|html)$", response.type):
+    if response.content_type.startswith("text/") or re.search(
+        r"\b(json|xml|html)$", response.content_type
+    ):
         raise NetworkError(
-            f"unexpected reply from {response.host} (HTTP {response.status}, {response.type})",
+            f"unexpected reply from {response.host} (HTTP {response.status}, "
+            f"{response.content_type})",
             final=True,
         )
 
 
 def save_track(
-    ft: Ft, record: Json, output: str | None, progress: Progress, taken: dict[str, str]
+    ft: Context, record: Json, output: str | None, progress: Progress, taken: dict[str, str]
 ) -> str:
     """Download the completed `record`; the path it went to. `taken`: the paths of this run and
     their ids.
@@ -2389,43 +2446,43 @@ def save_track(
         raise NetworkError(
             "unexpected reply from the service: a completed track without `audioUrl`", final=True
         )
-    path = "-" if output == "-" else output_path(output, record)
+    path = "-" if output == "-" else choose_path(output, record)
     if taken.setdefault(path, str(record.get("id"))) != str(record.get("id")):
         raise FtError(f"{path} is the name of {taken[path]} too")
-    target: Target | StdoutTarget = StdoutTarget(ft.console) if path == "-" else Target(path)
+    target: PartFile | StdoutFile = StdoutFile(ft.console) if path == "-" else PartFile(path)
     with target:
-        fetch(ft.transport, url, target, progress)
+        download_file(ft.transport, url, target, progress)
     return path
 
 
-def completed(document: Json) -> Json:
+def require_completed(document: Json) -> Json:
     """The record in `document`, if its track is there. FtError."""
     record: Json = document["data"]
-    status = text_of(record, "status")
+    status = field_text(record, "status")
     if status == "failed":
-        raise FtError(text_of(record, "errorMessage", "the generation failed"))
+        raise FtError(field_text(record, "errorMessage", "the generation failed"))
     if status != "completed":
         raise FtError(f"the track is not completed: {status}", "--wait waits for it")
     return record
 
 
-class Outcome:
-    """What became of the ids of a bulk command: each is in `done` or in `errors`, once, in the
+class BulkResult:
+    """What became of the ids of a bulk command: each is in `succeeded` or in `errors`, once, in the
     order given.
     """
 
-    def __init__(self, done_name: str, id_name: str) -> None:
-        self.done_name = done_name  # "deleted", "added", ...: where the API lists what succeeded
-        self.id_name = id_name  # "id" or "trackId": what the API calls it in an error
-        self.done: list[str] = []
+    def __init__(self, verb: str, id_field: str) -> None:
+        self.verb = verb  # "deleted", "added", ...: where the API lists what succeeded
+        self.id_field = id_field  # "id" or "trackId": what the API calls it in an error
+        self.succeeded: list[str] = []
         self.errors: list[Json] = []
         self.extra: Json = {}  # whatever else the service sent, around `data`
         self.extra_data: Json = {}  # and in it
 
-    def fail(self, ids: Iterable[str], why: str) -> None:
-        self.errors += [{self.id_name: identifier, "error": why} for identifier in ids]
+    def add_failures(self, ids: Iterable[str], why: str) -> None:
+        self.errors += [{self.id_field: identifier, "error": why} for identifier in ids]
 
-    def merge(
+    def add_answer(
         self,
         chunk: list[str],
         document: Json,
@@ -2434,63 +2491,61 @@ class Outcome:
         """Take in the answer for `chunk`; ids that it does not mention are errors. NetworkError for
         an odd answer.
         """
-        data = member(document, "data", dict)
-        done = {str(identifier).lower() for identifier in member(data, self.done_name, list)}
-        failed = [] if data.get("errors") is None else records(data, "errors")
-        errors = {str(error.get(self.id_name)).lower(): error for error in failed}
+        data = get_member(document, "data", dict)
+        done = {str(identifier).lower() for identifier in get_member(data, self.verb, list)}
+        failed = [] if data.get("errors") is None else get_records(data, "errors")
+        errors = {str(error.get(self.id_field)).lower(): error for error in failed}
         self.extra.update(document)
         self.extra_data.update(data)
         for identifier in chunk:
             if identifier.lower() in done:
-                self.done.append(identifier)
+                self.succeeded.append(identifier)
             elif identifier.lower() in errors:
                 self.errors.append(errors[identifier.lower()])
             else:
-                self.fail([identifier], otherwise)
+                self.add_failures([identifier], otherwise)
 
-    def document(self) -> Json:
-        data = {**self.extra_data, self.done_name: self.done, "errors": self.errors}
+    def to_document(self) -> Json:
+        data = {**self.extra_data, self.verb: self.succeeded, "errors": self.errors}
         if not self.errors:
             del data["errors"]
         return {**self.extra, "data": data}
 
 
-def run_batch(
-    ft: Ft,
+def run_bulk(
+    ft: Context,
     args: argparse.Namespace,
     ids: list[str],
     send: Callable[[list[str]], Json],
-    done_name: str,
-    id_name: str = "trackId",
+    verb: str,
+    id_field: str = "trackId",
 ) -> int:
     """Send `ids` in chunks of 100, tell what became of each; the exit code. A final failure, or a
     signal, ends it.
     """
-    outcome = Outcome(done_name, id_name)
-    failure: FtError | Stopped | None = None
-    for start in range(0, len(ids), CHUNK):
-        chunk = ids[start : start + CHUNK]
+    outcome = BulkResult(verb, id_field)
+    failure: FtError | StopSignal | None = None
+    for start in range(0, len(ids), MAX_BULK_IDS):
+        chunk = ids[start : start + MAX_BULK_IDS]
         try:
-            outcome.merge(chunk, send(chunk))
+            outcome.add_answer(chunk, send(chunk))
         except ApiError as error:
             if error.code in ("ADD_FAILED", "MOVE_FAILED"):
                 details = error.details if isinstance(error.details, list) else []
-                answer = {
-                    "data": {done_name: [], "errors": [d for d in details if isinstance(d, dict)]}
-                }
-                outcome.merge(chunk, answer, otherwise=error.message.rpartition(" (")[0])
+                answer = {"data": {verb: [], "errors": [d for d in details if isinstance(d, dict)]}}
+                outcome.add_answer(chunk, answer, otherwise=error.message.rpartition(" (")[0])
                 continue
             failure, known = error, "" if error.status < 500 else "outcome unknown: "
         except NetworkError as error:
             failure, known = error, "outcome unknown: " if error.sent else "not attempted: "
-        except Stopped as stopped:
+        except StopSignal as stopped:
             failure, known = stopped, "outcome unknown: "
         if failure:
-            outcome.fail(chunk, known + getattr(failure, "message", "interrupted"))
-            outcome.fail(ids[start + CHUNK :], "not attempted")
+            outcome.add_failures(chunk, known + getattr(failure, "message", "interrupted"))
+            outcome.add_failures(ids[start + MAX_BULK_IDS :], "not attempted")
             break
     for item in outcome.errors:
-        ft.console.warning(f"{text_of(item, id_name)}: {text_of(item, 'error', 'failed')}")
+        ft.console.warning(f"{field_text(item, id_field)}: {field_text(item, 'error', 'failed')}")
     private = any(
         item.get("error") == "Cannot add private track to public playlist"
         for item in outcome.errors
@@ -2498,19 +2553,19 @@ def run_batch(
     if private and not failure:  # which has a hint of its own
         ft.console.hint("make the track public at finetuning.ai first")
     if args.json:
-        ft.console.json(outcome.document())
+        ft.console.print_json(outcome.to_document())
     else:
-        total = len(outcome.done) + len(outcome.errors)
-        ft.console.print(f"{done_name.capitalize()} {len(outcome.done)} of {total} track(s)")
+        total = len(outcome.succeeded) + len(outcome.errors)
+        ft.console.print(f"{verb.capitalize()} {len(outcome.succeeded)} of {total} track(s)")
     if failure:
         raise failure
-    return 0 if outcome.done else FAILED
+    return 0 if outcome.succeeded else EXIT_ERROR
 
 
 # --- commands -------------------------------------------------------------------------------------
 
 
-class Ft:
+class Context:
     """What a command works with; each part is made on first use, so that `ft help` needs no
     configuration or key.
     """
@@ -2520,8 +2575,8 @@ class Ft:
         self.args = args
 
     @cached_property
-    def config(self) -> Config:
-        return Config(self.args.config)
+    def config(self) -> Settings:
+        return Settings(self.args.config)
 
     @cached_property
     def base_url(self) -> str:
@@ -2529,46 +2584,46 @@ class Ft:
             self.config.base_url
         )  # even beside the flag, so that a broken file is always told
         if self.args.base_url is not None:
-            return check_base_url(self.args.base_url, "--base-url")
+            return parse_base_url(self.args.base_url, "--base-url")
         return (configured or BASE_URL).rstrip("/")
 
     @cached_property
-    def keys(self) -> Keys:
-        return Keys(self.console, self.args.api_key)
+    def keys(self) -> ApiKeys:
+        return ApiKeys(self.console, self.args.api_key)
 
     @cached_property
-    def transport(self) -> Transport:
-        return Transport(self.console, self.base_url)
+    def transport(self) -> HttpClient:
+        return HttpClient(self.console, self.base_url)
 
     @cached_property
     def api(self) -> Api:
         """The API with the user's key."""
         transport = self.transport
         transport.key = self.keys.require()
-        _, transport.key_source = self.keys.given() or ("", "")
+        _, transport.key_source = self.keys.from_invocation() or ("", "")
         return Api(transport)
 
 
 class Command:
     """A declared command. `name` is one word or two; `summary` is the first sentence of its
-    `description`; its records are of `collection`.
+    `description`; its records are of `kind`.
     """
 
     def __init__(
         self,
         name: str,
         description: str,
-        run: Callable[[Ft, argparse.Namespace], int | None],
+        function: Callable[[Context, argparse.Namespace], int | None],
         parameters: Sequence[Parameter],
         example: str,
     ) -> None:
         self.name = name
         self.description = description
         self.summary = description.partition(". ")[0].rstrip(".")
-        self.run = run
+        self.function = function
         self.parameters = parameters
         self.example = example
-        self.collection = SOUND_EFFECTS if name.startswith("sfx ") else GENERATIONS
+        self.kind = SOUND_EFFECTS if name.startswith("sfx ") else GENERATIONS
 
     @property
     def usage(self) -> str:
@@ -2595,9 +2650,9 @@ def command(
     batch; everything else is an exception.
     """
 
-    def declare(run: Any) -> Any:
-        COMMANDS[name] = Command(name, description, run, parameters, example)
-        return run
+    def declare(function: Any) -> Any:
+        COMMANDS[name] = Command(name, description, function, parameters, example)
+        return function
 
     return declare
 
@@ -2617,27 +2672,27 @@ def flag(*names: str, default: Any = None, shown: str | None = None, **options: 
     return names, {"default": default, **options}
 
 
-def number(text: str) -> int | float:
+def decimal_number(text: str) -> int | float:
     if not re.fullmatch(r"-?[0-9]{1,300}(\.[0-9]{1,300})?", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return float(text) if "." in text else int(text)
 
 
-def integer(text: str) -> int:
+def whole_number(text: str) -> int:
     if not re.fullmatch(r"-?[0-9]{1,300}", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
 
 
-def page_size(text: str) -> int:
-    count = integer(text)
+def list_limit(text: str) -> int:
+    count = whole_number(text)
     if not 1 <= count <= 99:
         raise argparse.ArgumentTypeError(f"{count} is not between 1 and 99")
     return count
 
 
-def page_offset(text: str) -> int:
-    count = integer(text)
+def list_offset(text: str) -> int:
+    count = whole_number(text)
     if count < 0:
         raise argparse.ArgumentTypeError(f"{count} is negative")
     return count
@@ -2645,15 +2700,23 @@ def page_offset(text: str) -> int:
 
 LANGUAGES = ("en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru")
 MUSICAL_KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-FLATS = {"CB": "B", "DB": "C#", "EB": "D#", "FB": "E", "GB": "F#", "AB": "G#", "BB": "A#"}
+SHARPS_FOR_FLATS = {
+    "CB": "B",
+    "DB": "C#",
+    "EB": "D#",
+    "FB": "E",
+    "GB": "F#",
+    "AB": "G#",
+    "BB": "A#",
+}
 
 
 def musical_key(text: str) -> str:
     """Any case; flats become the sharps that the service knows."""
-    return FLATS.get(text.upper().replace("♭", "B"), text.upper().replace("♯", "#"))
+    return SHARPS_FOR_FLATS.get(text.upper().replace("♭", "B"), text.upper().replace("♯", "#"))
 
 
-GLOBALS = (
+GLOBAL_FLAGS = (
     flag(
         "--api-key",
         metavar="<key>",
@@ -2676,8 +2739,8 @@ GLOBALS = (
     flag("--no-color", action="store_true", help="no colours, like NO_COLOR"),
 )
 
-ID = arg("id", help="an id as `ft list` shows it, 36 characters")
-IDS = arg(
+ID_ARG = arg("id", help="an id as `ft list` shows it, 36 characters")
+IDS_ARG = arg(
     "id", nargs="+", help="ids as `ft list` shows them; `-` reads them from stdin, one a line"
 )
 PLAYLIST = arg("playlist", help="a playlist's id, or its name in any case")
@@ -2689,12 +2752,14 @@ PROMPT = arg(
 JSON = flag("--json", action="store_true", help="print the service's answer as JSON")
 DURATION = flag(
     "--duration",
-    type=number,
+    type=decimal_number,
     metavar="<sec>",
     shown="60, or defaultDuration of config.json",
     help="length in seconds, 5-210 on Pro and Lifetime; the service clamps it",
 )
-SEED = flag("--seed", type=integer, metavar="<n>", shown="random", help="reproduce a previous run")
+SEED = flag(
+    "--seed", type=whole_number, metavar="<n>", shown="random", help="reproduce a previous run"
+)
 OUTPUT = flag(
     "-o",
     "--output",
@@ -2710,17 +2775,19 @@ RECORD_JSON = flag(
 )
 WEBHOOK = flag(
     "--webhook",
-    type=check_webhook,
+    type=webhook_url,
     metavar="<url>",
     shown="none",
     help="https address that gets the finished record; implies --no-wait",
 )
-ENHANCE = flag("--verbatim", action="store_true", help="take the prompt as it stands, unimproved")
-LIMIT = flag(
-    "--limit", type=page_size, default=20, metavar="<n>", help="how many to show, at most 99"
+VERBATIM_FLAG = flag(
+    "--verbatim", action="store_true", help="take the prompt as it stands, unimproved"
 )
-OFFSET = flag("--offset", type=page_offset, default=0, metavar="<n>", help="how many to pass over")
-ALL = flag("--all", action="store_true", help="follow the pages to the end, whatever --limit")
+LIMIT = flag(
+    "--limit", type=list_limit, default=20, metavar="<n>", help="how many to show, at most 99"
+)
+OFFSET = flag("--offset", type=list_offset, default=0, metavar="<n>", help="how many to pass over")
+ALL_FLAG = flag("--all", action="store_true", help="follow the pages to the end, whatever --limit")
 STATUS = flag(
     "--status",
     default="all",
@@ -2728,8 +2795,10 @@ STATUS = flag(
     metavar="<s>",
     help="only these: pending, processing, completed, failed",
 )
-WAIT = flag("--wait", action="store_true", help="wait for a track that is not completed yet")
-YES = flag("-y", "--yes", action="store_true", help="do not ask; required where nobody can answer")
+WAIT_FLAG = flag("--wait", action="store_true", help="wait for a track that is not completed yet")
+YES_FLAG = flag(
+    "-y", "--yes", action="store_true", help="do not ask; required where nobody can answer"
+)
 
 
 # auth
@@ -2743,7 +2812,7 @@ YES = flag("-y", "--yes", action="store_true", help="do not ask; required where 
     flag("--stdin", action="store_true", help="read the key from stdin instead of asking for it"),
     example='echo "$FT_API_KEY" | ft auth login --stdin',
 )
-def auth_login(ft: Ft, args: argparse.Namespace) -> None:
+def log_in(ft: Context, args: argparse.Namespace) -> None:
     if args.api_key and args.api_key.strip():
         if args.stdin:
             raise UsageError(
@@ -2763,24 +2832,24 @@ def auth_login(ft: Ft, args: argparse.Namespace) -> None:
         source = "the prompt"
         try:
             text = getpass.getpass("Paste your API key: ", sys.stderr)
-        except (EOFError, UnicodeError, Stopped) as error:
+        except (EOFError, UnicodeError, StopSignal) as error:
             sys.stderr.write("\n")  # getpass leaves its line open
-            if isinstance(error, Stopped):
+            if isinstance(error, StopSignal):
                 raise
             raise UsageError("no API key given", f"get one at {KEY_URL}") from None
         except KeyboardInterrupt:  # Windows reads Ctrl-C as a character here
-            raise Stopped(signal.SIGINT) from None
-    key = check_key(text, source)
+            raise StopSignal(signal.SIGINT) from None
+    key = parse_key(text, source)
     ft.transport.key, ft.transport.key_source = key, source
-    me = member(Api(ft.transport).me(), "data", dict)
-    place = ft.keys.store(key)
+    me = get_member(Api(ft.transport).get_account(), "data", dict)
+    place = ft.keys.save(key)
     if ft.keys.file and place == ft.keys.file.path:
-        ft.console.warning(f"{ft.keys.keychain.name} cannot be reached ({ft.keys.trouble})")
+        ft.console.warning(f"{ft.keys.keychain.name} cannot be reached ({ft.keys.keychain_error})")
         ft.console.warning(
             f"the key is stored in plain text in {place}, readable by you alone (0600)"
         )
     ft.console.print(f"Stored in {place}. ✓")
-    ft.console.print(f"Signed in as {text_of(me, 'email')} ({text_of(me, 'tier')} tier)")
+    ft.console.print(f"Signed in as {field_text(me, 'email')} ({field_text(me, 'tier')} tier)")
     if os.environ.get("FINETUNING_API_KEY", "").strip():
         ft.console.warning("FINETUNING_API_KEY is set and wins over the stored key")
 
@@ -2791,12 +2860,12 @@ def auth_login(ft: Ft, args: argparse.Namespace) -> None:
     "there is one.",
     example="ft auth logout",
 )
-def auth_logout(ft: Ft, args: argparse.Namespace) -> None:
-    removed = ft.keys.forget()
+def log_out(ft: Context, args: argparse.Namespace) -> None:
+    removed = ft.keys.remove()
     outcome = f"Removed the key from {' and '.join(removed)}" if removed else "No key was stored"
-    if ft.keys.trouble and not removed:
+    if ft.keys.keychain_error and not removed:
         outcome = "No key was found"
-        ft.console.note(f"{ft.keys.keychain.name} cannot be reached ({ft.keys.trouble})")
+        ft.console.note(f"{ft.keys.keychain.name} cannot be reached ({ft.keys.keychain_error})")
     ft.console.print(f"Logged out. {outcome}.")
     if os.environ.get("FINETUNING_API_KEY", "").strip():
         ft.console.note("FINETUNING_API_KEY is still set")
@@ -2814,24 +2883,26 @@ def auth_logout(ft: Ft, args: argparse.Namespace) -> None:
     JSON,
     example="ft auth whoami",
 )
-def auth_whoami(ft: Ft, args: argparse.Namespace) -> None:
-    document = ft.api.me()
-    me = member(document, "data", dict)
+def show_account(ft: Context, args: argparse.Namespace) -> None:
+    document = ft.api.get_account()
+    me = get_member(document, "data", dict)
     if args.json:
-        return ft.console.json(document)
+        return ft.console.print_json(document)
     limits = me.get("limits") if isinstance(me.get("limits"), dict) else {}
-    left = f"{text_of(limits, 'totalRemaining')} left: {text_of(limits, 'monthlyRemaining')} of "
-    left += (
-        f"{text_of(limits, 'monthlyGenerations')} this month, "
-        f"{text_of(limits, 'packCredits')} from packs"
+    left = (
+        f"{field_text(limits, 'totalRemaining')} left: {field_text(limits, 'monthlyRemaining')} of "
     )
-    ft.console.details(
+    left += (
+        f"{field_text(limits, 'monthlyGenerations')} this month, "
+        f"{field_text(limits, 'packCredits')} from packs"
+    )
+    ft.console.print_details(
         [
-            ("Email", text_of(me, "email")),
-            ("Name", text_of(me, "name")),
-            ("Tier", text_of(me, "tier")),
+            ("Email", field_text(me, "email")),
+            ("Name", field_text(me, "name")),
+            ("Tier", field_text(me, "tier")),
             ("Credits", left),
-            ("In queue", text_of(limits, "queueDepth")),
+            ("In queue", field_text(limits, "queueDepth")),
         ]
     )
 
@@ -2848,7 +2919,7 @@ def auth_whoami(ft: Ft, args: argparse.Namespace) -> None:
     DURATION,
     flag(
         "--bpm",
-        type=number,
+        type=decimal_number,
         metavar="<n>",
         shown="120, or defaultBpm of config.json",
         help="beats a minute, 60-200; the service clamps it",
@@ -2885,13 +2956,13 @@ def auth_whoami(ft: Ft, args: argparse.Namespace) -> None:
         "--output ./jingle.mp3"
     ),
 )
-def generate(ft: Ft, args: argparse.Namespace) -> None:
+def generate_music(ft: Context, args: argparse.Namespace) -> None:
     if len(args.lyrics) > MAX_LYRICS:
         raise UsageError(f"the lyrics have {len(args.lyrics)} characters, more than {MAX_LYRICS}")
     body = {
-        "tags": joined_prompt(args.prompt),
-        "duration": first_given(args.duration, ft.config.duration, 60),
-        "bpm": first_given(args.bpm, ft.config.bpm, 120),
+        "tags": join_prompt(args.prompt),
+        "duration": first_set(args.duration, ft.config.duration, 60),
+        "bpm": first_set(args.bpm, ft.config.bpm, 120),
         "key": args.key,
         "scale": args.scale,
         "timesignature": args.time_sig,
@@ -2899,10 +2970,10 @@ def generate(ft: Ft, args: argparse.Namespace) -> None:
     }
     if args.lyrics:
         body["lyrics"] = args.lyrics
-    create(ft, args, GENERATIONS, "generations", body)
+    make_track(ft, args, GENERATIONS, "generations", body)
 
 
-def joined_prompt(words: Sequence[str]) -> str:
+def join_prompt(words: Sequence[str]) -> str:
     prompt = " ".join(words).strip()
     if not prompt:
         raise UsageError("the prompt is empty")
@@ -2911,17 +2982,17 @@ def joined_prompt(words: Sequence[str]) -> str:
     return prompt
 
 
-def first_given(*values: Any) -> Any:
+def first_set(*values: Any) -> Any:
     return next(value for value in values if value is not None)
 
 
-ALLOWANCES = {
+REMAINING_FIELDS = {
     "creditsRemaining": "credits",
     "dailyRemaining": "of today's",
 }  # what a submission says is left
 
 
-def create(ft: Ft, args: argparse.Namespace, collection: str, endpoint: str, body: Json) -> None:
+def make_track(ft: Context, args: argparse.Namespace, kind: str, endpoint: str, body: Json) -> None:
     """Submit `body` once, then wait for the record and download its track, as far as the flags ask
     for it.
     """
@@ -2932,16 +3003,16 @@ def create(ft: Ft, args: argparse.Namespace, collection: str, endpoint: str, bod
         body["webhook"] = args.webhook
     stay = not (args.no_wait or args.webhook)
     if stay and not args.json:
-        check_output(args.output)  # before the credit is spent
+        check_destination(args.output)  # before the credit is spent
     elif args.output is not None:
         console.note("-o has no effect here: nothing is downloaded")
     api = ft.api
     resume = ""
     try:
-        document = api.create(endpoint, body)
+        document = api.submit(endpoint, body)
         record = document["data"]
         identifier = record["id"]
-        resume = command_for("download", collection, identifier, args.output)
+        resume = resume_command("download", kind, identifier, args.output)
         parameters = record.get("parameters") if isinstance(record.get("parameters"), dict) else {}
         for name in ("duration", "bpm"):
             got = parameters.get(
@@ -2951,22 +3022,22 @@ def create(ft: Ft, args: argparse.Namespace, collection: str, endpoint: str, bod
                 console.note(f"{name} clamped from {format_json(body[name])} → {format_json(got)}")
         if not stay:
             if args.json:
-                return console.json(document)
-            return console.print(f"Queued. id={identifier} status={text_of(record, 'status')}")
+                return console.print_json(document)
+            return console.print(f"Queued. id={identifier} status={field_text(record, 'status')}")
         left = [
             f", {record[name]} {what} left"
-            for name, what in ALLOWANCES.items()
+            for name, what in REMAINING_FIELDS.items()
             if is_number(record.get(name))
         ]
         console.note(f"queued as {identifier}{''.join(left)}")
-        document = wait_for(console, api, collection, identifier)
+        document = wait_for_track(console, api, kind, identifier)
         if args.json:
-            console.json(document)
+            console.print_json(document)
         if not args.json and document["data"]["status"] == "completed":
             path = save_track(ft, document["data"], args.output, Progress(console), {})
-    except Stopped:
+    except StopSignal:
         if not resume:
-            tells = f"`{listing(collection)}` tells"
+            tells = f"`{list_command(kind)}` tells"
             console.note(
                 f"the submission may have been accepted, and then costs its credit: {tells}"
             )
@@ -2984,12 +3055,12 @@ def create(ft: Ft, args: argparse.Namespace, collection: str, endpoint: str, bod
         if resume:
             error.hint = "; ".join(filter(None, [error.hint, f"the track is not lost: {resume}"]))
         raise
-    completed(document)  # or its errorMessage
+    require_completed(document)  # or its errorMessage
     if not args.json:
-        saved(console, path)
+        report_saved(console, path)
 
 
-def saved(console: Console, path: str) -> None:
+def report_saved(console: Console, path: str) -> None:
     """The outcome of a download; on stderr when the track itself went to stdout."""
     if path == "-":
         console.note("Saved to stdout")
@@ -3005,12 +3076,12 @@ def saved(console: Console, path: str) -> None:
     PROMPT,
     flag(
         "--duration",
-        type=number,
+        type=decimal_number,
         default=120,
         metavar="<sec>",
         help="length in seconds, 30-210 in steps of 15",
     ),
-    ENHANCE,
+    VERBATIM_FLAG,
     SEED,
     OUTPUT,
     NO_WAIT,
@@ -3018,13 +3089,13 @@ def saved(console: Console, path: str) -> None:
     WEBHOOK,
     example='ft instrumental "slow piano over rain" --duration 90',
 )
-def instrumental(ft: Ft, args: argparse.Namespace) -> None:
+def generate_instrumental(ft: Context, args: argparse.Namespace) -> None:
     body = {
-        "prompt": joined_prompt(args.prompt),
+        "prompt": join_prompt(args.prompt),
         "duration": args.duration,
         "enhance": not args.verbatim,
     }
-    create(ft, args, GENERATIONS, "instrumental", body)
+    make_track(ft, args, GENERATIONS, "instrumental", body)
 
 
 # the library
@@ -3043,13 +3114,13 @@ def instrumental(ft: Ft, args: argparse.Namespace) -> None:
         shown="both",
         help="only music or instrumental",
     ),
-    ALL,
+    ALL_FLAG,
     JSON,
     example="ft list --status completed --limit 50",
 )
-def list_(ft: Ft, args: argparse.Namespace) -> None:
-    collection: str = args.command.collection
-    name = LIST_NAMES[collection]
+def list_tracks(ft: Context, args: argparse.Namespace) -> None:
+    kind: str = args.command.kind
+    name = LIST_NAMES[kind]
     status = None if args.status == "all" else args.status
     query = {
         "limit": 99 if args.all else args.limit,
@@ -3057,7 +3128,7 @@ def list_(ft: Ft, args: argparse.Namespace) -> None:
         "type": getattr(args, "type", None),
     }
     offset = args.offset
-    document = ft.api.records(collection, offset=offset or None, **query)
+    document = ft.api.list_records(kind, offset=offset or None, **query)
     data = document["data"]
     page = data
     while (
@@ -3068,33 +3139,33 @@ def list_(ft: Ft, args: argparse.Namespace) -> None:
         and page["nextOffset"] > offset
     ):
         offset = page["nextOffset"]
-        page = ft.api.records(collection, offset=offset, **query)["data"]
+        page = ft.api.list_records(kind, offset=offset, **query)["data"]
         known = {
-            text_of(record, "id") for record in data[name]
+            field_text(record, "id") for record in data[name]
         }  # new ones push old ones to the next page
-        fresh = [record for record in page[name] if text_of(record, "id") not in known]
+        fresh = [record for record in page[name] if field_text(record, "id") not in known]
         document["data"] = data = {**page, name: data[name] + fresh}
     if args.json:
-        return ft.console.json(document)
+        return ft.console.print_json(document)
     if not data[name]:
-        maker = "ft sfx generate" if collection == SOUND_EFFECTS else "ft generate"
+        maker = "ft sfx generate" if kind == SOUND_EFFECTS else "ft generate"
         with_status = f" with status {status}" if status else ""
         return ft.console.note(f"nothing here{with_status}; `{maker}` makes one")
-    show_tracks(ft.console, data[name])
+    print_tracks(ft.console, data[name])
     if data.get("hasMore") is True:
-        ft.console.note(f"there are more: --offset {text_of(data, 'nextOffset')}")
+        ft.console.note(f"there are more: --offset {field_text(data, 'nextOffset')}")
 
 
-def show_tracks(console: Console, tracks: list[Json]) -> None:
-    console.table(
+def print_tracks(console: Console, tracks: list[Json]) -> None:
+    console.print_table(
         ("ID", "STATUS", "DURATION", "PROMPT", "CREATED"),
         [
             (
-                text_of(t, "id"),
-                text_of(t, "status"),
-                length(t.get("duration")),
-                text_of(t, "prompt"),
-                age(t.get("createdAt")),
+                field_text(t, "id"),
+                field_text(t, "status"),
+                format_duration(t.get("duration")),
+                field_text(t, "prompt"),
+                format_age(t.get("createdAt")),
             )
             for t in tracks
         ],
@@ -3106,14 +3177,14 @@ def show_tracks(console: Console, tracks: list[Json]) -> None:
 @command(
     "get",
     "Show one generation's detail. For a finished track also the command that makes it again.",
-    ID,
+    ID_ARG,
     JSON,
     example="ft get 07e8d430-2310-4c57-87a8-cf1e6db376f7",
 )
-def get(ft: Ft, args: argparse.Namespace) -> None:
-    document = get_record(ft.api, args.command.collection, check_id(args.id))
+def show_track(ft: Context, args: argparse.Namespace) -> None:
+    document = get_record(ft.api, args.command.kind, parse_id(args.id))
     if args.json:
-        return ft.console.json(document)
+        return ft.console.print_json(document)
     record = document["data"]
     parameters = record.get("parameters") if isinstance(record.get("parameters"), dict) else {}
 
@@ -3121,51 +3192,57 @@ def get(ft: Ft, args: argparse.Namespace) -> None:
         return "" if record.get(name) is None else form(record[name])
 
     pairs = [
-        ("ID", text_of(record, "id")),
-        ("Title", text_of(record, "title", "")),
-        ("Prompt", text_of(record, "prompt", "")),
-        ("Type", text_of(record, "type", "")),
-        ("Status", text_of(record, "status")),
-        ("Error", text_of(record, "errorMessage", "")),
-        ("Audio URL", text_of(record, "audioUrl", "")),
-        ("Duration", given("duration", length)),
-        ("Asked for", given("requestedDuration", length)),
-        ("File size", given("fileSize", size)),
-        ("Tempo", f"{text_of(parameters, 'bpm')} bpm" if is_number(parameters.get("bpm")) else ""),
-        ("Key", text_of(parameters, "keyscale", "")),
-        ("Time signature", text_of(parameters, "timesignature", "")),
-        ("Language", text_of(parameters, "language", "")),
-        ("Seed", text_of(parameters, "seed", "")),
-        ("Visibility", visibility(record) if isinstance(record.get("isPublic"), bool) else ""),
-        ("Plays", text_of(record, "playCount", "")),
-        ("Downloads", text_of(record, "downloadCount", "")),
-        ("Likes", text_of(record, "likeCount", "")),
-        ("Webhook", text_of(record, "webhook", "")),
-        ("Created", moment(record.get("createdAt"))),
-        ("Completed", moment(record.get("completedAt"))),
-        ("Generation time", given("generationTime", length)),
+        ("ID", field_text(record, "id")),
+        ("Title", field_text(record, "title", "")),
+        ("Prompt", field_text(record, "prompt", "")),
+        ("Type", field_text(record, "type", "")),
+        ("Status", field_text(record, "status")),
+        ("Error", field_text(record, "errorMessage", "")),
+        ("Audio URL", field_text(record, "audioUrl", "")),
+        ("Duration", given("duration", format_duration)),
+        ("Asked for", given("requestedDuration", format_duration)),
+        ("File size", given("fileSize", format_size)),
+        (
+            "Tempo",
+            f"{field_text(parameters, 'bpm')} bpm" if is_number(parameters.get("bpm")) else "",
+        ),
+        ("Key", field_text(parameters, "keyscale", "")),
+        ("Time signature", field_text(parameters, "timesignature", "")),
+        ("Language", field_text(parameters, "language", "")),
+        ("Seed", field_text(parameters, "seed", "")),
+        (
+            "Visibility",
+            format_visibility(record) if isinstance(record.get("isPublic"), bool) else "",
+        ),
+        ("Plays", field_text(record, "playCount", "")),
+        ("Downloads", field_text(record, "downloadCount", "")),
+        ("Likes", field_text(record, "likeCount", "")),
+        ("Webhook", field_text(record, "webhook", "")),
+        ("Created", format_timestamp(record.get("createdAt"))),
+        ("Completed", format_timestamp(record.get("completedAt"))),
+        ("Generation time", given("generationTime", format_duration)),
     ]
-    command = again(record, parameters) if args.command.collection == GENERATIONS else ""
-    ft.console.details(
-        [pair for pair in pairs if pair[1]], ("Make it again", command) if command else None
+    repeat = command_to_repeat(record, parameters) if args.command.kind == GENERATIONS else ""
+    ft.console.print_details(
+        [pair for pair in pairs if pair[1]], ("Make it again", repeat) if repeat else None
     )
 
 
-def moment(timestamp: Any) -> str:
+def format_timestamp(timestamp: Any) -> str:
     """`2025-01-15 10:30:00 UTC (3 hours ago)`."""
     then = parse_time(timestamp)
     if then is None:
         return str(timestamp or "")
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(then))} UTC ({age(timestamp)})"
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(then))} UTC ({format_age(timestamp)})"
 
 
-def again(record: Json, parameters: Json) -> str:
+def command_to_repeat(record: Json, parameters: Json) -> str:
     """The command that makes a completed track again."""
     prompt = record.get("prompt")
     if record.get("status") != "completed" or not isinstance(prompt, str) or not prompt.strip():
         return ""
     kind = "instrumental" if record.get("type") == "instrumental" else "generate"
-    key, _, scale = text_of(parameters, "keyscale", "").partition(" ")
+    key, _, scale = field_text(parameters, "keyscale", "").partition(" ")
     values = {"duration": parameters.get("duration"), "seed": parameters.get("seed")}
     if kind == "generate":
         values.update(
@@ -3176,11 +3253,11 @@ def again(record: Json, parameters: Json) -> str:
         w
         for name, v in values.items()
         if v not in (None, "")
-        for w in (f"--{name}", text_of({"v": v}, "v"))
+        for w in (f"--{name}", field_text({"v": v}, "v"))
     ]
     if parameters.get("enhance") is False:
         flags.append("--verbatim")
-    return shell(
+    return quote_command(
         "ft", kind, *([*flags, "--", prompt] if prompt.startswith("-") else [prompt, *flags])
     )
 
@@ -3189,41 +3266,41 @@ def again(record: Json, parameters: Json) -> str:
     "download",
     "Download an already-completed track. Several ids are downloaded four at a time, into -o's "
     "directory.",
-    IDS,
+    IDS_ARG,
     OUTPUT,
-    WAIT,
+    WAIT_FLAG,
     example="ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3",
 )
-def download(ft: Ft, args: argparse.Namespace) -> int | None:
-    collection = args.command.collection
-    ids = check_ids(args.id)
+def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
+    kind = args.command.kind
+    ids = read_ids(args.id)
     output = args.output or "."
-    if len(ids) > 1 and (output == "-" or not is_directory(output)):
+    if len(ids) > 1 and (output == "-" or not names_directory(output)):
         raise UsageError(
             "with several ids, -o must be a directory", "end its name with a slash to have it made"
         )
-    check_output(args.output)
+    check_destination(args.output)
     api = ft.api
     progress = Progress(ft.console, len(ids))
     taken: dict[str, str] = {}
-    if not ft.console.live:
+    if not ft.console.has_status_line:
         ft.console.note(f"downloading {ids[0] if len(ids) == 1 else f'{len(ids)} tracks'}")
 
     def save(identifier: str) -> str:
-        document = get_record(api, collection, identifier)
-        if args.wait and text_of(document["data"], "status") not in ("completed", "failed"):
+        document = get_record(api, kind, identifier)
+        if args.wait and field_text(document["data"], "status") not in ("completed", "failed"):
             if len(ids) == 1:
                 ft.console.note(f"waiting for {identifier}")
-            document = wait_for(ft.console, api, collection, identifier)
-        return save_track(ft, completed(document), args.output, progress, taken)
+            document = wait_for_track(ft.console, api, kind, identifier)
+        return save_track(ft, require_completed(document), args.output, progress, taken)
 
     if len(ids) == 1:
-        saved(ft.console, save(ids[0]))
+        report_saved(ft.console, save(ids[0]))
         return None
-    return download_many(ft.console, ids, save, progress)
+    return for_each_in_threads(ft.console, ids, save, progress)
 
 
-def download_many(
+def for_each_in_threads(
     console: Console, ids: list[str], save: Callable[[str], str], progress: Progress
 ) -> int:
     """Call `save` for each id in four threads; report as the bulk commands do. Its exit code."""
@@ -3259,7 +3336,7 @@ def download_many(
         progress.finished += 1
         if error is None:
             done += 1
-            saved(console, path)
+            report_saved(console, path)
         elif isinstance(error, FtError):
             console.warning(f"{identifier}: {error.message}")
             hint = hint or error.hint
@@ -3268,7 +3345,7 @@ def download_many(
     if hint:
         console.hint(hint)
     console.print(f"Downloaded {done} of {len(ids)} track(s)")
-    return 0 if done else FAILED
+    return 0 if done else EXIT_ERROR
 
 
 @command(
@@ -3276,17 +3353,17 @@ def download_many(
     "Permanently delete tracks. They disappear from your library, all playlists and public pages, "
     "and cannot be "
     "restored.",
-    IDS,
-    YES,
+    IDS_ARG,
+    YES_FLAG,
     JSON,
     example="ft delete --yes 07e8d430-2310-4c57-87a8-cf1e6db376f7",
 )
-def delete(ft: Ft, args: argparse.Namespace) -> int | None:
+def delete_tracks(ft: Context, args: argparse.Namespace) -> int | None:
     if "-" in args.id and not args.yes:
         raise UsageError(
             "cannot ask for confirmation: stdin holds the ids", "pass --yes to go ahead without"
         )
-    ids = check_ids(args.id)
+    ids = read_ids(args.id)
     if not args.yes:
         consequence = (
             "This permanently deletes the track from your library — everywhere, not just playlists."
@@ -3294,7 +3371,7 @@ def delete(ft: Ft, args: argparse.Namespace) -> int | None:
         if not ft.console.confirm(consequence, f"Delete {len(ids)} track(s)?"):
             (ft.console.note if args.json else ft.console.print)("Aborted.")
             return None
-    return run_batch(ft, args, ids, ft.api.delete, "deleted", "id")
+    return run_bulk(ft, args, ids, ft.api.bulk_delete, "deleted", "id")
 
 
 # playlists
@@ -3306,23 +3383,23 @@ def delete(ft: Ft, args: argparse.Namespace) -> int | None:
     JSON,
     example="ft playlists",
 )
-def playlists(ft: Ft, args: argparse.Namespace) -> None:
-    document = ft.api.playlists()
+def list_playlists(ft: Context, args: argparse.Namespace) -> None:
+    document = ft.api.get_playlists()
     found = document["data"]["playlists"]
     if args.json:
-        return ft.console.json(document)
+        return ft.console.print_json(document)
     if not found:
         return ft.console.note("no playlists yet: create one at finetuning.ai")
-    ft.console.table(
+    ft.console.print_table(
         ("ID", "NAME", "TRACKS", "DURATION", "VISIBILITY", "UPDATED"),
         [
             (
-                text_of(p, "id"),
-                text_of(p, "name"),
-                text_of(p, "trackCount"),
-                length(p.get("totalDuration")),
-                visibility(p),
-                age(p.get("updatedAt")),
+                field_text(p, "id"),
+                field_text(p, "name"),
+                field_text(p, "trackCount"),
+                format_duration(p.get("totalDuration")),
+                format_visibility(p),
+                format_age(p.get("updatedAt")),
             )
             for p in found
         ],
@@ -3331,25 +3408,27 @@ def playlists(ft: Ft, args: argparse.Namespace) -> None:
     )
 
 
-def visibility(record: Json) -> str:
+def format_visibility(record: Json) -> str:
     return "public" if record.get("isPublic") is True else "private"
 
 
-def playlist_ids(api: Api, *wanted: str) -> list[str]:
+def find_playlists(api: Api, *wanted: str) -> list[str]:
     """The ids of the playlists that `wanted` name: a UUID is an id, anything else a name in any
     case. UsageError.
     """
     playlists = (
-        [] if all(re.fullmatch(UUID, w) for w in wanted) else api.playlists()["data"]["playlists"]
+        []
+        if all(re.fullmatch(UUID_PATTERN, w) for w in wanted)
+        else api.get_playlists()["data"]["playlists"]
     )
-    names = [text_of(p, "name", "") for p in playlists]
+    names = [field_text(p, "name", "") for p in playlists]
 
     def find(word: str) -> str:
-        if re.fullmatch(UUID, word):
+        if re.fullmatch(UUID_PATTERN, word):
             return word
         sought = word.strip().casefold()
         ids = [
-            text_of(p, "id", "")
+            field_text(p, "id", "")
             for p, name in zip(playlists, names)
             if name.strip().casefold() == sought
         ]
@@ -3359,10 +3438,10 @@ def playlist_ids(api: Api, *wanted: str) -> list[str]:
             )
         if not ids and not word.startswith("pl_"):
             raise UsageError(
-                f"no playlist is called {word!r}{nearest(word, names)}",
+                f"no playlist is called {word!r}{suggest_nearest(word, names)}",
                 "`ft playlists` lists yours",
             )
-        return check_id(ids[0] if ids else word, "playlist id")
+        return parse_id(ids[0] if ids else word, "playlist id")
 
     return [find(word) for word in wanted]
 
@@ -3374,31 +3453,31 @@ def playlist_ids(api: Api, *wanted: str) -> list[str]:
     JSON,
     example='ft playlist show "Focus Beats"',
 )
-def playlist_show(ft: Ft, args: argparse.Namespace) -> None:
-    [playlist_id] = playlist_ids(ft.api, args.playlist)
-    document = ft.api.playlist(playlist_id)
+def show_playlist(ft: Context, args: argparse.Namespace) -> None:
+    [playlist_id] = find_playlists(ft.api, args.playlist)
+    document = ft.api.get_playlist(playlist_id)
     if args.json:
-        return ft.console.json(document)
+        return ft.console.print_json(document)
     playlist = document["data"]
     tracks = playlist["tracks"]
-    ft.console.details(
+    ft.console.print_details(
         [
-            ("ID", text_of(playlist, "id")),
-            ("Name", text_of(playlist, "name")),
+            ("ID", field_text(playlist, "id")),
+            ("Name", field_text(playlist, "name")),
             *(
-                [("Description", text_of(playlist, "description"))]
+                [("Description", field_text(playlist, "description"))]
                 if playlist.get("description")
                 else []
             ),
-            ("Visibility", visibility(playlist)),
-            ("Tracks", text_of(playlist, "trackCount", str(len(tracks)))),
-            ("Duration", length(playlist.get("totalDuration"))),
-            ("Updated", age(playlist.get("updatedAt"))),
+            ("Visibility", format_visibility(playlist)),
+            ("Tracks", field_text(playlist, "trackCount", str(len(tracks)))),
+            ("Duration", format_duration(playlist.get("totalDuration"))),
+            ("Updated", format_age(playlist.get("updatedAt"))),
         ]
     )
     if tracks:
-        ft.console.write("\n")
-        show_tracks(ft.console, tracks)
+        ft.console.print_raw("\n")
+        print_tracks(ft.console, tracks)
 
 
 @command(
@@ -3406,28 +3485,28 @@ def playlist_show(ft: Ft, args: argparse.Namespace) -> None:
     "Add tracks to a playlist. Public playlists take public tracks only, private ones only your "
     "own.",
     PLAYLIST,
-    IDS,
+    IDS_ARG,
     JSON,
     example='ft playlist add "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
 )
-def playlist_add(ft: Ft, args: argparse.Namespace) -> int:
-    ids = check_ids(args.id)
-    [playlist] = playlist_ids(ft.api, args.playlist)
-    return run_batch(ft, args, ids, lambda chunk: ft.api.add_tracks(playlist, chunk), "added")
+def add_to_playlist(ft: Context, args: argparse.Namespace) -> int:
+    ids = read_ids(args.id)
+    [playlist] = find_playlists(ft.api, args.playlist)
+    return run_bulk(ft, args, ids, lambda chunk: ft.api.add_tracks(playlist, chunk), "added")
 
 
 @command(
     "playlist remove",
     "Remove tracks from a playlist. They stay in your library.",
     PLAYLIST,
-    IDS,
+    IDS_ARG,
     JSON,
     example='ft playlist remove "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
 )
-def playlist_remove(ft: Ft, args: argparse.Namespace) -> int:
-    ids = check_ids(args.id)
-    [playlist] = playlist_ids(ft.api, args.playlist)
-    return run_batch(ft, args, ids, lambda chunk: ft.api.remove_tracks(playlist, chunk), "removed")
+def remove_from_playlist(ft: Context, args: argparse.Namespace) -> int:
+    ids = read_ids(args.id)
+    [playlist] = find_playlists(ft.api, args.playlist)
+    return run_bulk(ft, args, ids, lambda chunk: ft.api.remove_tracks(playlist, chunk), "removed")
 
 
 @command(
@@ -3436,18 +3515,16 @@ def playlist_remove(ft: Ft, args: argparse.Namespace) -> int:
     "source.",
     arg("source", metavar="<src>", help="the playlist to take them from, id or name"),
     arg("target", metavar="<dst>", help="the playlist to put them in, id or name"),
-    IDS,
+    IDS_ARG,
     JSON,
     example='ft playlist move "Drafts" "Album" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
 )
-def playlist_move(ft: Ft, args: argparse.Namespace) -> int:
-    ids = check_ids(args.id)
-    source, target = playlist_ids(ft.api, args.source, args.target)
+def move_between_playlists(ft: Context, args: argparse.Namespace) -> int:
+    ids = read_ids(args.id)
+    source, target = find_playlists(ft.api, args.source, args.target)
     if source.lower() == target.lower():
         raise UsageError("the source and the target are the same playlist")
-    return run_batch(
-        ft, args, ids, lambda chunk: ft.api.move_tracks(source, target, chunk), "moved"
-    )
+    return run_bulk(ft, args, ids, lambda chunk: ft.api.move_tracks(source, target, chunk), "moved")
 
 
 # sound effects
@@ -3459,23 +3536,23 @@ def playlist_move(ft: Ft, args: argparse.Namespace) -> int:
     PROMPT,
     flag(
         "--duration",
-        type=number,
+        type=decimal_number,
         metavar="<sec>",
         shown="the service's choice",
         help="length in seconds",
     ),
-    ENHANCE,
+    VERBATIM_FLAG,
     OUTPUT,
     NO_WAIT,
     RECORD_JSON,
     WEBHOOK,
     example='ft sfx generate "a heavy door closes" --duration 3',
 )
-def sfx_generate(ft: Ft, args: argparse.Namespace) -> None:
-    body = {"prompt": joined_prompt(args.prompt), "enhance": not args.verbatim}
+def generate_sound_effect(ft: Context, args: argparse.Namespace) -> None:
+    body = {"prompt": join_prompt(args.prompt), "enhance": not args.verbatim}
     if args.duration is not None:
         body["duration"] = args.duration
-    create(ft, args, SOUND_EFFECTS, "sound-effects", body)
+    make_track(ft, args, SOUND_EFFECTS, "sound-effects", body)
 
 
 command(
@@ -3484,25 +3561,25 @@ command(
     LIMIT,
     OFFSET,
     STATUS,
-    ALL,
+    ALL_FLAG,
     JSON,
     example="ft sfx list --limit 10",
-)(list_)
+)(list_tracks)
 command(
     "sfx get",
     "Show one sound effect's detail.",
-    ID,
+    ID_ARG,
     JSON,
     example="ft sfx get 07e8d430-2310-4c57-87a8-cf1e6db376f7",
-)(get)
+)(show_track)
 command(
     "sfx download",
     "Download already-completed sound effects. As `ft download` does.",
-    IDS,
+    IDS_ARG,
     OUTPUT,
-    WAIT,
+    WAIT_FLAG,
     example="ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7",
-)(download)
+)(download_tracks)
 
 
 # the tool itself
@@ -3514,7 +3591,7 @@ command(
     flag("--json", action="store_true", help="print the same facts as JSON"),
     example="ft doctor",
 )
-def doctor(ft: Ft, args: argparse.Namespace) -> int:
+def check_setup(ft: Context, args: argparse.Namespace) -> int:
     facts = [(True, f"ft v{__version__}")]
     document: Json = {
         "version": __version__,
@@ -3537,8 +3614,14 @@ def doctor(ft: Ft, args: argparse.Namespace) -> int:
 
     def config() -> str:
         config = ft.config
-        document.update(config=config.path, configExists=config.exists, unknownKeys=config.unknown)
-        ignored = f" (unknown keys, ignored: {', '.join(config.unknown)})" if config.unknown else ""
+        document.update(
+            config=config.path, configExists=config.exists, unknownKeys=config.unknown_keys
+        )
+        ignored = (
+            f" (unknown keys, ignored: {', '.join(config.unknown_keys)})"
+            if config.unknown_keys
+            else ""
+        )
         return f"config: {config.path}{'' if config.exists else ' (not there: defaults)'}{ignored}"
 
     def base_url() -> str:
@@ -3547,7 +3630,7 @@ def doctor(ft: Ft, args: argparse.Namespace) -> int:
 
     def health() -> str:
         try:
-            document["health"] = text_of(Api(ft.transport).health(), "status", "ok")
+            document["health"] = field_text(Api(ft.transport).get_health(), "status", "ok")
         except ApiError as error:  # whatever it answers, it is not healthy
             raise NetworkError(error.message) from None
         return f"/health → {document['health']}"
@@ -3560,22 +3643,25 @@ def doctor(ft: Ft, args: argparse.Namespace) -> int:
 
     def store() -> str:
         keys = ft.keys  # the keychain was asked above, if it had to be
-        given, place, reason = keys.given(), keys.keychain.name, None
+        given, place, reason = keys.from_invocation(), keys.keychain.name, None
         if given:
             reason = f"not asked: {given[1]} comes first"
-        elif keys.trouble and keys.file:
-            place, reason = keys.file.path, f"plain text: {place} cannot be reached: {keys.trouble}"
+        elif keys.keychain_error and keys.file:
+            place, reason = (
+                keys.file.path,
+                f"plain text: {place} cannot be reached: {keys.keychain_error}",
+            )
         elif keys.file and document.get("keySource") == keys.file.path:
             reason = "`ft auth login` would move the key there from its plain text file"
         document.update(keyStore=place, keyStoreReason=reason)
         return f"key store: {place}" + (f" ({reason})" if reason else "")
 
     def account() -> str:
-        me = member(ft.api.me(), "data", dict)
+        me = get_member(ft.api.get_account(), "data", dict)
         document.update(email=me.get("email"), tier=me.get("tier"))
         return (
-            f"key: {redact(ft.keys.require())}  ({text_of(me, 'email')}, {text_of(me, 'tier')} "
-            "tier)"
+            f"key: {redact(ft.keys.require())}  "
+            f"({field_text(me, 'email')}, {field_text(me, 'tier')} tier)"
         )
 
     healthy = check("config", config) and check("base URL", base_url) and check("/health", health)
@@ -3586,19 +3672,19 @@ def doctor(ft: Ft, args: argparse.Namespace) -> int:
     facts.append((True, f"Python {document['python']} on {sys.platform}"))
     document.update(ok=exit_code == 0, problems=[text for fine, text in facts if not fine])
     if args.json:
-        ft.console.json(document)
+        ft.console.print_json(document)
     else:
-        ft.console.checklist(facts)
+        ft.console.print_checklist(facts)
     return exit_code
 
 
-def installed(release: str) -> str:
+def find_installation(release: str) -> str:
     """The zipapp that is running. FtError with the right command where `ft update` cannot help."""
     archive = getattr(__loader__, "archive", None)  # type: ignore[name-defined]
     place = os.path.realpath(archive or __file__)
     directory, name = os.path.split(place)
     library = archive is None and os.path.basename(directory) in ("site-packages", "dist-packages")
-    tool, upgrade = package(directory) if library and "/Cellar/" not in place else ("", "")
+    tool, upgrade = find_installer(directory) if library and "/Cellar/" not in place else ("", "")
     if not upgrade and re.match("/(usr/)?s?bin/|/usr/lib/|/(nix|snap|gnu)/|.*/Cellar/", place):
         raise FtError(
             f"this ft came from a package manager: {place}", "update it with that package manager"
@@ -3608,7 +3694,9 @@ def installed(release: str) -> str:
             f"this ft came from {tool}: {place}", upgrade or "update it as you installed it"
         )
     if archive is None and os.path.exists(os.path.join(directory, ".git")):
-        raise FtError(f"this ft is a checkout: {place}", shell("git", "-C", directory, "pull"))
+        raise FtError(
+            f"this ft is a checkout: {place}", quote_command("git", "-C", directory, "pull")
+        )
     if archive is None or name != ("ft.pyz" if os.name == "nt" else "ft"):
         raise FtError(
             f"this ft did not come from the install script: {place}",
@@ -3617,7 +3705,7 @@ def installed(release: str) -> str:
     return place
 
 
-def package(directory: str) -> tuple[str, str]:
+def find_installer(directory: str) -> tuple[str, str]:
     """What put ft among the packages in `directory`, and the command that upgrades it, if that is
     known.
     """
@@ -3625,14 +3713,14 @@ def package(directory: str) -> tuple[str, str]:
     from importlib.metadata import distributions
 
     if os.path.exists(os.path.join(sys.prefix, "pipx_metadata.json")):
-        return "pipx", shell("pipx", "upgrade", os.path.basename(sys.prefix))
+        return "pipx", quote_command("pipx", "upgrade", os.path.basename(sys.prefix))
     for found in distributions(path=[directory]):
         if "ft.py" in map(str, found.files or ()):
             tool = (found.read_text("INSTALLER") or "an unknown tool").strip()
             origin = json.loads(found.read_text("direct_url.json") or "{}")  # PEP 610
             vcs = f"{origin['vcs_info']['vcs']}+" if "vcs_info" in origin else ""
             source = f"{vcs}{origin['url']}" if origin else found.metadata["Name"]
-            return tool, shell(
+            return tool, quote_command(
                 sys.executable, "-m", "pip", "install", "--upgrade", source
             ) if tool == "pip" else ""
     return "an unknown tool", ""
@@ -3644,27 +3732,27 @@ def package(directory: str) -> tuple[str, str]:
     "this ft lies in.",
     example="ft update",
 )
-def update(ft: Ft, args: argparse.Namespace) -> None:
+def update_ft(ft: Context, args: argparse.Namespace) -> None:
     import hashlib
     import subprocess
 
     source = (
         "FT_BASE_URL" if os.environ.get("FT_BASE_URL") else "FT_RELEASE_URL"
     )  # both, as the script knows them
-    release = check_base_url(os.environ.get(source) or RELEASE_URL, source)
-    place = installed(release)
-    transport = Transport(ft.console, release)
+    release = parse_base_url(os.environ.get(source) or RELEASE_URL, source)
+    place = find_installation(release)
+    transport = HttpClient(ft.console, release)
 
     def get(name: str) -> bytes:
-        attempts = Attempts(ft.console)
+        retries = Retries(ft.console)
         while True:
             try:
-                with transport.open_public(f"{release}/{name}", {}) as response:
+                with transport.get_public(f"{release}/{name}", {}) as response:
                     return response.read_all(1 << 20)
             except NetworkError as error:
                 if error.final:
                     raise
-                attempts.another(error)
+                retries.wait_or_raise(error)
 
     newest = get("VERSION").decode("ascii", "replace").strip()
     if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}", newest, re.ASCII):
@@ -3690,7 +3778,7 @@ def update(ft: Ft, args: argparse.Namespace) -> None:
     try:
         if os.name == "nt":
             path = os.path.join(directory, f".ft-{os.urandom(6).hex()}.ps1")
-            Target.unfinished[path] = None
+            PartFile.unfinished[path] = None
             with open(path, "wb") as file:
                 file.write(script)
             argv = [
@@ -3725,7 +3813,7 @@ def update(ft: Ft, args: argparse.Namespace) -> None:
         ) as running:
             try:
                 running.communicate(b"" if os.name == "nt" else script)
-            except Stopped:
+            except StopSignal:
                 running.terminate() if os.name == "nt" else os.killpg(running.pid, signal.SIGTERM)
                 raise  # once it has cleaned up
     except OSError as error:
@@ -3748,8 +3836,8 @@ def update(ft: Ft, args: argparse.Namespace) -> None:
     ),
     example='eval "$(ft completion bash)"',
 )
-def completion(ft: Ft, args: argparse.Namespace) -> None:
-    ft.console.write(completion_script(args.shell))
+def print_completion(ft: Context, args: argparse.Namespace) -> None:
+    ft.console.print_raw(completion_script(args.shell))
 
 
 @command(
@@ -3759,20 +3847,20 @@ def completion(ft: Ft, args: argparse.Namespace) -> None:
     flag("--man", action="store_true", help="print the man page of all commands, as roff"),
     example="ft help generate",
 )
-def help_(ft: Ft, args: argparse.Namespace) -> None:
-    ft.console.write(manual() if args.man else help_text(args.topic))
+def show_help(ft: Context, args: argparse.Namespace) -> None:
+    ft.console.print_raw(format_manual() if args.man else help_text(args.topic))
 
 
 # --- parser ---------------------------------------------------------------------------------------
 
-GROUPS = {
+COMMAND_GROUPS = {
     "auth": "Sign in and out.",
     "playlist": "Inspect and manage the tracks in playlists.",
     "sfx": "Sound effects.",
 }
 
 
-class Formatter(argparse.RawDescriptionHelpFormatter):
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """As wide as the terminal, without importing shutil, half the cost of building a parser."""
 
     def __init__(self, prog: str) -> None:
@@ -3780,7 +3868,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         """Broken at spaces only, and without importing textwrap."""
-        return fold(text, width)
+        return wrap_text(text, width)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         """`-o, --output <path>`, as from Python 3.13 on."""
@@ -3790,7 +3878,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def help_width() -> int:
-    return max(40, min(columns(sys.stdout) or 101, 110) - 1)
+    return max(40, min(terminal_width(sys.stdout) or 101, 110) - 1)
 
 
 def unmarked(word: str) -> str:
@@ -3798,24 +3886,26 @@ def unmarked(word: str) -> str:
     return word.lstrip("\0")
 
 
-class Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """argparse with our errors, no abbreviations, and flags allowed between a command's
     arguments.
     """
 
     def __init__(self, *, words: Sequence[str] = (), **options: Any) -> None:
-        super().__init__(add_help=False, allow_abbrev=False, formatter_class=Formatter, **options)
+        super().__init__(
+            add_help=False, allow_abbrev=False, formatter_class=HelpFormatter, **options
+        )
         self.words = words
         self.color = False  # Python 3.14 would paint the help
         self._intermixing = False
         self._positionals.title = "arguments"
         group = self.add_argument_group("global flags (before or after the command)")
-        for names, parameters in GLOBALS:
+        for names, parameters in GLOBAL_FLAGS:
             group.add_argument(*names, **{**parameters, "default": argparse.SUPPRESS})
         group.add_argument("-h", "--help", action="help", help="show this help")
 
-    def declare(self, chosen: Command) -> Parser:
-        """Take in the arguments and flags of a command; GLOBALS stay last in its help."""
+    def declare(self, chosen: Command) -> CommandParser:
+        """Take in the arguments and flags of a command; GLOBAL_FLAGS stay last in its help."""
         flags = self.add_argument_group("flags")
         self._action_groups.insert(-2, self._action_groups.pop())
         for names, options in chosen.parameters:
@@ -3864,7 +3954,7 @@ class Parser(argparse.ArgumentParser):
                     name in names for c in COMMANDS.values() for names, _ in c.parameters
                 ):
                     self.error(f"{name} goes after the command")
-                self.error(f"unknown flag {name}{nearest(name, known)}")
+                self.error(f"unknown flag {name}{suggest_nearest(name, known)}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
@@ -3872,7 +3962,8 @@ class Parser(argparse.ArgumentParser):
         if isinstance(action.choices, dict):  # subcommands
             name = " ".join([*self.words, str(value)])
             raise UsageError(
-                f"unknown command `{name}`{nearest(name, COMMANDS)}", "`ft help` lists the commands"
+                f"unknown command `{name}`{suggest_nearest(name, COMMANDS)}",
+                "`ft help` lists the commands",
             )
         raise argparse.ArgumentError(
             action, f"{value!r} is none of {', '.join(map(str, action.choices))}"
@@ -3884,22 +3975,22 @@ class Parser(argparse.ArgumentParser):
         )
 
     def print_help(self, file: Any = None) -> None:
-        raise HelpAsked(help_text(self.words))
+        raise HelpRequested(help_text(self.words))
 
 
-def command_parser(chosen: Command) -> Parser:
+def build_command_parser(chosen: Command) -> CommandParser:
     example = (
-        fold_command(chosen.example, help_width() - 4) if sys.stdout.isatty() else [chosen.example]
+        wrap_command(chosen.example, help_width() - 4) if sys.stdout.isatty() else [chosen.example]
     )
     epilog = "example:\n  " + "\n    ".join(example)
-    parser = Parser(words=chosen.name.split(), prog="ft", usage=chosen.usage, epilog=epilog)
-    parser.description = "\n".join(fold(chosen.description, help_width()))
+    parser = CommandParser(words=chosen.name.split(), prog="ft", usage=chosen.usage, epilog=epilog)
+    parser.description = "\n".join(wrap_text(chosen.description, help_width()))
     return parser.declare(chosen)
 
 
-def tree() -> Parser:
+def build_parser() -> CommandParser:
     """The whole command line: a subparser for each command, nested for those of two words."""
-    root = Parser(prog="ft", usage="ft <command> [flags]")
+    root = CommandParser(prog="ft", usage="ft <command> [flags]")
     root.add_argument("--version", action="store_true")
     level = root.add_subparsers()
     groups: dict[str, Any] = {}
@@ -3916,25 +4007,25 @@ def tree() -> Parser:
     return root
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments, with `command` among them. UsageError, HelpAsked."""
+def parse_command_line(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments, with `command` among them. UsageError, HelpRequested."""
     for i, word in enumerate(argv, 1):
         try:
             word.encode("utf-8")
         except UnicodeEncodeError:
             raise UsageError(f"argument {i} is not valid text") from None
     args = argparse.Namespace(
-        **{names[-1][2:].replace("-", "_"): options["default"] for names, options in GLOBALS}
+        **{names[-1][2:].replace("-", "_"): options["default"] for names, options in GLOBAL_FLAGS}
     )
     if argv == ["--version"]:
         return argparse.Namespace(**vars(args), command=None, version=True)
     for count in (2, 1):  # building one parser takes half the time of the tree
         chosen = COMMANDS.get(" ".join(argv[:count]))
         if chosen and len(chosen.name.split()) == count <= len(argv):
-            return command_parser(chosen).parse_args(argv[count:], args)
-    args = tree().parse_args(argv, args)
+            return build_command_parser(chosen).parse_args(argv[count:], args)
+    args = build_parser().parse_args(argv, args)
     if not hasattr(args, "command") and not args.version:
-        raise HelpAsked(help_text([word for word in argv if word in GROUPS][:1]))
+        raise HelpRequested(help_text([word for word in argv if word in COMMAND_GROUPS][:1]))
     return args
 
 
@@ -3944,10 +4035,11 @@ def help_text(words: Sequence[str]) -> str:
     """
     name = " ".join(words)
     if name in COMMANDS:
-        return command_parser(COMMANDS[name]).format_help()
-    if name and name not in GROUPS:
+        return build_command_parser(COMMANDS[name]).format_help()
+    if name and name not in COMMAND_GROUPS:
         raise UsageError(
-            f"unknown command `{name}`{nearest(name, COMMANDS)}", "`ft help` lists the commands"
+            f"unknown command `{name}`{suggest_nearest(name, COMMANDS)}",
+            "`ft help` lists the commands",
         )
     shown = [c for c in COMMANDS.values() if not name or c.name.startswith(name + " ")]
     usages = [c.usage[3:].replace(" [flags]", "") for c in shown]
@@ -3955,14 +4047,16 @@ def help_text(words: Sequence[str]) -> str:
     lines = [
         f"usage: ft {name + ' ' if name else ''}<command> [flags]",
         "",
-        GROUPS[name] if name else f"ft {__version__}: music from a prompt, by Finetuning.ai",
+        COMMAND_GROUPS[name]
+        if name
+        else f"ft {__version__}: music from a prompt, by Finetuning.ai",
         "",
         "commands:",
     ]
     for chosen, usage in zip(shown, usages):
-        first, *rest = fold(chosen.summary, max(20, help_width() - indent))
+        first, *rest = wrap_text(chosen.summary, max(20, help_width() - indent))
         lines += [f"  {usage:{indent - 2}}{first}", *(" " * indent + line for line in rest)]
-    flags = Parser(prog="ft").format_help().partition("global flags")[2]
+    flags = CommandParser(prog="ft").format_help().partition("global flags")[2]
     lines += ["", "global flags" + flags.rstrip("\n")]
     if not name:
         lines.append("  --version         print the version")
@@ -3975,9 +4069,9 @@ def help_text(words: Sequence[str]) -> str:
 
 # --- completion and man page ----------------------------------------------------------------------
 
-# Each shell's script is its table of `candidates` and the same walk over the words before the
-# cursor: a flag that takes
-# a value swallows the next word, others are passed over, and the rest lead from `ft` to a command.
+# Each shell's script is its form of `completion_table` and the same walk over the words before the
+# cursor: a flag that takes a value swallows the next word, others are passed over, and the rest
+# lead from `ft` to a command.
 WALK = r"""
 _ft_offer() {
     case $1 in
@@ -4108,26 +4202,26 @@ HELP = ("-h", "--help"), {"action": "help", "help": "show the help"}
 VERSION = ("--version",), {"action": "version", "help": "print the version"}
 
 
-def candidates() -> dict[str, dict[str, str]]:
+def completion_table() -> dict[str, dict[str, str]]:
     """The words that may follow, each with its meaning: `ft`, a group, or a command; the same and a
     dash; a flag that takes a value, where `<path>` stands for files.
     """
     table: dict[str, dict[str, str]] = {"ft": {}}
     for chosen in COMMANDS.values():
         first, _, second = chosen.name.partition(" ")
-        table["ft"][first] = GROUPS.get(first, chosen.summary).rstrip(".")
+        table["ft"][first] = COMMAND_GROUPS.get(first, chosen.summary).rstrip(".")
         if second:
             table.setdefault(f"ft {first}", {})[second] = chosen.summary
     table["ft help"] = dict(table["ft"])
-    table.update({f"ft help {group}": table[f"ft {group}"] for group in GROUPS})
+    table.update({f"ft help {group}": table[f"ft {group}"] for group in COMMAND_GROUPS})
     for key, parameters in (
         ("ft", (VERSION,)),
-        *((f"ft {group}", ()) for group in GROUPS),
+        *((f"ft {group}", ()) for group in COMMAND_GROUPS),
         *((f"ft {c.name}", c.parameters) for c in COMMANDS.values()),
     ):
         offered = table.setdefault(key, {})
         flags = table[f"{key} -"] = {}
-        for names, options in (*parameters, HELP, *GLOBALS):
+        for names, options in (*parameters, HELP, *GLOBAL_FLAGS):
             files = ("<path>",) if options.get("metavar") == "<path>" else ()
             values = dict.fromkeys(options.get("choices", files), "")
             if not names[0].startswith("-"):
@@ -4145,7 +4239,7 @@ def completion_script(name: str) -> str:
     """
     quote, separator, between, row, script = SHELLS[name]
     rows = []
-    for key, offered in candidates().items():
+    for key, offered in completion_table().items():
         words = [
             f"{word}{separator}{text}" if text and separator else word
             for word, text in offered.items()
@@ -4157,7 +4251,7 @@ def completion_script(name: str) -> str:
 
 
 # Of the man page, what no declaration says: terms and what they mean.
-MANUAL = {
+MANUAL_SECTIONS = {
     "EXIT STATUS": {
         "0": "success; of several items, at least one succeeded",
         "1": "an error of the API, or a failure on this machine",
@@ -4187,12 +4281,12 @@ MANUAL = {
 }
 
 
-def manual() -> str:
+def format_manual() -> str:
     """The man page, in the macros of man(7)."""
     special = str.maketrans({"\\": r"\e", "-": r"\-", "'": r"\(aq", "~": r"\(ti", "^": r"\(ha"})
 
     def roff(text: str) -> str:
-        lines = "\n".join(fold(text, 56)).translate(
+        lines = "\n".join(wrap_text(text, 56)).translate(
             special
         )  # the escapes of a line have to fit into 80 bytes
         return re.sub(
@@ -4224,13 +4318,13 @@ def manual() -> str:
             *entries(chosen.parameters),
             ".PP\n.EX",
         ]
-        page += [*(line.translate(special) for line in fold_command(chosen.example, 60)), ".EE"]
+        page += [*(line.translate(special) for line in wrap_command(chosen.example, 60)), ".EE"]
     page += [
         ".SH GLOBAL FLAGS",
         "Before or after the command.",
-        *entries((*GLOBALS, HELP, VERSION)),
+        *entries((*GLOBAL_FLAGS, HELP, VERSION)),
     ]
-    for title, terms in MANUAL.items():
+    for title, terms in MANUAL_SECTIONS.items():
         page += [
             f".SH {title}",
             *(f".TP\n{roff(f'`{term}`')}\n{roff(text)}" for term, text in terms.items()),
@@ -4241,34 +4335,34 @@ def manual() -> str:
 # --- run ------------------------------------------------------------------------------------------
 
 
-def execute(console: Console, argv: Sequence[str]) -> int:
+def run_command(console: Console, argv: Sequence[str]) -> int:
     """Parse and run a command; its exit code."""
     try:
-        args = parse(argv)
-    except HelpAsked as asked:
-        console.write(asked.args[0])
+        args = parse_command_line(argv)
+    except HelpRequested as asked:
+        console.print_raw(asked.args[0])
         return 0
     console.verbose = args.verbose
     console.no_color = console.no_color or args.no_color
     if getattr(args, "version", False):
         console.print(f"ft {__version__}")
         return 0
-    return args.command.run(Ft(console, args), args) or 0
+    return args.command.function(Context(console, args), args) or 0
 
 
 def run(console: Console, argv: Sequence[str]) -> int:
     """The one place that turns exceptions into lines on stderr and exit codes."""
     try:
-        return execute(console, argv)
+        return run_command(console, argv)
     except FtError as error:
         console.error(error.message)
         if error.hint:
             console.hint(error.hint)
         return error.exit_code
     except BrokenPipeError:  # the reader of stdout went away: `ft list | head -1`
-        return SIGPIPE
-    except Stopped as stopped:
-        console.abandon(sys.stdout)  # its reader may be gone, or asleep
+        return EXIT_BROKEN_PIPE
+    except StopSignal as stopped:
+        console.discard_output(sys.stdout)  # its reader may be gone, or asleep
         console.note("interrupted" if stopped.exit_code == 130 else "terminated")
         return stopped.exit_code
     except Exception as error:
@@ -4281,7 +4375,7 @@ def run(console: Console, argv: Sequence[str]) -> int:
 
             for line in traceback.format_exc().splitlines():
                 console.log(line)
-        return FAILED
+        return EXIT_ERROR
 
 
 def open_missing_streams() -> None:
@@ -4296,7 +4390,7 @@ def open_missing_streams() -> None:
 
 
 def stop_on_signals() -> None:
-    """Let SIGINT, SIGTERM and SIGHUP raise Stopped, unless whoever started us had them ignored
+    """Let SIGINT, SIGTERM and SIGHUP raise StopSignal, unless whoever started us had them ignored
     (nohup).
     """
     last = float("-inf")
@@ -4305,10 +4399,10 @@ def stop_on_signals() -> None:
         nonlocal last
         now = time.monotonic()
         if (
-            now - last > 1 and not Target.stopped
+            now - last > 1 and not PartFile.stopped
         ):  # the second of two must not interrupt the cleaning up
             last = now
-            raise Stopped(signum)
+            raise StopSignal(signum)
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         signum = getattr(signal, name, None)  # Windows has no SIGHUP
@@ -4325,10 +4419,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             stop_on_signals()
             return run(console, sys.argv[1:] if argv is None else argv)
         finally:
-            Target.remove_unfinished()  # from here on signals are too late
-            console.clear()
-    except Stopped as stopped:  # just outside of `run`
-        Target.remove_unfinished()
+            PartFile.remove_unfinished()  # from here on signals are too late
+            console.clear_status()
+    except StopSignal as stopped:  # just outside of `run`
+        PartFile.remove_unfinished()
         return stopped.exit_code
 
 

@@ -468,5 +468,5 @@ def test_5_a_server_that_drips_cannot_outlive_the_deadline(ft: Runner, where: st
     half a minute.
     """
     ft.sandbox.fault("drip", where=where, interval=0.1, times=None)
-    assert "it did not answer in time" in me(ft, 3, changes="ft.CALL_DEADLINE = 0.7").stderr
+    assert "it did not answer in time" in me(ft, 3, changes="ft.CALL_TIMEOUT = 0.7").stderr
     assert len(ft.sandbox.requests) == 1  # the time is over: no other attempt

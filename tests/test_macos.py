@@ -51,7 +51,7 @@ class Mac:
         lines = [
             "import subprocess, urllib.request",  # while sys.platform is true
             "sys.platform = 'darwin'",
-            f"ft.SECURITY = {str(self.security)!r}",
+            f"ft.SECURITY_TOOL = {str(self.security)!r}",
             changes,
         ]
         return patched.start(self.ft, *argv, changes="\n".join(lines), **{"key": None, **how})
@@ -221,7 +221,7 @@ def test_a_removal_that_fails_is_an_error_whatever_its_text_says(mac: Mac, code:
 
 def test_a_window_that_nobody_answers_is_announced_and_given_up_on(mac: Mac) -> None:
     (mac.directory / "mute").touch()
-    result = mac("me", changes="ft.KEYRING_PATIENCE, ft.PROMPT_PATIENCE = 0.3, 1.0", check=1)
+    result = mac("me", changes="ft.KEYCHAIN_TIMEOUT, ft.UNLOCK_TIMEOUT = 0.3, 1.0", check=1)
     note, error, hint = result.stderr.splitlines()
     assert note == "note: waiting for security: answer its prompt if there is one"
     assert error == "error: macOS Keychain: security did not answer within 1 s"
@@ -231,7 +231,7 @@ def test_a_window_that_nobody_answers_is_announced_and_given_up_on(mac: Mac) -> 
 def test_a_window_that_is_answered_late_is_waited_for(mac: Mac) -> None:
     mac.keychain = {ITEM: mac.ft.sandbox.key}
     (mac.directory / "mute").touch()
-    running = mac.start("me", changes="ft.KEYRING_PATIENCE = 0.3", check=0)
+    running = mac.start("me", changes="ft.KEYCHAIN_TIMEOUT = 0.3", check=0)
     running.expect("note: waiting for security")
     (mac.directory / "mute").unlink()
     running.finish()
@@ -295,7 +295,7 @@ def test_the_real_keychain(ft: Runner, service: str) -> None:
 
     def run(*argv: str, **how: Any) -> Result:
         home = {"HOME": str(Path.home())}  # the keychain is the real one's
-        changes = f"ft.SERVICE = {service!r}"
+        changes = f"ft.KEYCHAIN_SERVICE = {service!r}"
         return patched.start(
             ft, *argv, changes=changes, key=None, env=home, check=0, **how
         ).finish()

@@ -70,12 +70,12 @@ def test_the_timeout_says_how_to_go_on_with_the_real_id(ft: Runner) -> None:
 def test_the_5_minutes_hold_with_a_server_that_keeps_silent(ft: Runner) -> None:
     ft.sandbox.fault("stall", path="/v1/generations/.*", times=None)
     impatient = (  # from the first poll on
-        "create = ft.Api.create\n"
+        "submit = ft.Api.submit\n"
         "def impatient(*arguments):\n"
-        "    document = create(*arguments)\n"
+        "    document = submit(*arguments)\n"
         "    ft.READ_TIMEOUT = 0.02\n"
         "    return document\n"
-        "ft.Api.create = impatient\n"
+        "ft.Api.submit = impatient\n"
     )
     result = patched.run(ft, "generate", "a song", changes=impatient, check=1)
     assert f"still processing, run `ft get {the_id(ft)}` later" in result.stderr

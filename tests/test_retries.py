@@ -282,5 +282,5 @@ def test_full_jitter(ft: Runner, random: float) -> None:
 def test_no_attempt_begins_after_a_minute(ft: Runner) -> None:
     """However long its attempts and waits took: here 31 s, then 62 s."""
     ft.sandbox.fault("close", times=None)
-    patched.run(ft, "me", changes="ft.RETRY_BUDGET = 1e9\nrandom.random = lambda: 31", check=3)
+    patched.run(ft, "me", changes="ft.RETRY_TIME = 1e9\nrandom.random = lambda: 31", check=3)
     assert len(ft.sandbox.requests) == 3

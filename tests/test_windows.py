@@ -54,7 +54,7 @@ class Vault:
         self.advapi: Any = ctypes.WinDLL("advapi32", use_last_error=True)  # type: ignore[attr-defined]
 
     def __call__(self, *argv: str, **how: Any) -> Result:
-        changes = f"ft.SERVICE = {self.service!r}"
+        changes = f"ft.KEYCHAIN_SERVICE = {self.service!r}"
         return patched.start(self.ft, *argv, changes=changes, **{"key": None, **how}).finish()
 
     def write(self, target: str, user: str, blob: bytes) -> None:
