@@ -1,6 +1,6 @@
 # make            builds ft.pyz, the one file that runs anywhere
 # make test       the whole suite, in a .venv of its own, with coverage
-# make check      linters and types
+# make check      linters, types and names
 # make bench      start-up times and throughput, as ratios
 # make long       500 generations with faults, 10,000 odd answers, 100 kills
 # make matrix     the suite once with each Python there is; PYTHONS="…" chooses them
@@ -25,6 +25,7 @@ check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy ft.py tests/sandbox.py tests/build.py
+	$(BIN)/python tests/check_names.py
 	shellcheck install.sh .ci/run
 
 bench: $(VENV)/ready

@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+import patched
 import pytest
 from conftest import CLOCK, PYTHON, ROOT, WINDOWS, Process, Runner, Tls
 
@@ -170,6 +171,28 @@ def test_the_lines_that_a_process_runs_are_measured(
     source = (ROOT / "ft.py").read_text(encoding="utf-8").split("\n")
     assert any(source[number - 1].startswith("def main(") for number in ran)
     assert not any(source[number - 1].startswith("#") for number in ran)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "ft.SECURITY = '/nowhere'",
+        "ft.KEYCHAIN_TIMEOUT, ft.PATIENCE = 0.3, 1.0",
+        "ft.Api.create = None",
+        "def later():\n    ft.TIMEOUT = 1",
+        "for ft.NUMBER in (1, 2): pass",
+    ],
+)
+def test_changes_of_what_ft_does_not_have_are_refused(ft: Runner, changes: str) -> None:
+    with pytest.raises(AttributeError, match="has no attribute"):
+        patched.start(ft, "--version", changes=changes)
+    assert not ft.sandbox.requests
+
+
+@pytest.mark.source
+def test_changes_of_what_ft_has_are_made(ft: Runner) -> None:
+    changes = "ft.__version__ = 'changed'\nft.Api.submit = None"
+    assert patched.run(ft, "--version", changes=changes, check=0).stdout == "ft changed\n"
 
 
 def test_the_certificate_is_trusted_by_its_authority_only(tls: Tls) -> None:
