@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import patched
+import jumping_clock
 import pytest
 from conftest import Runner
 from sandbox import LANGUAGES, Request
@@ -352,12 +352,12 @@ def test_what_only_its_owner_may_replace_is_found_before_the_credit_is_spent(
     (shared / "x.mp3").chmod(0o666)
     shared.chmod(0o1777)
     changes = "ft.os.geteuid = lambda: 12345"
-    result = patched.run(
+    result = jumping_clock.run(
         ft, "generate", "dark trap", "-o", "shared/x.mp3", changes=changes, check=1
     )
     assert result.stderr == "error: cannot write shared/x.mp3: it belongs to another user\n"
     assert not ft.sandbox.requests
-    patched.start(
+    jumping_clock.start(
         ft, "generate", "dark trap", "-o", "shared/y.mp3", changes=changes, speed=20, check=0
     ).finish()
 

@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Iterator
 
-import patched
+import jumping_clock
 import pytest
 from conftest import ROOT, Process, Result, Runner
 
@@ -43,7 +43,7 @@ class Mac:
         self.directory = ft.home / "mac"
         self.directory.mkdir()
         self.security = self.directory / "security"
-        body = (ROOT / "tests" / "data" / "security.py").read_text(encoding="utf-8")
+        body = (ROOT / "tests" / "support" / "fake_security.py").read_text(encoding="utf-8")
         self.security.write_text(f"#!{sys.executable}\n{body}", encoding="utf-8")
         self.security.chmod(0o755)
 
@@ -54,7 +54,7 @@ class Mac:
             f"ft.SECURITY_TOOL = {str(self.security)!r}",
             changes,
         ]
-        return patched.start(self.ft, *argv, changes="\n".join(lines), **{"key": None, **how})
+        return jumping_clock.start(self.ft, *argv, changes="\n".join(lines), **{"key": None, **how})
 
     def __call__(self, *argv: str, **how: Any) -> Result:
         return self.start(*argv, **how).finish()
@@ -296,7 +296,7 @@ def test_the_real_keychain(ft: Runner, service: str) -> None:
     def run(*argv: str, **how: Any) -> Result:
         home = {"HOME": str(Path.home())}  # the keychain is the real one's
         changes = f"ft.KEYCHAIN_SERVICE = {service!r}"
-        return patched.start(
+        return jumping_clock.start(
             ft, *argv, changes=changes, key=None, env=home, check=0, **how
         ).finish()
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Iterator
 
-import patched
+import jumping_clock
 import pytest
 from conftest import Result, Runner
 from keychains import Keyring, program
@@ -193,7 +193,7 @@ def broken(*arguments):
 ft.field_text = broken
 """
     for flags in ([], ["-v"]):
-        result = patched.start(ft, *flags, "me", changes=changes, check=1).finish()
+        result = jumping_clock.start(ft, *flags, "me", changes=changes, check=1).finish()
         assert "error: internal error: RuntimeError: " in result.stderr
         assert ("Traceback" in result.stderr) == bool(flags)
         assert_silent(result, ft.sandbox.key)

@@ -36,4 +36,4 @@ def main(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(*sys.argv[1:] or [Path(__file__).parent.parent / "ft.py"])))
+    sys.exit(main(Path(*sys.argv[1:] or [Path(__file__).parent.parent.parent / "ft.py"])))
