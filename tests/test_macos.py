@@ -23,15 +23,9 @@ pytestmark = [
 ]
 ITEM = "finetuning\ndefault"
 SENTENCES = {
-    2: "`security` did not understand the command",
     36: "it cannot be used from here: it is locked, or this is an SSH session",
-    37: "there is no default keychain",
-    45: "the item exists already",
-    50: "there is no such keychain",
-    51: "access was not authorised",
-    53: "no keychain is available",
     128: "the request was cancelled",
-    99: "`security` failed",  # one that the facts do not know
+    **dict.fromkeys((2, 37, 45, 50, 51, 53, 99), "`security` failed"),
 }
 
 

@@ -84,7 +84,7 @@ def test_another_ca_in_ssl_cert_file(ft: Runner, tls: Tls, tmp_path: Path) -> No
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(str(other))
     with secure(ft, tls.context) as service:
-        refused(ft, service, other, f"hint: SSL_CERT_FILE names {other}: does it hold the CA")
+        refused(ft, service, other, f"hint: SSL_CERT_FILE names {other}: does it contain the CA")
 
 
 def test_an_ssl_cert_file_that_does_not_exist(ft: Runner, tls: Tls, tmp_path: Path) -> None:
