@@ -1,6 +1,6 @@
 # make            builds ft.pyz, the one file that runs anywhere
 # make test       the whole suite, in a .venv of its own, with coverage
-# make check      linters and types
+# make check      linters, types and names
 # make bench      start-up times and throughput, as ratios
 # make long       500 generations with faults, 10,000 odd answers, 100 kills
 # make matrix     the suite once with each Python there is; PYTHONS="…" chooses them
@@ -8,13 +8,13 @@
 # make picture    the picture in the README, from a real session
 # make clean
 PYTHON = python3
-PYTHONS = $(shell $(PYTHON) tests/build.py pythons)
+PYTHONS = $(shell $(PYTHON) tests/tools/build.py pythons)
 VENV = .venv
 COVERAGE = build/coverage
 BIN = $(VENV)/bin
 
-ft.pyz: ft.py tests/build.py
-	$(PYTHON) tests/build.py pyz $@
+ft.pyz: ft.py tests/tools/build.py
+	$(PYTHON) tests/tools/build.py pyz $@
 
 test: $(VENV)/ready
 	rm -rf $(COVERAGE) && mkdir -p $(COVERAGE)
@@ -24,11 +24,12 @@ test: $(VENV)/ready
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy ft.py tests/sandbox.py tests/build.py
+	$(BIN)/mypy ft.py tests/sandbox.py tests/tools/build.py
+	$(BIN)/python tests/tools/check_names.py
 	shellcheck install.sh .ci/run
 
 bench: $(VENV)/ready
-	$(BIN)/python tests/bench/bench.py
+	$(BIN)/python tests/tools/bench.py
 
 long: $(VENV)/ready
 	FT_SOAK=500 FT_FUZZ=10000 FT_KILLS=100 $(BIN)/python -m pytest -n 3 -o faulthandler_timeout=0 --hypothesis-show-statistics \
@@ -40,14 +41,14 @@ matrix: $(VENV)/ready
 	done
 
 dist:
-	$(PYTHON) tests/build.py dist $@
+	$(PYTHON) tests/tools/build.py dist $@
 
 picture: $(VENV)/ready
-	$(BIN)/python tests/screenshot.py
+	$(BIN)/python tests/tools/screenshot.py
 
 clean:
 	rm -rf $(VENV) build dist ft.pyz .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	rm -rf __pycache__ tests/__pycache__ tests/*/__pycache__
+	rm -rf __pycache__ tests/__pycache__ tests/*/__pycache__ tests/*/*/__pycache__
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \

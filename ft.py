@@ -1,45 +1,56 @@
 #!/usr/bin/env python3
 """ft: the command-line client of Finetuning.ai, which makes music from a prompt.
 
-One module, the standard library only, Python 3.8 or newer. It reads from top to bottom, each part
-using only what stands above it; `grep '^# ---'` lists the parts. The way of one command, `ft list`:
+One module, the standard library only, Python 3.8 or newer. Read it from top to bottom: each chapter
+uses only those above it.
 
-    main -> run -> execute -> parse
-                           -> list_ -> Api.records -> Transport.call -> Transport.send
-                                    -> show_tracks -> Console.table
+     1. Vocabulary            constants, kinds of records, errors
+     2. Text and JSON         pure functions: widths, formats, filenames, quoting, JSON
+     3. Console               results to stdout, everything else to stderr
+     4. Settings and keys     config.json, the keychains, the key file
+     5. HTTP                  requests, answers, retries; knows no key and no JSON
+     6. API                   one method an endpoint
+     7. Files                 hidden files that become tracks, downloads that are resumed
+     8. Workflows             submit, wait, save; several at once; bulk commands
+     9. Commands              each a function, declared right above it
+    10. Command line          sorting words, argparse, help
+    11. Completion, manual    made from the declarations
+    12. Run                   signals, streams, and from exceptions to exit codes
 
-- `main` makes the process fit to work (streams, signals); `run` is the one funnel from exceptions
-  to exit codes.
-- A command is a function with its flags declared right above it (`@command`); the parser, the help,
-  the man page and the completion scripts are made from those declarations.
-- `Transport` is the only part that knows urllib; how often a request may be sent is decided in its
-  `call`.
-- Modules that cost time (urllib, ssl, subprocess, ctypes, json, ...) are imported where they are
-  used.
-- Exit codes, environment variables and files are listed in `MANUAL`.
+The way of one command, `ft list`, only goes downwards:
+
+    main -> run -> run_command
+        -> parse_command_line
+        -> list_tracks
+            -> Api.list_records -> Api._call -> HttpClient.request
+            -> print_tracks -> Console.print_table
+
+Modules that take long to import (urllib, ssl, subprocess, ctypes, json, ...) are imported where
+they are used, because every start of ft pays for an import at the top.
 """
 
 from __future__ import annotations
 
 import signal
 
+# Until `main` has its own handler, Ctrl-C must not print a traceback.
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # until `main` has its own: no traceback while the rest is imported
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
+import io
 import os
 import re
 import stat
 import sys
 import time
 from _thread import allocate_lock, get_ident
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import http.client
+    import socket
     import ssl
     import urllib.request
     from types import FrameType
@@ -50,88 +61,110 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# --- constants ------------------------------------------------------------------------------------
+# --- 1. Vocabulary -------------------------------------------------------------------------------
 
 BASE_URL = "https://pub.finetuning.ai"
 RELEASE_URL = "https://finetuning.ai/cli"
 KEY_URL = "https://finetuning.ai"
 ISSUES_URL = "https://finetuning.ai/support"
 
-# Exit codes (the reference's table).
-FAILED, USAGE, NETWORK, SIGPIPE = 1, 2, 3, 141
+# Exit codes (the command reference's table).
+EXIT_ERROR, EXIT_USAGE, EXIT_NETWORK, EXIT_BROKEN_PIPE = 1, 2, 3, 141
 
-SERVICE, ACCOUNT = "finetuning", "default"  # the keychain item, shared with the official client
-SECURITY = "/usr/bin/security"  # macOS's keychain tool
+# The keychain item, which the official client and Python's keyring use as well.
+KEYCHAIN_SERVICE, KEYCHAIN_ACCOUNT = "finetuning", "default"
+SECURITY_TOOL = "/usr/bin/security"  # of macOS
 
 # Seconds.
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 30.0  # between two pieces of an answer
-CALL_DEADLINE = 60.0  # for one API call, however slowly its answer drips
-RETRY_BUDGET = 60.0  # waits between the attempts of one call, in all
-POLL_FIRST, POLL_FACTOR, POLL_LONGEST, POLL_DEADLINE = 3.0, 1.3, 15.0, 300.0
-KEYRING_PATIENCE, PROMPT_PATIENCE = (
-    3.0,
-    30.0,
-)  # without, and with, a person who may have to answer a prompt
+CALL_TIMEOUT = 60.0  # for one API call, however slowly its answer drips
+RETRY_TIME = 60.0  # for all waits between the attempts of one call together
+POLL_INTERVAL, POLL_BACKOFF, POLL_MAX_INTERVAL, POLL_TIMEOUT = 3.0, 1.3, 15.0, 300.0
+KEYCHAIN_TIMEOUT = 3.0
+UNLOCK_TIMEOUT = 30.0  # where a person may have to answer the keychain's prompt
 
-ATTEMPTS = 4
-DOWNLOAD_PIECE = 256 << 10  # bytes
-CHUNK = 100  # ids a bulk request may hold
-REDIRECTS = 5
+MAX_ATTEMPTS = 4
+MAX_REDIRECTS = 5
+MAX_INTERIM_ANSWERS = 20  # of 1xx, before the final one
+MAX_BULK_IDS = 100  # in one request
 PARALLEL_DOWNLOADS = 4
-MAX_JSON, MAX_ERROR = 16 << 20, 64 << 10  # bytes
-MAX_DEPTH = 100  # levels of a JSON document
+READ_SIZE = 256 << 10  # bytes
+MAX_JSON_BYTES, MAX_ERROR_BYTES, MAX_LINE_BYTES = 16 << 20, 64 << 10, 64 << 10
+MAX_JSON_DEPTH = 100
 MAX_PROMPT, MAX_LYRICS, MAX_WEBHOOK = 700, 2000, 2048  # characters
 
-# The two kinds of records, by the last word of their address: the name of their list in an answer.
-GENERATIONS, SOUND_EFFECTS = "generations", "sound-effects"
-LIST_NAMES = {GENERATIONS: "generations", SOUND_EFFECTS: "soundEffects"}
-
-# The reference's table of common errors: what to do next.
-HINTS = {
+# What to do about an error of the API (the command reference's table of common errors).
+ERROR_HINTS = {
     "MISSING_API_KEY": "run `ft auth login`",
     "INVALID_API_KEY": "run `ft auth login`: your stored key may have been revoked",
     "ACCOUNT_DELETED": "contact support",
-    "MONTHLY_LIMIT_REACHED": (
-        "you are out of credits: see `ft me`, then upgrade or buy a pack at finetuning.ai"
-    ),
+    "MONTHLY_LIMIT_REACHED": "you are out of credits: see `ft me`, "
+    "then upgrade or buy a pack at finetuning.ai",
     "PRO_PLAN_REQUIRED": "the API needs a Pro or Lifetime plan: upgrade at finetuning.ai",
     "RATE_LIMITED": "the service takes 60 requests a minute",
     "GENERATION_RATE_LIMITED": "the service takes 10 generations a minute",
-    "QUEUE_FULL": "`ft list --status processing` shows what is in flight",
     "GENERATION_FAILED": "usually transient: try once more; if it persists, see the errors guide",
 }
 
 
-# --- errors ---------------------------------------------------------------------------------------
+class Kind:
+    """One of the two kinds of records: where the API keeps them and which commands handle them.
+
+    `path` is the last part of their address, `list_field` the member of an answer that lists them.
+    """
+
+    def __init__(self, path: str, list_field: str, *words: str) -> None:
+        self.path = path
+        self.list_field = list_field
+        self._program = ("ft", *words)
+
+    @property
+    def list_command(self) -> str:
+        return " ".join(self.words("list"))
+
+    def words(self, verb: str, *arguments: str) -> tuple[str, ...]:
+        """Return the words of a command: `words("get", id)` is `ft get ID` or `ft sfx get ID`."""
+        return (*self._program, verb, *arguments)
+
+
+GENERATION = Kind("generations", "generations")
+SOUND_EFFECT = Kind("sound-effects", "soundEffects", "sfx")
 
 
 class FtError(Exception):
-    """What a user is told in one line. Raised anywhere, printed only by `run`."""
+    """An error to show the user as one line. Raise it anywhere; only `run` prints it.
 
-    exit_code = FAILED
+    `hint` says what to do next, in prose. `command` is what to run, in words to be quoted and
+    pasted, so it is never broken into lines.
+    """
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    exit_code = EXIT_ERROR
+
+    def __init__(self, message: str, hint: str = "", command: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.command = command
 
 
 class UsageError(FtError):
     """A bad flag, argument, configuration or key, found before anything is sent."""
 
-    exit_code = USAGE
+    exit_code = EXIT_USAGE
 
 
 class NetworkError(FtError):
-    """No usable answer. `sent`: the request may have been received; `final`: another try would not
-    help.
+    """There is no usable answer.
+
+    `sent` is False if the request cannot have been received. `final` means that another attempt
+    would not help. `retry_after` is in seconds.
     """
 
-    exit_code = NETWORK
+    exit_code = EXIT_NETWORK
 
     def __init__(
-        self, message: str, hint: str | None = None, *, sent: bool = True, final: bool = False
+        self, message: str, hint: str = "", *, sent: bool = True, final: bool = False
     ) -> None:
         super().__init__(message, hint)
         self.sent = sent
@@ -140,154 +173,161 @@ class NetworkError(FtError):
 
 
 class ApiError(FtError):
-    """An answer of 400 or above from the API; `code` and `details` as the API's documentation has
-    them.
+    """The API answered with 400 or above.
+
+    `code` and `details` are as its documentation has them, `retry_after` is in seconds.
     """
 
     def __init__(
         self, status: int, message: str, code: str, details: Any, retry_after: float | None
     ) -> None:
         super().__init__(f"{message} ({code})" if code else message)
+        self.reason = message
         self.status = status
         self.code = code
         self.details = details
         self.retry_after = retry_after
         if code == "VALIDATION_ERROR":
-            self.exit_code = USAGE
-        hints = [HINTS.get(code, "")]
-        if retry_after is not None:
-            hints.append(f"retry after {retry_after:.0f} s")
-        self.hint = "; ".join(filter(None, hints)) or None
+            self.exit_code = EXIT_USAGE
+        self.explain(ERROR_HINTS.get(code, ""))
+
+    def explain(self, hint: str) -> None:
+        """Replace the hint; when to try again stays part of it."""
+        wait = "" if self.retry_after is None else f"retry after {self.retry_after:.0f} s"
+        self.hint = "; ".join(filter(None, [hint, wait]))
 
 
-class Unavailable(Exception):
-    """This system's keychain cannot be reached, and why."""
+class KeychainUnavailable(Exception):
+    """This system's keychain cannot be reached; the text says why."""
 
 
-class NoAnswer(Unavailable):
-    """The keychain let a time limit pass."""
+class KeychainTimeout(KeychainUnavailable):
+    """The keychain did not answer in time."""
 
 
-class Locked(FtError):
-    """The keychain is there, but it must be unlocked first. Never a reason to fall back to plain
-    text.
-    """
+class KeychainLocked(FtError):
+    """The keychain must be unlocked first. This is never a reason to fall back to plain text."""
 
 
-class Stopped(BaseException):
-    """A signal asked us to stop: SIGINT, SIGTERM or SIGHUP. Raised wherever the main thread is."""
+class StopSignal(BaseException):
+    """A signal asks ft to stop. Raised wherever the main thread is, by `stop_on_signals`."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.exit_code = 128 + signum
 
 
-class HelpAsked(Exception):
-    """argparse met --help; its text is the argument."""
+# --- 2. Text and JSON ----------------------------------------------------------------------------
 
-
-# --- text -----------------------------------------------------------------------------------------
-
-# Patterns stay text until they are used: compiling them takes a tenth of the start.
-KEY = r"ft_live_[0-9A-Za-z]{32}"
-KEY_LIKE = r"(ft_live_[0-9A-Za-z]{4})[0-9A-Za-z]{16,}"
-UUID = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-TIMESTAMP = (
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)? "
-    r"?(?:[Zz]|([+-][0-9]{2}):?([0-9]{2}))?"
+# Patterns stay text until they are used: compiling them all takes a tenth of the start.
+KEY_PATTERN = r"ft_live_[0-9A-Za-z]{32}"
+KEY_LIKE_PATTERN = r"(ft_live_[0-9A-Za-z]{4})[0-9A-Za-z]{16,}"
+UUID_PATTERN = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+TIMESTAMP_PATTERN = (
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)?"
+    r" ?(?:[Zz]|([+-][0-9]{2}):?([0-9]{2}))?"
 )
-STAND_INS = {ord("✓"): "OK", ord("✗"): "FAIL", ord("→"): "->", ord("…"): "...", ord("—"): "-"}
+# For terminals and files whose encoding lacks them.
+ASCII_REPLACEMENTS = {
+    ord("✓"): "OK",
+    ord("✗"): "FAIL",
+    ord("→"): "->",
+    ord("…"): "...",
+    0x2014: "-",
+}
 
 
 def redact(text: str) -> str:
-    """`text` with every API key in it cut to its first 12 characters."""
-    return re.sub(KEY_LIKE, r"\1...****", text) if "ft_live_" in text else text
+    """Return `text` with every API key in it cut to its first 12 characters."""
+    return re.sub(KEY_LIKE_PATTERN, r"\1...****", text) if "ft_live_" in text else text
 
 
-def unsafe(character: str) -> bool:
-    """Whether a terminal may act on it: controls, bidi and other formats, but no joiners."""
+def is_unsafe(character: str) -> bool:
+    """Return whether a terminal may act on a character: controls and formats, but no joiners."""
     from unicodedata import category
 
     return category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\u200c\u200d"
 
 
-def visible(text: str) -> str:
-    """`text` on one line and safe for a terminal: keys redacted (before they are cut in two), the
-    unsafe as escapes.
+def sanitise(text: str) -> str:
+    """Return `text` on one line and safe for a terminal, with unsafe characters as escapes.
+
+    Keys are redacted first, before anything cuts them in two.
     """
     text = redact(text)
     if text.isprintable():
         return text
     return text.translate(
-        {ord(c): c.encode("unicode_escape").decode() for c in set(text) if unsafe(c)}
+        {ord(c): c.encode("unicode_escape").decode() for c in set(text) if is_unsafe(c)}
     )
 
 
-# Emoji of several characters, which one terminal shows as one and another side by side.
-SEQUENCE = (
-    "[\U0001f1e6-\U0001f1ff]{2}|.[\ufe0f\U0001f3fb-\U0001f3ff](?:\u200d.[\ufe0f\U0001f3fb-\U0001f3ff]?)*"
+# Emoji of several characters, which some terminals show as one and others side by side.
+EMOJI_SEQUENCE_PATTERN = (
+    "[\U0001f1e6-\U0001f1ff]{2}"
+    "|.[\ufe0f\U0001f3fb-\U0001f3ff](?:\u200d.[\ufe0f\U0001f3fb-\U0001f3ff]?)*"
     "|.(?:\u200d.[\ufe0f\U0001f3fb-\U0001f3ff]?)+"
 )
-# Text on whose width terminals disagree: those, Devanagari to Hangul's single letters, Khmer.
-DISPUTED = SEQUENCE + "|[\u0900-\u11ff\u1780-\u17ff]"
 
 
 def cell_width(text: str) -> int:
-    """How many cells of a terminal `text` takes at most: wide characters two, combining ones
-    none.
+    """Return how many cells of a terminal `text` takes at most.
+
+    Wide characters take two cells and combining ones none.
     """
     if text.isascii():
         return len(text)
     from unicodedata import category, east_asian_width
 
-    def cells(c: str) -> int:
-        if c == "\ufe0f":  # makes an emoji, and so two cells, of a character of one
+    def count_cells(c: str) -> int:
+        if c == "\ufe0f":  # turns the character before it into an emoji, of two cells
             return 1
         if category(c) in ("Mn", "Me", "Cf") or "\u1160" <= c <= "\u11ff":
             return 0
         return 2 if east_asian_width(c) in "WF" or "\U0001f1e6" <= c <= "\U0001f1ff" else 1
 
-    return sum(map(cells, text))
+    return sum(map(count_cells, text))
 
 
-def cut(text: str, cells: int) -> tuple[str, str]:
-    """`text` in two: as much as fits into `cells`, and the rest. What belongs together stays
-    together.
-    """
+def split_at_width(text: str, cells: int) -> tuple[str, str]:
+    """Split `text` into as much as fits into `cells`, and the rest. Emoji stay whole."""
     used = end = 0
-    for piece in re.findall(SEQUENCE + "|.", text, re.DOTALL):
-        used += cell_width(piece)
+    for match in re.finditer(EMOJI_SEQUENCE_PATTERN + "|.", text, re.DOTALL):
+        used += cell_width(match[0])
         if used > cells:
             return text[:end], text[end:]
-        end += len(piece)
+        end = match.end()
     return text, ""
 
 
-def clip(text: str, cells: int) -> str:
-    """`text` cut to `cells`, with `...` in place of what is lost."""
+def truncate(text: str, cells: int) -> str:
+    """Return `text` cut to `cells`, with `...` in place of what is lost."""
     if cell_width(text) <= cells:
         return text
-    return cut(text, max(0, cells - 3))[0].rstrip() + "..."[:cells]
+    return split_at_width(text, max(0, cells - 3))[0].rstrip() + "..."[:cells]
 
 
-def fold(text: str, cells: int) -> list[str]:
-    """`text` in lines of at most `cells`, broken at spaces where there are any."""
+def wrap_text(text: str, cells: int) -> list[str]:
+    """Return `text` in lines of at most `cells`, broken at spaces where there are any."""
     lines = []
-    while cell_width(text) > cells:
-        head, rest = cut(text, cells)
+    while text:
+        head, rest = split_at_width(text, cells)
+        if not rest:
+            break
         space = head.rfind(" ") if not rest.startswith(" ") else len(head)
         if space > 0:
             head, rest = text[:space], text[space:].lstrip()
-        if not head:  # a wide character in one cell: nothing fits
+        if not head:  # not even one wide character fits
             break
         lines.append(head)
         text = rest
     return [*lines, text]
 
 
-def fold_command(text: str, cells: int) -> list[str]:
-    """A shell command in lines of at most `cells`, to be pasted as they are: no word or flag and
-    value broken.
+def wrap_command(text: str, cells: int) -> list[str]:
+    """Return a shell command in lines of at most `cells`, to be pasted as they are.
+
+    No line breaks a word, or parts a flag from its value.
     """
     lines: list[str] = []
     for word in re.findall(r"""(?:-\S+ )?(?:"[^"]*"|'[^']*'|[^\s"'])+""", text):
@@ -298,7 +338,8 @@ def fold_command(text: str, cells: int) -> list[str]:
     return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
 
 
-def pad(text: str, cells: int, right: bool = False) -> str:
+def pad_to_width(text: str, cells: int, right: bool = False) -> str:
+    """Return `text` filled up to `cells` with spaces, aligned to the left or to the right."""
     space = " " * (cells - cell_width(text))
     return space + text if right else text + space
 
@@ -307,24 +348,24 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def length(seconds: Any) -> str:
-    """A duration in seconds for people: `58s`, `3m`, `1m 30s`, `1h 5m`."""
+def format_duration(seconds: Any) -> str:
+    """Return a duration as `58s`, `3m`, `1m 30s` or `1h 5m`, and anything else as `-`."""
     if not is_number(seconds) or not 0 <= seconds < 1e9:
         return "-"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours}h {minutes}m" if minutes else f"{hours}h"
     if minutes:
-        return f"{minutes}m {rest}s" if rest else f"{minutes}m"
-    return f"{rest}s"
+        return f"{minutes}m {seconds}s" if seconds else f"{minutes}m"
+    return f"{seconds}s"
 
 
 def parse_time(text: object) -> float | None:
-    """Seconds since the epoch of either of the API's timestamps; None for anything else."""
+    """Return the seconds since the epoch of either of the API's timestamps, or None."""
     import datetime
 
-    match = re.fullmatch(TIMESTAMP, text) if isinstance(text, str) else None
+    match = re.fullmatch(TIMESTAMP_PATTERN, text) if isinstance(text, str) else None
     if not match:
         return None
     day, clock, hours, minutes = match.groups()
@@ -336,13 +377,16 @@ def parse_time(text: object) -> float | None:
         return None
 
 
-def age(timestamp: object, now: float | None = None) -> str:
-    """How long ago, for people: `just now`, `3 min ago`; from 30 days on the date (UTC)."""
+def format_age(timestamp: object, now: float | None = None) -> str:
+    """Return how long ago a timestamp was: `just now`, `3 min ago`, the date (UTC) after 30 days.
+
+    What is no timestamp is returned as it is.
+    """
     then = parse_time(timestamp)
     if then is None:
         return str(timestamp or "-")
     seconds = (time.time() if now is None else now) - then
-    if -3600 < seconds < 60:  # clocks differ
+    if -3600 < seconds < 60:  # the service's clock may be ahead of ours
         return "just now"
     for limit, unit, name in ((3600, 60, "min"), (86400, 3600, "hour"), (30 * 86400, 86400, "day")):
         if 0 < seconds < limit:
@@ -351,8 +395,17 @@ def age(timestamp: object, now: float | None = None) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(then))
 
 
-def size(count: Any) -> str:
-    """A number of bytes for people."""
+def format_timestamp(timestamp: Any) -> str:
+    """Return a timestamp as `2025-01-15 10:30:00 UTC (3 hours ago)`."""
+    then = parse_time(timestamp)
+    if then is None:
+        return str(timestamp or "")
+    clock = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(then))
+    return f"{clock} UTC ({format_age(timestamp)})"
+
+
+def format_size(count: Any) -> str:
+    """Return a number of bytes as `999 B`, `2.4 MB` or the like, and anything else as `-`."""
     if not is_number(count) or not 0 <= count < 1e18:
         return "-"
     if round(count) < 1000:
@@ -364,71 +417,57 @@ def size(count: Any) -> str:
     return f"{count:.1f} {unit}"
 
 
-def slug(text: str) -> str:
-    """`text` as part of a file name: letters (with their marks) and digits of any script, the rest
-    hyphens.
-    """
+def slugify(text: str) -> str:
+    """Return `text` as part of a filename: letters and digits of any script, the rest hyphens."""
     from unicodedata import category, normalize
 
-    text = re.sub(
-        "[\ufe00-\ufe0f]", "", normalize("NFC", text.lower())
-    )  # which form of an emoji is meant
+    text = re.sub("[\ufe00-\ufe0f]", "", normalize("NFC", text.lower()))  # variants of an emoji
+    # Marks belong to the letter before them.
     kept = "".join(c if c.isalnum() or category(c)[0] == "M" else " " for c in text)
     return "-".join(kept.split())[:40].strip("-")
 
 
-def file_name(record: Json) -> str:
-    """The default name of a track's file: `<slug>-<short-id>.mp3`, made of safe characters only."""
-    words = next(
-        (
-            slug(redact(w))
-            for w in (record.get("title"), record.get("prompt"))
-            if isinstance(w, str) and slug(w)
-        ),
-        "track",
-    )
-    return f"{words}-{slug(str(record.get('id'))[:8]) or 'unnamed'}.mp3"
+def default_filename(record: Json) -> str:
+    """Return `<slug>-<short-id>.mp3`, made of characters that are safe in any filename."""
+    titles = (record.get("title"), record.get("prompt"))
+    slugs = [slugify(redact(title)) for title in titles if isinstance(title, str)]
+    words = next(filter(None, slugs), "track")
+    return f"{words}-{slugify(str(record.get('id'))[:8]) or 'unnamed'}.mp3"
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?`, or nothing."""
+def suggest_nearest(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean `X`?` if one of the known words is close, else nothing."""
     import difflib
 
     close = difflib.get_close_matches(word.lower(), list(known), 1, 0.6)
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
-def shell(*words: str) -> str:
-    """A command for a person to paste; what is unsafe in it as code points, for bash, zsh and
-    ksh.
+def quote_command(*words: str) -> str:
+    """Return a command for a person to paste into bash, zsh or ksh.
+
+    Unsafe characters are written as code points.
     """
     import shlex
 
-    def quoted(word: str) -> str:
-        if any(map(unsafe, word)):
-            return (
-                "$'"
-                + "".join(f"\\U{ord(c):08x}" if c in "\\'" or unsafe(c) else c for c in word)
-                + "'"
-            )
-        safe = shlex.quote(word)
-        return (
-            f"'{safe}'" if safe.startswith("=") else safe
-        )  # zsh would look for a command of that name
+    def quote_word(word: str) -> str:
+        if any(map(is_unsafe, word)):
+            points = (f"\\U{ord(c):08x}" if c in "\\'" or is_unsafe(c) else c for c in word)
+            return f"$'{''.join(points)}'"
+        quoted = shlex.quote(word)
+        # zsh would look for a command named after the equals sign.
+        return f"'{quoted}'" if quoted.startswith("=") else quoted
 
-    return " ".join(map(quoted, words))
+    return " ".join(map(quote_word, words))
 
 
-# --- JSON -----------------------------------------------------------------------------------------
-
-
-class Real(float):
-    """A float that keeps its last digit: `literal` is how it was written."""
+class ExactFloat(float):
+    """A float that remembers how it was written, so that no digit is lost in between."""
 
     literal: str
 
     @classmethod
-    def parse(cls, literal: str) -> Real:
+    def parse(cls, literal: str) -> ExactFloat:
         number = cls(literal)
         if number in (float("inf"), float("-inf")):
             raise ValueError(f"the number {literal[:20]} is too large")
@@ -436,19 +475,20 @@ class Real(float):
         return number
 
 
-def no_number(name: str) -> NoReturn:
+def parse_integer(literal: str) -> int | ExactFloat:
+    if len(literal) > 4300:  # the limit that newer Pythons have themselves
+        raise ValueError("a number of over 4300 digits")
+    return ExactFloat.parse(literal) if literal == "-0" else int(literal)
+
+
+def refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
 
 
-def parse_integer(literal: str) -> int | Real:
-    if len(literal) > 4300:  # where newer Pythons stop by themselves
-        raise ValueError("a number of over 4300 digits")
-    return Real.parse(literal) if literal == "-0" else int(literal)
-
-
 def parse_json(text: str | bytes) -> Any:
-    """The document in `text`. ValueError for what is not JSON, NaN and Infinity, or more than 100
-    levels deep.
+    """Return the document in `text`, its numbers kept to the last digit.
+
+    Raises ValueError for what is not JSON, for NaN and Infinity, and for more than 100 levels.
     """
     import json
 
@@ -456,12 +496,16 @@ def parse_json(text: str | bytes) -> Any:
         text = text.decode("utf-8-sig")
     try:
         document = json.loads(
-            text, parse_float=Real.parse, parse_int=parse_integer, parse_constant=no_number
+            text,
+            parse_float=ExactFloat.parse,
+            parse_int=parse_integer,
+            parse_constant=refuse_constant,
         )
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    # What is parsed is also printed, by a function that calls itself.
     level = [document]
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_JSON_DEPTH):
         level = [
             child
             for node in level
@@ -474,406 +518,456 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def format_json(value: Any, indent: str = "\n") -> str:
-    """JSON text of `value`: two spaces a level, the order of its keys and the digits of its numbers
-    kept.
-    """
+    """Return `value` as JSON, two spaces a level, keys in their order and numbers unchanged."""
     import json
 
     inner = indent + "  "
     if isinstance(value, dict) and value:
         members = (
-            f"{json.dumps(key, ensure_ascii=False)}: {format_json(v, inner)}"
-            for key, v in value.items()
+            f"{json.dumps(key, ensure_ascii=False)}: {format_json(member, inner)}"
+            for key, member in value.items()
         )
         return "{" + inner + ("," + inner).join(members) + indent + "}"
     if isinstance(value, list) and value:
-        return "[" + inner + ("," + inner).join(format_json(v, inner) for v in value) + indent + "]"
-    if isinstance(value, Real):
+        items = (format_json(item, inner) for item in value)
+        return "[" + inner + ("," + inner).join(items) + indent + "]"
+    if isinstance(value, ExactFloat):
         return value.literal
     return json.dumps(value, ensure_ascii=False)
 
 
 def escape_json(text: str, ascii_only: bool) -> str:
-    """The same JSON with what a terminal may act on, or what its encoding may lack, as \\u
-    escapes.
-    """
+    """Return the same JSON with \\u escapes for what is unsafe, or not ASCII if `ascii_only`."""
     import json
 
     if text.isascii() and "\x7f" not in text:
         return text
     return text.translate(
-        {ord(c): json.dumps(c)[1:-1] for c in set(text) if c > "~" and (ascii_only or unsafe(c))}
+        {ord(c): json.dumps(c)[1:-1] for c in set(text) if c > "~" and (ascii_only or is_unsafe(c))}
     )
 
 
-# --- Console --------------------------------------------------------------------------------------
+def field_text(record: Json, name: str, absent: str = "-") -> str:
+    """Return a member of a record as text; `absent` if it is missing, null or empty."""
+    value = record.get(name)
+    if value is None or value == "":
+        return absent
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else format_json(value)
 
-# No dim, yellow, blue or cyan, which vanish on white or on black.
-STYLES = {"bold": "1", "red": "31", "green": "32", "magenta": "35"}
-STATUS_STYLES = {"completed": "green", "failed": "red", "processing": "magenta"}
-SPINNER = "|/-\\"
-USEFUL = 12  # cells of a prompt or a name that still tell which it is
+
+def format_visibility(record: Json) -> str:
+    return "public" if record.get("isPublic") is True else "private"
 
 
-def columns(stream: TextIO) -> int | None:
-    """The width of the terminal that `stream` is; None when it is none."""
+def get_parameters(record: Json) -> Json:
+    """Return the `parameters` of a record, empty if it has none."""
+    parameters = record.get("parameters")
+    return parameters if isinstance(parameters, dict) else {}
+
+
+# --- 3. Console ----------------------------------------------------------------------------------
+
+# No dim, yellow, blue or cyan, which cannot be read on white or on black.
+ANSI_CODES = {"bold": "1", "red": "31", "green": "32", "magenta": "35"}
+STATUS_COLOURS = {"completed": "green", "failed": "red", "processing": "magenta"}
+SPINNER_FRAMES = "|/-\\"
+MIN_COLUMN_WIDTH = 12  # cells of a prompt or a name that still tell which one it is
+
+
+def terminal_width(stream: TextIO) -> int | None:
+    """Return the width of a terminal in cells, or None if `stream` is none."""
     if not stream.isatty():
         return None
-    told = os.environ.get("COLUMNS", "")
-    if re.fullmatch("[1-9][0-9]{0,3}", told):
-        return int(told)
+    columns = os.environ.get("COLUMNS", "")
+    if re.fullmatch("[1-9][0-9]{0,2}", columns):
+        return int(columns)
     try:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except OSError:
         return 80
 
 
+def layout_table(
+    names: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    long: str,
+    drop: Sequence[str],
+    width: int | None,
+) -> list[list[str]]:
+    """Return the header and the rows of a table as cells, padded to the widths of their columns.
+
+    If `width` is given, the column `long` is cut to fit. Where that would leave too little of it,
+    the columns in `drop` are left out, the first one first.
+    """
+    table = [list(names), *([sanitise(cell) for cell in row] for row in rows)]
+    widths = [max(map(cell_width, column)) for column in zip(*table)]
+    shown = list(range(len(names)))
+    if width is not None:
+        stretched, dropped = names.index(long), [names.index(name) for name in drop]
+        while True:
+            free = width - sum(widths[i] + 2 for i in shown if i != stretched)
+            if free >= min(widths[stretched], MIN_COLUMN_WIDTH) or not dropped:
+                break
+            shown.remove(dropped.pop(0))
+        widths[stretched] = min(widths[stretched], max(free, len(long)))
+        for row in table:
+            row[stretched] = truncate(row[stretched], widths[stretched])
+
+    def pad_cell(row: Sequence[str], i: int) -> str:
+        is_count = names[i] == "TRACKS"
+        if i == shown[-1] and not is_count:
+            return row[i]  # no spaces at the end of a line
+        return pad_to_width(row[i], widths[i], right=is_count)
+
+    return [[pad_cell(row, i) for i in shown] for row in table]
+
+
 class Console:
-    """Results to stdout, talk to stderr. All text passes through here and is made safe: keys are
-    redacted, what a terminal may act on is escaped, what the stream's encoding lacks is
-    replaced.
+    """Print results to stdout and everything else to stderr.
+
+    All text passes through here and is made safe: keys are redacted, what a terminal may act on is
+    escaped, and what the stream's encoding lacks is replaced.
     """
 
     def __init__(self) -> None:
         self.verbose = False
         self.no_color = bool(os.environ.get("NO_COLOR"))
-        self.capable = os.environ.get("TERM") != "dumb"
-        self.live = sys.stderr.isatty() and self.capable  # a spinner or a bar may move on stderr
-        self._thread = get_ident()  # only this thread draws
-        self._drawn = False  # something is on the live line
+        self.knows_ansi = os.environ.get("TERM") != "dumb"
+        self.has_status_line = sys.stderr.isatty() and self.knows_ansi
+        self._thread = get_ident()  # the only one that draws
+        self._status_shown = False
         self._frame = 0
-        self._spoken = time.monotonic()  # when stderr last got a line
+        self._last_message = time.monotonic()
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
             if os.name != "nt":
-                os.set_blocking(
-                    stream.fileno(), True
-                )  # Python loses what does not fit into one that does not block
+                # Python loses what does not fit into a pipe that does not block.
+                os.set_blocking(stream.fileno(), True)
 
-    # Writing
-
-    def _write(self, stream: TextIO, text: str) -> None:
-        """One write and a flush. Nothing written to stderr can fail; stdout raises BrokenPipeError
-        or FtError.
-        """
-        text = redact(text)
-        try:
-            text.encode(stream.encoding or "ascii")
-        except UnicodeEncodeError:
-            text = text.translate(STAND_INS)
-        try:
-            stream.write(text)
-            stream.flush()
-        except OSError as error:
-            if stream is sys.stdout:
-                self._output_failed(error)
-            self.abandon(stream)
-
-    @staticmethod
-    def abandon(stream: TextIO) -> None:
-        """Let what the stream still holds go nowhere, lest the flush at the end fail or block."""
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
-
-    def _output_failed(self, error: OSError) -> NoReturn:
-        self.abandon(sys.stdout)
-        if isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == 22):
-            raise BrokenPipeError from None
-        raise FtError(f"cannot write output: {error.strerror}") from None
+    # Results
 
     def print(self, text: str) -> None:
-        """A line of the result."""
-        self.clear()
-        self._write(sys.stdout, visible(text) + "\n")
+        """Print a line of the result."""
+        self.print_raw(sanitise(text) + "\n")
 
-    def write(self, text: str) -> None:
-        """Text of our own for stdout, as it stands."""
-        self.clear()
+    def print_raw(self, text: str) -> None:
+        """Print text of our own as it is, but for keys."""
+        self.clear_status()
         self._write(sys.stdout, text)
 
-    def json(self, document: Any) -> None:
-        self.clear()
+    def print_json(self, document: Any) -> None:
+        """Print a document, in ASCII if stdout's encoding is not a Unicode one."""
         ascii_only = not (sys.stdout.encoding or "ascii").lower().startswith("utf")
-        self._write(sys.stdout, escape_json(format_json(document), ascii_only) + "\n")
+        self.print_raw(escape_json(format_json(document), ascii_only) + "\n")
 
-    def write_bytes(self, data: memoryview) -> None:
-        """A piece of a track for stdout."""
-        self.clear()
+    def write_bytes(self, data: bytes) -> None:
+        """Write a piece of a track to stdout."""
+        self.clear_status()
         try:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         except OSError as error:
-            self._output_failed(error)
+            self._fail_output(error)
 
-    def say(self, label: str, text: str, style: str) -> None:
-        self._spoken = time.monotonic()
-        text = f" {visible(text)}"
-        if label != "hint" or (
-            "`" in text and "lost: ft " not in text
-        ):  # others may be commands to paste
-            text = self.folded(text, len(label) + 1)
-        self._line(self.paint(label + ":", style, sys.stderr) + text)
-
-    def folded(self, text: str, begun: int = 0) -> str:
-        """`text` as it fits a terminal on stderr, on whose first line there are `begun` cells."""
-        room = columns(sys.stderr)
-        return text if room is None else "\n".join(fold(" " * begun + text, max(room, 20)))[begun:]
-
-    def _line(self, text: str) -> None:
-        """A line on stderr in place of the live one; in one piece, for threads speak too."""
-        start = "\r\x1b[K" if self._drawn else ""
-        self._drawn = False
-        self._write(sys.stderr, f"{start}{text}\n")
-
-    def note(self, text: str) -> None:
-        self.say("note", text, "bold")
-
-    def warning(self, text: str) -> None:
-        self.say("warning", text, "magenta")
-
-    def error(self, text: str) -> None:
-        self.say("error", text, "red")
-
-    def hint(self, text: str) -> None:
-        self.say("hint", text, "bold")
-
-    def log(self, text: str) -> None:
-        """A line of the -v log."""
-        if self.verbose:
-            self._line(visible(text))
-
-    # The terminal
-
-    def paint(self, text: str, style: str, stream: TextIO | None = None) -> str:
-        """`text` in one of STYLES (or none) where colours are welcome; the stream is stdout by
-        default.
-        """
-        if not style or self.no_color or not self.capable or not (stream or sys.stdout).isatty():
-            return text
-        return f"\x1b[{STYLES[style]}m{text}\x1b[0m"
-
-    def draw(self, text: str) -> None:
-        """Put `text` on the live line, which the next real line replaces."""
-        if self.live and get_ident() == self._thread:
-            text = clip(visible(text), (columns(sys.stderr) or 80) - 1)
-            self._drawn = True  # first: a signal may come before the write is over
-            self._write(sys.stderr, f"\r\x1b[K{text}")
-
-    def clear(self) -> None:
-        if self._drawn:
-            self._drawn = False
-            self._write(sys.stderr, "\r\x1b[K")
-
-    def wait(self, seconds: float, text: Callable[[], str]) -> None:
-        """Sleep, saying `text()`: beside a spinner on a terminal, in a line a minute off it."""
-        end = time.monotonic() + seconds
-        while True:
-            left = end - time.monotonic()
-            if left <= 0:
-                return
-            self._frame += 1
-            self.draw(f"{SPINNER[self._frame % len(SPINNER)]} {text()}")
-            time.sleep(min(left, 0.1 if self.live else self.heartbeat(text)))
-
-    def heartbeat(self, text: Callable[[], str]) -> float:
-        """Off a terminal, say `text()` when a minute has passed in silence; the seconds until the
-        next time.
-        """
-        silent = time.monotonic() - self._spoken
-        if silent < 60:
-            return 60 - silent
-        self.note(text())
-        return 60.0
-
-    def confirm(self, consequence: str, question: str) -> bool:
-        """Ask on stderr, read stdin. UsageError where nobody can answer."""
-        if not sys.stdin.isatty():
-            raise UsageError(
-                "cannot ask for confirmation: stdin is not a terminal",
-                "pass --yes to go ahead without",
-            )
-        answer = ""
-        sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
-        try:
-            self._write(sys.stderr, f"{self.folded(consequence)}\n{question} [y/N] ")
-            answer = sys.stdin.readline()
-        finally:
-            if not answer.endswith("\n"):
-                self._write(sys.stderr, "\n")
-        if not answer and os.name == "nt":  # NUL passes for a terminal there
-            raise UsageError(
-                "cannot ask for confirmation: stdin has ended", "pass --yes to go ahead without"
-            )
-        return answer.strip().lower() in ("y", "yes")
-
-    # Tables
-
-    def table(
+    def print_table(
         self,
         names: Sequence[str],
         rows: Sequence[Sequence[str]],
         long: str,
         drop: Sequence[str] = (),
     ) -> None:
-        """Rows under their column names. On a terminal the column `long` is cut to fit, and where
-        that would leave less than USEFUL cells of it the columns in `drop` go, first one first; in
-        a pipe nothing is cut.
-        """
-        cells = [list(names), *([visible(cell) for cell in row] for row in rows)]
-        shown = list(range(len(names)))
-        widths = [max(cell_width(row[i]) for row in cells) for i in shown]
-        room = columns(sys.stdout)
-        if room is not None:
-            stretch, dropped = names.index(long), [names.index(name) for name in drop]
-            while True:
-                free = room - sum(widths[i] + 2 for i in shown if i != stretch)
-                if free >= min(widths[stretch], USEFUL) or not dropped:
-                    break
-                shown.remove(dropped.pop(0))
-            widths[stretch] = min(widths[stretch], max(free, len(long)))
-            for row in cells:
-                row[stretch] = clip(row[stretch], widths[stretch])
-        lines = []
+        """Print rows under their column names. On a terminal they are laid out to fit."""
+        header, *cells = layout_table(names, rows, long, drop, terminal_width(sys.stdout))
+        lines = ["  ".join(self.style(cell, "bold") for cell in header)]
+        # A dropped column has no cell, so the column of the status is looked for in the header.
+        status = next((i for i, cell in enumerate(header) if cell.strip() == "STATUS"), -1)
         for row in cells:
-            line = []
-            for i in shown:
-                style = STATUS_STYLES.get(row[i], "") if names[i] == "STATUS" else ""
-                right = names[i] == "TRACKS"
-                text = row[i] if i == shown[-1] and not right else pad(row[i], widths[i], right)
-                line.append(self.paint(text, "bold" if row is cells[0] else style))
-                if (
-                    room is not None
-                    and self.capable
-                    and i != shown[-1]
-                    and re.search(DISPUTED, text)
-                ):
-                    # The terminal may have taken less than was reckoned: go to where the cell ends.
-                    line[-1] += f"\x1b[{sum(widths[j] + 2 for j in shown[: len(line)]) - 1}G"
-            lines.append("  ".join(line))
-        self.write("\n".join(lines) + "\n")
+            if status >= 0:
+                row[status] = self.style(row[status], STATUS_COLOURS.get(row[status].strip(), ""))
+            lines.append("  ".join(row))
+        self.print_raw("\n".join(lines) + "\n")
 
-    def details(
+    def print_details(
         self, pairs: Sequence[tuple[str, str]], command: tuple[str, str] | None = None
     ) -> None:
-        """Labels and values, and at the end a command. On a terminal long values are folded under
-        themselves; an address, which must not be broken, has a line of its own.
-        """
+        """Print labels and their values, and perhaps a label and a shell command at the end."""
         indent = max(len(label) for label, _ in pairs) + 2
-        room = columns(sys.stdout)
-        cells = max(10, room - indent) if room is not None else sys.maxsize
+        width = terminal_width(sys.stdout)
         lines = []
-        for label, text in pairs:
-            value = visible(text)
-            name = self.paint(pad(label, indent), "bold")
-            if room is not None and cells < cell_width(value) <= room - 2 and " " not in value:
-                lines += [self.paint(label, "bold"), "  " + value]
-                continue
-            first, *rest = fold(value, cells)
-            lines.append(
-                name + self.paint(first, STATUS_STYLES.get(value, "") if label == "Status" else "")
-            )
-            lines += [" " * indent + line for line in rest]
+        for label, value in pairs:
+            colour = STATUS_COLOURS.get(value, "") if label == "Status" else ""
+            lines += self._detail_lines(label, sanitise(value), indent, width, colour)
         if command:
-            first, *rest = fold_command(visible(command[1]), cells)
-            lines += [
-                self.paint(pad(command[0], indent), "bold") + first,
-                *(" " * indent + line for line in rest),
-            ]
-        self.write("\n".join(lines) + "\n")
+            cells = sys.maxsize if width is None else max(10, width - indent)
+            first, *rest = wrap_command(sanitise(command[1]), cells)
+            lines.append(self.style(pad_to_width(command[0], indent), "bold") + first)
+            lines += [" " * indent + line for line in rest]
+        self.print_raw("\n".join(lines) + "\n")
 
-    def checklist(self, facts: Sequence[tuple[bool, str]]) -> None:
-        """A line for each fact, ticked or crossed; on a terminal folded under itself."""
-        room = columns(sys.stdout)
-        for fine, text in facts:
-            mark = "✓" if fine else "✗"
-            lines = [visible(text)] if room is None else fold(visible(text), max(10, room - 5))
-            self.write(
-                self.paint(mark, "green" if fine else "red") + " " + "\n  ".join(lines) + "\n"
-            )
+    def _detail_lines(
+        self, label: str, value: str, indent: int, width: int | None, colour: str
+    ) -> list[str]:
+        """Return the lines of one value. On a terminal it is wrapped beside its label.
+
+        A single word, such as an address, gets a line of its own if it fits on that: breaking an
+        address would make it useless.
+        """
+        name = self.style(pad_to_width(label, indent), "bold")
+        if width is None or cell_width(value) <= width - indent:
+            return [name + self.style(value, colour)]
+        if " " not in value and cell_width(value) <= width - 2:
+            return [self.style(label, "bold"), "  " + value]
+        first, *rest = wrap_text(value, max(10, width - indent))
+        return [name + first, *(" " * indent + line for line in rest)]
+
+    def print_checklist(self, facts: Sequence[tuple[bool, str]]) -> None:
+        """Print a line for each fact, ticked or crossed."""
+        width = terminal_width(sys.stdout)
+        for is_good, text in facts:
+            lines = wrap_text(sanitise(text), sys.maxsize if width is None else max(10, width - 5))
+            mark = self.style("✓", "green") if is_good else self.style("✗", "red")
+            self.print_raw(f"{mark} " + "\n  ".join(lines) + "\n")
+
+    # Messages
+
+    def note(self, text: str) -> None:
+        self.message("note", text, "bold")
+
+    def warning(self, text: str, command: Sequence[str] = ()) -> None:
+        self.message("warning", text, "magenta", command)
+
+    def error(self, text: str) -> None:
+        self.message("error", text, "red")
+
+    def hint(self, text: str, command: Sequence[str] = ()) -> None:
+        self.message("hint", text, "bold", command)
+
+    def message(self, label: str, text: str, colour: str, command: Sequence[str] = ()) -> None:
+        """Print a labelled message on stderr: prose, and then perhaps a command.
+
+        Prose is wrapped to fit the terminal. The command never is, because it is to be pasted.
+        """
+        self._last_message = time.monotonic()
+        line = self._wrap(f" {sanitise(text)}", len(label) + 1) if text else ""
+        if command:
+            line += (": " if text else " ") + sanitise(quote_command(*command))
+        self._print_message(self.style(f"{label}:", colour, sys.stderr) + line)
+
+    def log(self, text: str) -> None:
+        """Print a line of the -v log."""
+        if self.verbose:
+            self._print_message(sanitise(text))
+
+    def _print_message(self, text: str) -> None:
+        """Print a line on stderr in place of the status, in one write, since threads speak too."""
+        start = "\r\x1b[K" if self._status_shown else ""
+        self._status_shown = False
+        self._write(sys.stderr, f"{start}{text}\n")
+
+    def _wrap(self, text: str, used: int = 0) -> str:
+        """Return `text` wrapped for stderr's terminal, `used` cells of whose line are taken."""
+        width = terminal_width(sys.stderr)
+        if width is None:
+            return text
+        return "\n".join(wrap_text(" " * used + text, max(width, 20)))[used:]
+
+    def confirm(self, consequence: str, question: str) -> bool:
+        """Ask on stderr and read the answer from stdin. Raises UsageError if nobody can answer."""
+        hint = "use `--yes` to skip the confirmation"
+        if not sys.stdin.isatty():
+            raise UsageError("confirmation needed but stdin is not a terminal", hint)
+        answer = ""
+        sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
+        try:
+            self._write(sys.stderr, f"{self._wrap(consequence)}\n{question} [y/N] ")
+            answer = sys.stdin.readline()
+        finally:
+            if not answer.endswith("\n"):
+                self._write(sys.stderr, "\n")
+        if not answer and os.name == "nt":  # where NUL counts as a terminal
+            raise UsageError("confirmation needed but stdin has ended", hint)
+        return answer.strip().lower() in ("y", "yes")
+
+    # The status line
+
+    def show_status(self, text: str, before: str = "") -> None:
+        """Show what is going on: in the terminal's last line, or else as a note once a minute.
+
+        `before` is a spinner or a bar, for the terminal only.
+        """
+        if not self.has_status_line:
+            self._note_if_silent(text)
+        elif get_ident() == self._thread:
+            cells = (terminal_width(sys.stderr) or 80) - 1
+            self._status_shown = True  # set this first: a signal may interrupt the write
+            self._write(sys.stderr, f"\r\x1b[K{truncate(sanitise(before + text), cells)}")
+
+    def clear_status(self) -> None:
+        if self._status_shown:
+            self._status_shown = False
+            self._write(sys.stderr, "\r\x1b[K")
+
+    def sleep_with_status(self, seconds: float, describe: Callable[[], str]) -> None:
+        """Sleep, and meanwhile show what `describe` returns."""
+        end = time.monotonic() + seconds
+        while True:
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            self._frame += 1
+            spinner = SPINNER_FRAMES[self._frame % len(SPINNER_FRAMES)]
+            self.show_status(describe(), f"{spinner} ")
+            silence = time.monotonic() - self._last_message
+            time.sleep(min(left, 0.1 if self.has_status_line else max(0.1, 60 - silence)))
+
+    def _note_if_silent(self, text: str) -> None:
+        """Print a note if nothing has been printed for a minute, so that a log shows progress."""
+        if time.monotonic() - self._last_message >= 60:
+            self.note(text)
+
+    # Writing
+
+    def style(self, text: str, style: str, stream: TextIO | None = None) -> str:
+        """Return `text` in one of ANSI_CODES where `stream` (stdout by default) shows colours."""
+        if not style or self.no_color or not self.knows_ansi:
+            return text
+        if not (stream or sys.stdout).isatty():
+            return text
+        return f"\x1b[{ANSI_CODES[style]}m{text}\x1b[0m"
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        """Write and flush. Errors on stderr are ignored; on stdout they raise.
+
+        Raises BrokenPipeError if the reader of stdout went away, FtError for other failures.
+        """
+        text = redact(text)
+        try:
+            text.encode(stream.encoding or "ascii")
+        except UnicodeEncodeError:
+            text = text.translate(ASCII_REPLACEMENTS)
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError as error:
+            if stream is sys.stdout:
+                self._fail_output(error)
+            self.discard_output(stream)
+
+    def _fail_output(self, error: OSError) -> NoReturn:
+        self.discard_output(sys.stdout)
+        # Windows reports a broken pipe as EINVAL.
+        if isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == 22):
+            raise BrokenPipeError from None
+        raise FtError(f"cannot write output: {error.strerror}") from None
+
+    @staticmethod
+    def discard_output(stream: TextIO) -> None:
+        """Send what the stream still holds nowhere, so that flushing it cannot fail or block."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 class Progress:
-    """One display for all the downloads of a command: a bar on a terminal, a line a minute off it.
-    Downloads in threads count, the main thread draws.
+    """Show how far the downloads of a command are: a bar on a terminal, a note a minute off it.
+
+    A context manager: the workflow that starts it ends it. Downloads in threads count; only the
+    main thread draws.
     """
 
-    def __init__(self, console: Console, files: int = 1) -> None:
+    def __init__(self, console: Console, file_count: int = 1) -> None:
         self.console = console
-        self.files = files
-        self.finished = 0
-        self.received = 0  # bytes
-        self.expected: int | None = (
-            0  # bytes, of the downloads begun; None when one did not announce its size
-        )
-        self.begun = 0
-        self.start = 0.0
-        self._last = 0.0
+        self.file_count = file_count
+        self._files_ended = 0
+        self._files_started = 0
+        self._received = 0  # bytes
+        # Bytes that the files started so far announced; None if one did not announce its size.
+        self._announced: int | None = 0
+        self._start = 0.0
+        self._last_drawn = 0.0
 
-    def restart(self, received: int, expected: int | None, announced: int | None) -> None:
-        """A download begins, or begins again: forget its `received` and `expected` bytes;
-        `announced` are to come.
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.console.clear_status()
+
+    def start_file(self, received: int, expected: int | None, announced: int | None) -> None:
+        """Count a file that begins, or begins again after `received` of `expected` bytes.
+
+        `announced` is its size in bytes, None if unknown. `expected` is None the first time.
         """
         if expected is None:
-            self.begun += 1
-            self.start = self.start or time.monotonic()
-        self.received -= received
-        if announced is None or self.expected is None:
-            self.expected = None
+            self._files_started += 1
+            self._start = self._start or time.monotonic()
+        self._received -= received
+        if announced is None or self._announced is None:
+            self._announced = None
         else:
-            self.expected += announced - (expected or 0)
+            self._announced += announced - (expected or 0)
 
-    def add(self, count: int) -> None:
-        self.received += count
-        if self.files == 1:
+    def add_bytes(self, count: int) -> None:
+        self._received += count
+        if self.file_count == 1:
             self.draw()
 
+    def end_file(self) -> None:
+        self._files_ended += 1
+
     def draw(self) -> None:
-        """At most ten times a second."""
+        """Show the progress, at most ten times a second."""
         now = time.monotonic()
-        if now - self._last >= 0.1:
-            self._last = now
-            if self.console.live:
-                self.console.draw(self._bar() + self._text())
-            else:
-                self.console.heartbeat(self._text)
+        if now - self._last_drawn >= 0.1:
+            self._last_drawn = now
+            numbers = self._format_numbers()
+            self.console.show_status(numbers, self._format_bar(len(numbers)))
 
-    def _bar(self) -> str:
-        """As long as there is room for, at most 20 cells."""
-        cells = min(20, (columns(sys.stderr) or 80) - 5 - len(self._text()))
-        if not self.expected or cells < 5:
+    def _format_bar(self, used: int) -> str:
+        """Return a bar of at most 20 cells, or nothing where `used` cells leave under five."""
+        cells = min(20, (terminal_width(sys.stderr) or 80) - 5 - used)
+        if not self._announced or cells < 5:
             return ""
-        return f"[{'#' * int(min(1.0, self.received / self._total()) * cells):{cells}}] "
+        return f"[{'#' * int(self._fraction() * cells):{cells}}] "
 
-    def _total(self) -> float:
-        """Bytes: those expected, as if the files that have not begun were like those that have."""
-        return (self.expected or 0) * max(1.0, self.files / max(self.begun, 1))
+    def _fraction(self) -> float:
+        return min(1.0, self._received / self._estimate_total())
 
-    def _text(self) -> str:
-        speed = self.received / max(time.monotonic() - self.start, 0.001)
-        parts = [f"{self.finished} of {self.files} files"] if self.files > 1 else []
-        if self.expected:
-            parts.append(f"{min(1.0, self.received / self._total()):4.0%}")
-        whole = f" of {size(self.expected)}" if self.expected and self.files == 1 else ""
-        parts += [size(self.received) + whole, f"{size(speed)}/s"]
-        if self.expected and self.received:
-            parts.append(f"{length(max(0.0, self._total() - self.received) / speed)} left")
+    def _estimate_total(self) -> float:
+        """Estimate the total size in bytes.
+
+        Files not yet started are assumed to be as large as the others on average.
+        """
+        return (self._announced or 0) * max(1.0, self.file_count / max(self._files_started, 1))
+
+    def _format_numbers(self) -> str:
+        speed = self._received / max(time.monotonic() - self._start, 0.001)
+        parts = []
+        if self.file_count > 1:
+            parts.append(f"{self._files_ended} of {self.file_count} files")
+        if self._announced:
+            parts.append(f"{self._fraction():4.0%}")
+        is_single = self._announced and self.file_count == 1
+        total = f" of {format_size(self._announced)}" if is_single else ""
+        parts += [format_size(self._received) + total, f"{format_size(speed)}/s"]
+        if self._announced and self._received:
+            left = max(0.0, self._estimate_total() - self._received) / speed
+            parts.append(f"{format_duration(left)} left")
         return "  ".join(parts)
 
 
-# --- configuration --------------------------------------------------------------------------------
+# --- 4. Settings and keys ------------------------------------------------------------------------
 
 
 def config_directory() -> str:
-    """Where config.json and, on a headless Linux, the key's fallback file lie."""
+    """Return the directory of config.json and, on a headless Linux, of the key's fallback file.
+
+    Raises UsageError if there is no home directory to derive it from.
+    """
     environ = os.environ
     if environ.get("FINETUNING_CONFIG_HOME"):
-        try:
-            return os.path.abspath(environ["FINETUNING_CONFIG_HOME"])
-        except OSError:
-            raise UsageError(
-                "FINETUNING_CONFIG_HOME is relative to a working directory that is gone"
-            ) from None
+        return os.path.abspath(environ["FINETUNING_CONFIG_HOME"])
     home = os.path.expanduser("~")
     if sys.platform == "win32":
         base = environ.get("APPDATA") or os.path.join(home, "AppData", "Roaming")
@@ -881,125 +975,130 @@ def config_directory() -> str:
         base = os.path.join(home, "Library", "Application Support")
     else:
         base = environ.get("XDG_CONFIG_HOME", "")
-        if not os.path.isabs(base):  # the XDG specification: relative paths are ignored
+        if not os.path.isabs(base):  # the XDG specification ignores relative paths
             base = os.path.join(home, ".config")
     if not os.path.isabs(base):
         raise UsageError("cannot find your home directory", "set FINETUNING_CONFIG_HOME")
     return os.path.join(base, "finetuning")
 
 
-ADDRESS = (
-    r"(?P<scheme>(?i:https?))://(?P<host>[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\])(:(?P<port>[0-9]{1,5}))?"
+# The characters of RFC 3986, without user names: a password in a URL would end up in logs.
+URL_PATTERN = (
+    r"(?P<scheme>(?i:https?))://(?P<host>[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\])"
+    r"(:(?P<port>[0-9]{1,5}))?"
     r"(?P<path>/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?(?P<query>\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?"
 )
-LOOPBACK = r"(?i:localhost)|127(\.[0-9]{1,3}){3}|\[::1\]"
+LOOPBACK_PATTERN = r"(?i:localhost)|127(\.[0-9]{1,3}){3}|\[::1\]"
 
 
-def check_address(url: str, what: str) -> re.Match[str]:
-    """The parts of an address we are willing to open: https, or http on loopback. ValueError says
-    what is wrong.
+def parse_url(url: str, title: str) -> re.Match[str]:
+    """Return the parts of a URL that ft is willing to open: https, or http on loopback.
+
+    The groups are `scheme`, `host`, `port`, `path` and `query`. Raises ValueError, which says what
+    is wrong with the URL called `title`.
     """
-    match = re.fullmatch(ADDRESS, url)
+    match = re.fullmatch(URL_PATTERN, url)
     if not match:
-        raise ValueError(f"{what} is not a plain https address")
+        raise ValueError(f"{title} is not a plain https address")
     if match["port"] and not 0 < int(match["port"]) < 65536:
-        raise ValueError(f"{what} has a port that does not exist: {match['port']}")
-    if match["scheme"].lower() == "http" and not re.fullmatch(LOOPBACK, match["host"]):
-        raise ValueError(f"{what} must be https; http is for this machine only")
+        raise ValueError(f"{title} has a port that does not exist: {match['port']}")
+    if match["scheme"].lower() == "http" and not re.fullmatch(LOOPBACK_PATTERN, match["host"]):
+        raise ValueError(f"{title} must be https; http is for this machine only")
     return match
 
 
-def check_base_url(url: str, source: str) -> str:
-    """`url` without a trailing slash. UsageError for one that a key must not be sent to."""
-    what = f"the base URL from {source}"
+def parse_base_url(url: str, source: str) -> str:
+    """Return `url` without a trailing slash. Raises UsageError if no key may be sent there."""
+    title = f"the base URL from {source}"
     try:
-        match = check_address(url, what)
+        match = parse_url(url, title)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if match["query"]:
-        raise UsageError(f"{what} must not have a query")
+        raise UsageError(f"{title} must not have a query")
     return url.rstrip("/")
 
 
-def check_webhook(url: str) -> str:
-    if (
-        not re.fullmatch(r"(?i:https)://[^\s/?#]\S*", url)
-        or not url.isprintable()
-        or len(url) > MAX_WEBHOOK
-    ):
-        raise argparse.ArgumentTypeError(
-            f"a webhook is an https address of at most {MAX_WEBHOOK} characters"
-        )
-    return url
+class Settings:
+    """The contents of config.json: `base_url`, `duration` (seconds) and `bpm`, or None if unset.
 
-
-class Config:
-    """config.json: `base_url`, `duration` (seconds), `bpm`, each None where the file has none."""
-
-    KEYS = {"baseUrl": "a string", "defaultDuration": "a number", "defaultBpm": "a number"}
+    `path` is that of the file, `exists` whether it is there, `unknown_keys` what ft ignores in it.
+    """
 
     def __init__(self, path: str | None) -> None:
-        """`path`: that of --config, which must exist. UsageError (file, line, key) for a broken
-        file.
+        """Read the file of `--config`, which must exist, or the one in the configuration directory.
+
+        Raises UsageError, with file, line and key, if it is broken.
         """
         self.path = os.path.join(config_directory(), "config.json") if path is None else path
-        self.exists = True
         self._text = ""
-        data: Json = {}
+        content = self._read(required=path is not None)
+        self.exists = content is not None
+        members = {} if content is None else self._parse(content)
+        self.base_url: str | None = self._check(members, "baseUrl", "a string")
+        self.duration: Any = self._check(members, "defaultDuration", "a number")
+        self.bpm: Any = self._check(members, "defaultBpm", "a number")
+        self.unknown_keys = sorted(members)
+        if self.base_url is not None:
+            place = f"{self.path}:{self._line_number('baseUrl')}, `baseUrl`,"
+            parse_base_url(self.base_url, place)
+
+    def _read(self, required: bool) -> bytes | None:
         try:
             with open(self.path, "rb") as file:
-                content = file.read(MAX_JSON)
+                return file.read(MAX_JSON_BYTES)
         except FileNotFoundError:
-            if path is not None:
-                raise UsageError(f"{path or '--config'}: no such configuration file") from None
-            self.exists = False
+            if required:
+                name = self.path or "--config"
+                raise UsageError(f"{name}: no such configuration file") from None
+            return None
         except (OSError, ValueError) as error:
-            raise UsageError(
-                f"{self.path}: cannot be read: {getattr(error, 'strerror', error)}"
-            ) from None
-        else:
-            data = self._parse(content)
-        self.unknown = sorted(data.keys() - self.KEYS.keys())
-        for key, kind in self.KEYS.items():
-            value = data.get(key)
-            if value is not None and not (
-                is_number(value) if kind == "a number" else isinstance(value, str)
-            ):
-                raise UsageError(f"{self.path}:{self._line(key)}: `{key}` must be {kind}")
-        self.base_url: str | None = data.get("baseUrl")
-        self.duration: Any = data.get("defaultDuration")
-        self.bpm: Any = data.get("defaultBpm")
-        if self.base_url is not None:
-            check_base_url(self.base_url, f"{self.path}:{self._line('baseUrl')}, `baseUrl`,")
+            why = getattr(error, "strerror", error)
+            raise UsageError(f"{self.path}: cannot be read: {why}") from None
 
     def _parse(self, content: bytes) -> Json:
         import json
 
         try:
             self._text = content.decode("utf-8-sig")
-            data = parse_json(self._text)
+            members = parse_json(self._text)
         except json.JSONDecodeError as error:
             raise UsageError(f"{self.path}:{error.lineno}: not JSON: {error.msg}") from None
         except ValueError as error:
             raise UsageError(f"{self.path}:1: not JSON: {error}") from None
-        if not isinstance(data, dict):
-            raise UsageError(f"{self.path}:1: must hold a JSON object")
-        return data
+        if not isinstance(members, dict):
+            raise UsageError(f"{self.path}:1: must contain a JSON object")
+        return members
 
-    def _line(self, key: str) -> int:
+    def _check(self, members: Json, key: str, kind: str) -> Any:
+        """Take a member out and return it. Raises UsageError if it is of another kind."""
+        value = members.pop(key, None)
+        is_right = is_number(value) if kind == "a number" else isinstance(value, str)
+        if value is not None and not is_right:
+            raise UsageError(f"{self.path}:{self._line_number(key)}: `{key}` must be {kind}")
+        return value
+
+    def _line_number(self, key: str) -> int:
         places = [match.start() for match in re.finditer(rf'"{key}"\s*:', self._text)]
         return self._text.count("\n", 0, places[-1] if places else 0) + 1
 
 
-# --- keys -----------------------------------------------------------------------------------------
+class Key:
+    """An API key, where it came from, and whether that is a place where ft stores it."""
+
+    def __init__(self, text: str, source: str, is_stored: bool) -> None:
+        self.text = text
+        self.source = source
+        self.is_stored = is_stored
 
 
-def check_key(text: str, source: str) -> str:
-    """The key in `text`. UsageError, naming its source and length but never its content, for a
-    malformed one.
+def parse_key(text: str, source: str) -> str:
+    """Return the key in `text`, without white space around it.
+
+    Raises UsageError for a malformed one, which names its source and length, never its content.
     """
     key = text.strip()
-    if not re.fullmatch(KEY, key):
+    if not re.fullmatch(KEY_PATTERN, key):
         raise UsageError(
             f"the API key from {source} is malformed: {len(key)} characters",
             "a key is `ft_live_` and 32 letters or digits, 40 characters in all",
@@ -1007,189 +1106,198 @@ def check_key(text: str, source: str) -> str:
     return key
 
 
-def run_tool(
-    console: Console, argv: list[str], stdin: str = "", patience: float = KEYRING_PATIENCE
+def run_keychain_tool(
+    console: Console, argv: list[str], stdin: str = "", timeout: float = KEYCHAIN_TIMEOUT
 ) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a keychain's tool; secrets go to it by stdin. Unavailable
-    when the tool is absent, NoAnswer when it takes too long.
+    """Run a keychain's program and return its exit code, stdout and stderr.
+
+    Secrets go to it by stdin, because everybody can read its arguments. Raises KeychainUnavailable
+    if it cannot be run, KeychainTimeout if it takes longer than `timeout` seconds.
     """
     import subprocess
 
     environ = {name: value for name, value in os.environ.items() if name != "FINETUNING_API_KEY"}
-    environ["LC_ALL"] = "C"  # its messages are read below
+    environ["LC_ALL"] = "C"  # its messages are parsed
     name = os.path.basename(argv[0])
+    pipe = subprocess.PIPE
     try:
-        tool = subprocess.Popen(
-            argv, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        process = subprocess.Popen(argv, env=environ, stdin=pipe, stdout=pipe, stderr=pipe)
     except OSError as error:
-        reason = (
-            "is not installed"
-            if isinstance(error, FileNotFoundError)
-            else f"cannot run: {error.strerror}"
-        )
-        raise Unavailable(f"{name} {reason}") from None
+        is_missing = isinstance(error, FileNotFoundError)
+        why = "is not installed" if is_missing else f"cannot run: {error.strerror}"
+        raise KeychainUnavailable(f"{name} {why}") from None
     try:
         try:
-            out, err = tool.communicate(stdin.encode(), KEYRING_PATIENCE)
+            out, err = process.communicate(stdin.encode(), KEYCHAIN_TIMEOUT)
         except subprocess.TimeoutExpired:
-            if patience <= KEYRING_PATIENCE:
+            if timeout <= KEYCHAIN_TIMEOUT:
                 raise
             console.note(f"waiting for {name}: answer its prompt if there is one")
-            out, err = tool.communicate(timeout=patience - KEYRING_PATIENCE)
+            out, err = process.communicate(timeout=timeout - KEYCHAIN_TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise NoAnswer(f"{name} did not answer within {patience:.0f} s") from None
+        raise KeychainTimeout(f"{name} did not answer within {timeout:.0f} s") from None
     finally:
-        if tool.poll() is None:
-            tool.kill()
-            tool.wait()
-    return tool.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace").strip()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    return (
+        process.returncode,
+        out.decode("utf-8", "replace"),
+        err.decode("utf-8", "replace").strip(),
+    )
 
 
 class SecretService:
-    """Linux: GNOME Keyring, KWallet or KeePassXC through libsecret's `secret-tool`."""
+    """Linux: GNOME Keyring, KWallet or KeePassXC, through libsecret's `secret-tool`.
+
+    Its attributes are those of go-keyring and Python's keyring.
+    """
 
     name = "the Secret Service keyring"
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def _run(
-        self, verb: str, *options: str, stdin: str = "", patience: float = KEYRING_PATIENCE
-    ) -> tuple[int, str, str]:
-        argv = ["secret-tool", verb, *options, "service", SERVICE, "username", ACCOUNT]
-        return run_tool(self.console, argv, stdin, patience)
-
-    def _secrets(self) -> list[str]:
-        """What all matching items hold, ours and other programs', the last modified first."""
-        # `search` never prompts, unlike `lookup`, and tells absent from locked.
-        code, out, err = self._run("search", "--all")
-        if code and re.search("dbus-launch|D-Bus", err):
-            raise Unavailable("there is no D-Bus session")
-        if code:
-            raise Unavailable(err.splitlines()[-1] if err else f"secret-tool: exit {code}")
-        items = re.findall(r"^secret = (.*)\n(?:.*\n)*?modified = (.*)$", out, re.MULTILINE)
-        if out and not items:  # an item that does not give its secret
-            raise Locked(
-                f"{self.name} is locked",
-                "unlock it (log in to your desktop, or `gnome-keyring-daemon --unlock`), or set "
-                "FINETUNING_API_KEY",
-            )
-        return [secret for secret, _ in sorted(items, key=lambda item: item[1], reverse=True)]
-
     def read(self) -> str | None:
-        return next(iter(self._secrets()), None)
+        """Return the key, or None if none is stored.
+
+        Raises KeychainUnavailable without a keyring, KeychainLocked if it must be unlocked.
+        """
+        return next(iter(self._search()), None)
 
     def write(self, key: str) -> None:
-        """Unavailable when there is no keyring to write to, as far as a reading tells, which
-        answers fast.
-        """
+        """Store the key. Raises KeychainUnavailable without a keyring, FtError if it refuses."""
         try:
-            self._secrets()
-        except Locked:
-            pass  # storing prompts
+            self._search()  # says in no time whether there is a keyring
+        except KeychainLocked:
+            pass  # storing asks the user to unlock it
         self._store(key)
         try:
-            if len(self._secrets()) > 1:  # a second item would be found instead of ours one day
+            # A second item, of another program, might be found instead of ours one day.
+            if len(self._search()) > 1:
                 self._run("clear")
                 self._store(key)
-        except Unavailable:
+        except KeychainUnavailable:
             pass  # but the key is stored
 
-    def _store(self, key: str) -> None:
-        label = f"--label=Password for '{ACCOUNT}' on '{SERVICE}'"
-        hint = "unlock the keyring and try again, or set FINETUNING_API_KEY"
-        try:
-            code, _, err = self._run("store", label, stdin=key, patience=PROMPT_PATIENCE)
-        except NoAnswer as error:
-            raise FtError(f"{self.name} did not store the key: {error}", hint) from None
-        if "does not exist at path" in err:
-            raise Unavailable("it has no default collection")
-        if code:
-            raise FtError(f"{self.name} did not store the key: {err or f'exit {code}'}", hint)
-
     def clear(self) -> bool:
-        if not self._secrets():
+        """Remove the key and return whether there was one. Raises as `read` does."""
+        if not self._search():
             return False
-        self._run("clear", patience=PROMPT_PATIENCE)
-        if self._secrets():
+        self._run("clear", timeout=UNLOCK_TIMEOUT)
+        if self._search():
             raise FtError(f"{self.name} did not remove the key")
         return True
 
+    def _search(self) -> list[str]:
+        """Return the secrets of all matching items, the last modified first.
+
+        `secret-tool search` never prompts and tells absent from locked; `lookup` does neither.
+        """
+        code, out, err = self._run("search", "--all")
+        if code and re.search("dbus-launch|D-Bus", err):
+            raise KeychainUnavailable("there is no D-Bus session")
+        if code:
+            raise KeychainUnavailable(err.splitlines()[-1] if err else f"secret-tool: exit {code}")
+        items = re.findall(r"^secret = (.*)\n(?:.*\n)*?modified = (.*)$", out, re.MULTILINE)
+        if out and not items:  # it shows an item, but not its secret
+            raise KeychainLocked(
+                f"{self.name} is locked",
+                "unlock it (log in to your desktop, or `gnome-keyring-daemon --unlock`), "
+                "or set FINETUNING_API_KEY",
+            )
+        return [secret for secret, _ in sorted(items, key=lambda item: item[1], reverse=True)]
+
+    def _store(self, key: str) -> None:
+        label = f"--label=Password for '{KEYCHAIN_ACCOUNT}' on '{KEYCHAIN_SERVICE}'"
+        hint = "unlock the keyring and try again, or set FINETUNING_API_KEY"
+        try:
+            code, _, err = self._run("store", label, stdin=key, timeout=UNLOCK_TIMEOUT)
+        except KeychainTimeout as error:
+            raise FtError(f"{self.name} did not store the key: {error}", hint) from None
+        if "does not exist at path" in err:
+            raise KeychainUnavailable("it has no default collection")
+        if code:
+            raise FtError(f"{self.name} did not store the key: {err or f'exit {code}'}", hint)
+
+    def _run(
+        self, verb: str, *options: str, stdin: str = "", timeout: float = KEYCHAIN_TIMEOUT
+    ) -> tuple[int, str, str]:
+        attributes = ("service", KEYCHAIN_SERVICE, "username", KEYCHAIN_ACCOUNT)
+        argv = ["secret-tool", verb, *options, *attributes]
+        return run_keychain_tool(self.console, argv, stdin, timeout)
+
 
 class MacKeychain:
-    """macOS: the login keychain through `security`; the key is written by its stdin, never as an
-    argument.
-    """
+    """macOS: the login keychain, through Apple's `security`."""
 
     name = "macOS Keychain"
-    ABSENT = 44
-    # Exit codes are OSStatus modulo 256.
+    # Exit codes of `security` are OSStatus modulo 256.
+    NOT_FOUND, NO_INTERACTION, CANCELLED = 44, 36, 128
     FAILURES = {
-        2: "`security` did not understand the command",
-        36: "it cannot be used from here: it is locked, or this is an SSH session",
-        37: "there is no default keychain",
-        45: "the item exists already",
-        50: "there is no such keychain",
-        51: "access was not authorised",
-        53: "no keychain is available",
-        128: "the request was cancelled",
+        NO_INTERACTION: "it cannot be used from here: it is locked, or this is an SSH session",
+        CANCELLED: "the request was cancelled",
     }
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.item = ["-s", SERVICE, "-a", ACCOUNT]
-
-    def _run(self, *argv: str, stdin: str = "") -> tuple[int, str]:
-        try:
-            code, out, _ = run_tool(self.console, [SECURITY, *argv], stdin, PROMPT_PATIENCE)
-        except Unavailable as error:
-            raise FtError(
-                f"{self.name}: {error}", "set FINETUNING_API_KEY to do without it"
-            ) from None
-        if code not in (0, self.ABSENT):
-            unlock = "run `security unlock-keychain`, or " if code == 36 else ""
-            raise FtError(
-                f"{self.name}: {self.FAILURES.get(code, '`security` failed')} (exit {code})",
-                f"{unlock}set FINETUNING_API_KEY to do without it",
-            )
-        return code, out
+        self._item = ["-s", KEYCHAIN_SERVICE, "-a", KEYCHAIN_ACCOUNT]
 
     def read(self) -> str | None:
+        """Return the key, or None if none is stored. Raises FtError if the keychain refuses."""
         from binascii import a2b_base64, unhexlify
 
-        code, out = self._run("find-generic-password", *self.item, "-w")
-        if code == self.ABSENT:
+        code, out = self._run("find-generic-password", *self._item, "-w")
+        if code == self.NOT_FOUND:
             return None
         value = out.strip()
+        # The official client (go-keyring) encodes the key; `security` prints hex for odd bytes.
         form, _, encoded = value.rpartition(":")
         try:
-            if form == "go-keyring-base64":  # the official client's two encodings
+            if form == "go-keyring-base64":
                 return a2b_base64(encoded).decode()
-            if form == "go-keyring-encoded" or re.fullmatch(
-                r"([0-9a-f]{2})+", value
-            ):  # or `security`'s of a newline
+            if form == "go-keyring-encoded" or re.fullmatch(r"([0-9a-f]{2})+", value):
                 return unhexlify(encoded).decode()
         except ValueError:
-            pass  # the format check says that it is malformed
+            pass  # parse_key will call it malformed
         return value
 
     def write(self, key: str) -> None:
-        code, _ = self._run("-i", stdin=f"add-generic-password -U {' '.join(self.item)} -w {key}\n")
+        """Store the key, which `security` reads from stdin. Raises FtError if it refuses."""
+        item = " ".join(self._item)
+        code, _ = self._run("-i", stdin=f"add-generic-password -U {item} -w {key}\n")
         if code:
             raise FtError(f"{self.name} did not store the key (exit {code})")
 
     def clear(self) -> bool:
-        code, _ = self._run("delete-generic-password", *self.item)
+        """Remove the key and return whether there was one. Raises FtError if it stays."""
+        code, _ = self._run("delete-generic-password", *self._item)
         return code == 0
+
+    def _run(self, *argv: str, stdin: str = "") -> tuple[int, str]:
+        """Return exit code, 0 or NOT_FOUND, and stdout. Raises FtError for all other codes."""
+        hint = "set FINETUNING_API_KEY to do without it"
+        command = [SECURITY_TOOL, *argv]
+        try:
+            code, out, _ = run_keychain_tool(self.console, command, stdin, UNLOCK_TIMEOUT)
+        except KeychainUnavailable as error:
+            raise FtError(f"{self.name}: {error}", hint) from None
+        if code in (0, self.NOT_FOUND):
+            return code, out
+        if code == self.NO_INTERACTION:
+            hint = f"run `security unlock-keychain`, or {hint}"
+        why = self.FAILURES.get(code, "`security` failed")
+        raise FtError(f"{self.name}: {why} (exit {code})", hint)
 
 
 class WindowsCredentials:
-    """Windows: the Credential Manager through advapi32, in go-keyring's form; reads Python
-    keyring's two as well.
+    """Windows: the Credential Manager, through advapi32.
+
+    Writes go-keyring's form, which the official client reads; reads Python keyring's two as well.
     """
 
     name = "Windows Credential Manager"
+    # CRED_TYPE_GENERIC, CRED_PERSIST_LOCAL_MACHINE and ERROR_NOT_FOUND of wincred.h and winerror.h.
     GENERIC, LOCAL_MACHINE, NOT_FOUND = 1, 2, 1168
     FAILURES = {5: "access is denied", 1312: "there is no logon session here (SSH, WinRM)"}
 
@@ -1197,11 +1305,16 @@ class WindowsCredentials:
         import ctypes
         from ctypes.wintypes import DWORD, FILETIME, LPWSTR
 
-        self.ours = f"{SERVICE}:{ACCOUNT}"  # the targets; the other two are Python keyring's
-        self.forms = {self.ours: "utf-8", SERVICE: "utf-16-le", f"{ACCOUNT}@{SERVICE}": "utf-16-le"}
+        self._own_target = f"{KEYCHAIN_SERVICE}:{KEYCHAIN_ACCOUNT}"
+        self._encodings = {
+            self._own_target: "utf-8",
+            KEYCHAIN_SERVICE: "utf-16-le",
+            f"{KEYCHAIN_ACCOUNT}@{KEYCHAIN_SERVICE}": "utf-16-le",
+        }
 
         class Credential(ctypes.Structure):
-            # The blob is no c_char_p, which ends at the first zero byte.
+            """CREDENTIALW of wincred.h."""
+
             _fields_ = [
                 ("Flags", DWORD),
                 ("Type", DWORD),
@@ -1209,7 +1322,7 @@ class WindowsCredentials:
                 ("Comment", LPWSTR),
                 ("LastWritten", FILETIME),
                 ("CredentialBlobSize", DWORD),
-                ("CredentialBlob", ctypes.c_void_p),
+                ("CredentialBlob", ctypes.c_void_p),  # a c_char_p would end at the first zero byte
                 ("Persist", DWORD),
                 ("AttributeCount", DWORD),
                 ("Attributes", ctypes.c_void_p),
@@ -1219,58 +1332,60 @@ class WindowsCredentials:
 
         self._ctypes: Any = ctypes
         self._credential: Any = Credential
-        self._api = self._ctypes.WinDLL("advapi32", use_last_error=True)
-        self._api.CredFree.argtypes = [ctypes.c_void_p]
-
-    def _call(self, function: str, *arguments: Any) -> bool:
-        """False when there is no such credential; FtError for every other failure."""
-        if getattr(self._api, function)(*arguments):
-            return True
-        code = self._ctypes.get_last_error()
-        if code == self.NOT_FOUND:
-            return False
-        reason = self.FAILURES.get(code, f"{function} failed")
-        raise FtError(
-            f"{self.name}: {reason} (error {code})", "set FINETUNING_API_KEY to do without it"
-        )
-
-    def _find(self) -> Iterator[tuple[str, str]]:
-        """Target and secret of each form that is there."""
-        for target, encoding in self.forms.items():
-            found = self._ctypes.POINTER(self._credential)()
-            if not self._call("CredReadW", target, self.GENERIC, 0, self._ctypes.byref(found)):
-                continue
-            try:
-                item = found.contents
-                if (
-                    target != SERVICE or item.UserName == ACCOUNT
-                ):  # that target may hold another account of the service
-                    secret = self._ctypes.string_at(item.CredentialBlob, item.CredentialBlobSize)
-                    yield target, secret.decode(encoding, "replace")
-            finally:
-                self._api.CredFree(found)
+        self._library = self._ctypes.WinDLL("advapi32", use_last_error=True)
+        self._library.CredFree.argtypes = [ctypes.c_void_p]
 
     def read(self) -> str | None:
+        """Return the key, or None if none is stored. Raises FtError if Windows refuses."""
         return next((secret for _, secret in self._find()), None)
 
     def write(self, key: str) -> None:
+        """Store the key. Raises FtError if Windows refuses."""
         blob = self._ctypes.create_string_buffer(key.encode(), len(key))
         item = self._credential(
             Type=self.GENERIC,
-            TargetName=self.ours,
+            TargetName=self._own_target,
             CredentialBlobSize=len(blob),
             CredentialBlob=self._ctypes.addressof(blob),
             Persist=self.LOCAL_MACHINE,
-            UserName=ACCOUNT,
+            UserName=KEYCHAIN_ACCOUNT,
         )
         if not self._call("CredWriteW", self._ctypes.byref(item), 0):
             raise FtError(f"{self.name} did not store the key")
 
     def clear(self) -> bool:
+        """Remove the key in every form and return whether there was one."""
         targets = [target for target, _ in self._find()]
         for target in targets:
             self._call("CredDeleteW", target, self.GENERIC, 0)
         return bool(targets)
+
+    def _find(self) -> Iterator[tuple[str, str]]:
+        """Yield target and secret of each form that is stored."""
+        for target, encoding in self._encodings.items():
+            pointer = self._ctypes.POINTER(self._credential)()
+            if not self._call("CredReadW", target, self.GENERIC, 0, self._ctypes.byref(pointer)):
+                continue
+            try:
+                item = pointer.contents
+                # The bare target may be another account's of the same service.
+                if target != KEYCHAIN_SERVICE or item.UserName == KEYCHAIN_ACCOUNT:
+                    blob = self._ctypes.string_at(item.CredentialBlob, item.CredentialBlobSize)
+                    yield target, blob.decode(encoding, "replace")
+            finally:
+                self._library.CredFree(pointer)
+
+    def _call(self, function: str, *arguments: Any) -> bool:
+        """Return False if there is no such credential. Raises FtError for every other failure."""
+        if getattr(self._library, function)(*arguments):
+            return True
+        code = self._ctypes.get_last_error()
+        if code == self.NOT_FOUND:
+            return False
+        why = self.FAILURES.get(code, f"{function} failed")
+        raise FtError(
+            f"{self.name}: {why} (error {code})", "set FINETUNING_API_KEY to do without it"
+        )
 
 
 class KeyFile:
@@ -1281,16 +1396,18 @@ class KeyFile:
         self.path = os.path.join(config_directory(), "credentials")
 
     def read(self) -> str | None:
-        """FtError for what is not a regular file of our own; a warning when others can read it."""
+        """Return the key, or None if there is no file. Warns if others can read it.
+
+        Raises FtError if the file is a link, not regular or another user's.
+        """
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            descriptor = os.open(
-                self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            )
+            descriptor = os.open(self.path, flags)
         except FileNotFoundError:
             return None
         except OSError as error:
-            reason = "it is a symbolic link" if os.path.islink(self.path) else error.strerror
-            raise FtError(f"will not read the key in {self.path}: {reason}") from None
+            why = "it is a symbolic link" if os.path.islink(self.path) else error.strerror
+            raise FtError(f"will not read the key in {self.path}: {why}") from None
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -1298,36 +1415,40 @@ class KeyFile:
             if status.st_uid != os.geteuid():
                 raise FtError(f"will not read the key in {self.path}: it belongs to another user")
             if status.st_mode & 0o077:
-                self.console.warning(f"others can read your API key: chmod 600 {shell(self.path)}")
+                self.console.warning("others can read your API key", ("chmod", "600", self.path))
             return os.read(descriptor, 4096).decode("ascii", "replace")
         finally:
             os.close(descriptor)
 
     def write(self, key: str) -> None:
-        """Atomic, whatever the umask, and never through a link."""
+        """Store the key: at once or not at all, whatever the umask, and never through a link.
+
+        Raises FtError if the file system refuses.
+        """
         directory = os.path.dirname(self.path)
         temporary = f"{self.path}.{os.urandom(6).hex()}"
-        umask = os.umask(0o077)  # for all that is made here
+        umask = os.umask(0o077)  # makedirs applies its mode to the last directory only
         try:
             os.makedirs(directory, exist_ok=True)
-            if os.path.basename(directory) == SERVICE:  # ours, whoever made it
+            # Any other name is a directory of the user's, whose mode is none of our business.
+            if os.path.basename(directory) == "finetuning":
                 os.chmod(directory, 0o700)
             try:
-                with open(
-                    os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w"
-                ) as file:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                with open(os.open(temporary, flags, 0o600), "w") as file:
                     file.write(key + "\n")
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(temporary, self.path)
             finally:
-                remove_file(temporary)
+                try_remove(temporary)
         except OSError as error:
             raise FtError(f"cannot store the key in {self.path}: {error.strerror}") from None
         finally:
             os.umask(umask)
 
     def clear(self) -> bool:
+        """Remove the file and return whether there was one. Raises FtError if it stays."""
         try:
             os.unlink(self.path)
         except FileNotFoundError:
@@ -1337,8 +1458,8 @@ class KeyFile:
         return True
 
 
-def remove_file(path: str) -> bool:
-    """Whether `path` is gone, as far as can be told."""
+def try_remove(path: str) -> bool:
+    """Remove a file and return whether it is gone, as far as can be known."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -1348,13 +1469,17 @@ def remove_file(path: str) -> bool:
     return True
 
 
-class Keys:
-    """The sources of an API key, in the reference's order: flag, variable, keychain, file."""
+class ApiKeys:
+    """The sources of an API key, in the reference's order: flag, variable, keychain, file.
 
-    def __init__(self, console: Console, flag: str | None) -> None:
+    `keychain_error` says why the keychain could not be reached, once it was tried.
+    """
+
+    def __init__(self, console: Console, override: str | None) -> None:
+        """`override` is the value of --api-key."""
         self.console = console
-        self.flag = flag
-        self.trouble = ""  # why the keychain cannot be reached, once it was tried
+        self.override = override
+        self.keychain_error = ""
 
     @cached_property
     def keychain(self) -> MacKeychain | WindowsCredentials | SecretService:
@@ -1367,93 +1492,98 @@ class Keys:
 
     @cached_property
     def file(self) -> KeyFile | None:
+        """The plaintext fallback, which only Linux has."""
         return None if sys.platform in ("darwin", "win32") else KeyFile(self.console)
 
-    def given(self) -> tuple[str, str] | None:
-        """What this invocation was given as a key, by flag or variable, and the name of that
-        source.
-        """
-        for text, source in (
-            (self.flag, "--api-key"),
-            (os.environ.get("FINETUNING_API_KEY"), "FINETUNING_API_KEY"),
-        ):
+    def from_invocation(self) -> Key | None:
+        """Return the key of --api-key or FINETUNING_API_KEY, unchecked; an empty one is unset."""
+        variable = os.environ.get("FINETUNING_API_KEY")
+        for text, source in ((self.override, "--api-key"), (variable, "FINETUNING_API_KEY")):
             if text and text.strip():
-                return text, source
+                return Key(text, source, is_stored=False)
         return None
 
     @cached_property
-    def found(self) -> tuple[str, str] | None:
-        """The key and the name of its source, from the first source that has one; later ones are
-        not touched.
-        """
-        text, source = self.given() or (self._stored(), self.keychain.name)
-        if self.file and not (text and text.strip()):
-            text, source = self.file.read(), self.file.path
-        return (check_key(text, source), source) if text and text.strip() else None
+    def _found(self) -> Key | None:
+        key = self.from_invocation()
+        if key is None:
+            key = Key(self._read_keychain() or "", self.keychain.name, is_stored=True)
+        if self.file and not key.text.strip():
+            key = Key(self.file.read() or "", self.file.path, is_stored=True)
+        if not key.text.strip():
+            return None
+        return Key(parse_key(key.text, key.source), key.source, key.is_stored)
 
-    def _stored(self) -> str | None:
-        """What the keychain holds; None, with `trouble` set, when it cannot be reached."""
+    def _read_keychain(self) -> str | None:
+        """Return what the keychain holds; None, with `keychain_error` set, if it is unavailable."""
         try:
             return self.keychain.read()
-        except Unavailable as error:
-            self.trouble = str(error)
-            if isinstance(error, NoAnswer):
+        except KeychainUnavailable as error:
+            self.keychain_error = str(error)
+            if isinstance(error, KeychainTimeout):
                 self.console.warning(f"{error}; going on without {self.keychain.name}")
             return None
 
-    def require(self) -> str:
-        """The key; FtError with the three ways to give one when there is none."""
-        if self.found is None:
-            reason = (
-                f" ({self.keychain.name} cannot be reached: {self.trouble})" if self.trouble else ""
-            )
-            raise FtError(
-                f"no API key{reason}",
-                f"get one at {KEY_URL}, then run `ft auth login`, set FINETUNING_API_KEY or pass "
-                "--api-key",
-            )
-        return self.found[0]
+    def find(self) -> Key:
+        """Return the API key and where it came from.
 
-    def store(self, key: str) -> str:
-        """Keep `key` in the keychain or, on a Linux that has none, in the file; the name of the
-        place.
+        Sources are tried in order, and the rest are left alone once one has a key. Raises FtError,
+        with the three ways to give a key, if there is none, and UsageError if it is malformed.
+        """
+        if self._found is None:
+            why = ""
+            if self.keychain_error:
+                why = f" ({self.keychain.name} cannot be reached: {self.keychain_error})"
+            raise FtError(
+                f"no API key{why}",
+                f"get one at {KEY_URL}, then run `ft auth login`, set FINETUNING_API_KEY "
+                "or pass --api-key",
+            )
+        return self._found
+
+    def save(self, key: str) -> str:
+        """Store a key in the keychain or, on a Linux that has none, in the file.
+
+        Returns the name of the place. Raises FtError if it cannot be stored.
         """
         try:
             self.keychain.write(key)
-        except Unavailable as error:  # only the Secret Service raises it
-            assert self.file
-            self.trouble = str(error)
+        except KeychainUnavailable as error:
+            assert self.file  # only the Secret Service of Linux raises it
+            self.keychain_error = str(error)
             self.file.write(key)
             return self.file.path
         if self.file:
             self.file.clear()
         return self.keychain.name
 
-    def forget(self) -> list[str]:
-        """Remove the key from the file and the keychain; the names of the places that had one.
-        FtError when a keychain keeps it, or may.
+    def remove(self) -> list[str]:
+        """Remove the key from the keychain and the file, and return the places that had one.
+
+        Raises FtError if a keychain keeps it, or may.
         """
-        removed = [self.file.path] if self.file and self.file.clear() else []
+        places = [self.file.path] if self.file and self.file.clear() else []
         try:
             if self.keychain.clear():
-                removed.insert(0, self.keychain.name)
-        except (FtError, NoAnswer) as error:
-            for place in removed:
+                places.insert(0, self.keychain.name)
+        except (FtError, KeychainTimeout) as error:
+            for place in places:
                 self.console.note(f"removed the key from {place}")
             if isinstance(error, FtError):
                 raise
             raise FtError(f"{self.keychain.name} may still hold the key: {error}") from None
-        except Unavailable as error:
-            self.trouble = str(error)
-        return removed
+        except KeychainUnavailable as error:
+            self.keychain_error = str(error)
+        return places
 
 
-# --- transport ------------------------------------------------------------------------------------
+# --- 5. HTTP -------------------------------------------------------------------------------------
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header: a whole number or an HTTP date (0 for a past one); None
-    for anything else.
+    """Return the seconds that a Retry-After header asks for, or None if it cannot be understood.
+
+    The value is a whole number of seconds or an HTTP date; a past date gives 0 (RFC 9110, 10.2.3).
     """
     if value is None:
         return None
@@ -1464,716 +1594,1049 @@ def parse_retry_after(value: str | None) -> float | None:
 
     try:
         date = parsedate_to_datetime(value)
-        date = (
-            date if date.tzinfo else date.replace(tzinfo=timezone.utc)
-        )  # the form of asctime names no zone
+        # The asctime form of a date names no zone; it is always UTC.
+        date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
         return max(0.0, date.timestamp() - time.time())
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-        IndexError,
-        UnboundLocalError,
-    ):  # the last is one of 3.8's own
+    # Python 3.8's parser itself can raise UnboundLocalError.
+    except (TypeError, ValueError, OverflowError, IndexError, UnboundLocalError):
         return None
 
 
-def reason(error: BaseException) -> str:
-    """Why a connection failed, in a few words."""
+def describe_failure(error: BaseException) -> str:
+    """Return why a connection failed, in a few words."""
     import socket
 
     if isinstance(error, socket.timeout):
         return "it did not answer in time"
     if isinstance(error, socket.gaierror):
-        return "its name cannot be found"
-    certificate = getattr(error, "verify_message", None)
-    if certificate:
-        return f"its certificate is not trusted: {certificate}"
+        return "host not found"
+    complaint = getattr(error, "verify_message", None)
+    if complaint:
+        return f"its certificate is not trusted: {complaint}"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(text)
 
 
-def certificate_hint(error: BaseException) -> str | None:
+def hint_for_certificate(error: BaseException) -> str:
+    """Return what a user can do about a certificate that failed verification."""
     bundle = os.environ.get("SSL_CERT_FILE")
     if bundle and not os.path.exists(bundle):
         return f"SSL_CERT_FILE names {bundle}, which does not exist"
-    if sys.version_info >= (3, 13) and re.search(
-        "key identifier|basic constraints|key usage", str(error), re.IGNORECASE
-    ):
-        return (
-            "Python 3.13 checks private CAs more strictly: reissue the CA with the extension "
-            "named above"
-        )
+    strict = re.search("key identifier|basic constraints|key usage", str(error), re.IGNORECASE)
+    if sys.version_info >= (3, 13) and strict:
+        return "Python 3.13 is stricter with private CAs: reissue the CA with the missing extension"
     if bundle:
-        return f"SSL_CERT_FILE names {bundle}: does it hold the CA that signed this certificate?"
+        return f"SSL_CERT_FILE names {bundle}: does it contain the CA that signed this certificate?"
     return "behind a company's proxy or CA, set SSL_CERT_FILE to its bundle"
 
 
-class Response:
-    """An open answer; close it. `host` is the name of who answered, for messages."""
+class RetryPolicy:
+    """Which failures of a request allow sending it again, and how often in all.
 
-    def __init__(self, raw: http.client.HTTPResponse, host: str) -> None:
-        self.raw = raw
-        self.host = host
+    A failure to connect always does, because nothing was sent. `if_sent` says whether a request
+    may be repeated that the service may already have received, `statuses` after which answers.
+    """
+
+    def __init__(self, *, if_sent: bool, statuses: tuple[int, ...], attempts: int) -> None:
+        self.if_sent = if_sent
+        self.statuses = statuses
+        self.attempts = attempts
+
+    def allows(self, failure: NetworkError | ApiError) -> bool:
+        if isinstance(failure, ApiError):
+            return failure.status in self.statuses
+        return not failure.final and (self.if_sent or not failure.sent)
+
+
+TRANSIENT_STATUSES = (500, 502, 503, 504)
+READ = RetryPolicy(if_sent=True, statuses=(429, *TRANSIENT_STATUSES), attempts=MAX_ATTEMPTS)
+# A change that the service may have made is reported, never repeated.
+CHANGE = RetryPolicy(if_sent=False, statuses=(429,), attempts=MAX_ATTEMPTS)
+# A submission costs a credit, and its 429 tells the user to slow down.
+SUBMISSION = RetryPolicy(if_sent=False, statuses=(), attempts=2)
+# Polling asks again by itself, at its own pace.
+POLL = RetryPolicy(if_sent=False, statuses=(), attempts=1)
+
+
+class Retries:
+    """Count the attempts of one request and wait between them.
+
+    There is no new attempt once `seconds` have passed or the waits add up to RETRY_TIME.
+    """
+
+    def __init__(
+        self, console: Console, policy: RetryPolicy, seconds: float = float("inf")
+    ) -> None:
+        self.console = console
+        self.policy = policy
+        self.attempts = 1
+        self._end = time.monotonic() + seconds
+        self._left = RETRY_TIME
+
+    def wait_or_raise(self, failure: NetworkError | ApiError) -> None:
+        """Wait as long as `failure` asks for, or else with full jitter, before another attempt.
+
+        Raises `failure` if there must be no other attempt.
+        """
+        import random
+
+        delay = failure.retry_after
+        if delay is None:
+            delay = random.random() * min(8.0, 0.5 * 2**self.attempts)
+        exhausted = self.attempts >= self.policy.attempts or delay > self._left
+        if exhausted or time.monotonic() > self._end or not self.policy.allows(failure):
+            raise failure
+        self.attempts += 1
+        self._left -= delay
+        if delay > 1:
+            self.console.note(f"{failure.message}; trying again in {delay:.0f} s")
+        self.console.sleep_with_status(delay, lambda: "waiting to try again")
+
+
+class TimedReader(io.RawIOBase):
+    """The receiving half of a connection, which gives up at a deadline even if bytes drip in.
+
+    The deadline is a time of time.monotonic, or None to limit only each receive (READ_TIMEOUT).
+    """
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase, deadline: float | None) -> None:
+        self._sock = sock
+        self._raw = raw  # holding it keeps the socket open
+        self._deadline = deadline
+        self._is_paused = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Receive what has arrived. Raises socket.timeout at the deadline."""
+        if self._is_paused:
+            return None  # io's way of saying that nothing has arrived
+        own_timeout = self._sock.gettimeout()
+        try:
+            return self._receive(buffer)
+        finally:
+            self._sock.settimeout(own_timeout)  # a TLS handshake may follow, through a proxy
+
+    def _receive(self, buffer: Any) -> int:
+        import socket
+
+        left = READ_TIMEOUT
+        while True:
+            if self._deadline is not None:
+                left = min(left, self._deadline - time.monotonic())
+            if left <= 0:
+                raise socket.timeout("timed out")
+            # In short steps: Python notices a signal that comes just before recv only after it.
+            step = min(left, 1.0)
+            self._sock.settimeout(step)
+            try:
+                return self._sock.recv_into(buffer)
+            except socket.timeout as error:
+                if error.errno:  # the system's own ETIMEDOUT
+                    raise
+                left -= step
+
+    def set_deadline(self, deadline: float | None) -> None:
+        self._deadline = deadline
+
+    def has_leftover(self, buffer: io.BufferedReader) -> bool:
+        """Return whether `buffer`, which reads from this reader, holds bytes not yet asked for."""
+        self._is_paused = True
+        try:
+            return bool(buffer.peek(1))
+        finally:
+            self._is_paused = False
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+@lru_cache(maxsize=None)
+def http_classes() -> Any:
+    """Return a namespace with our subclasses of urllib's and http.client's classes.
+
+    They are made on first use: importing urllib takes three times as long as starting Python.
+    """
+    import http.client
+    import urllib.request
+    from types import SimpleNamespace
+
+    class Answer(http.client.HTTPResponse):
+        """An answer that is read through a TimedReader and whose interim answers are skipped."""
+
+        fp: Any = None  # what close() looks at if a signal interrupts __init__
+
+        def __init__(self, sock: socket.socket, *args: Any, deadline: Any, **options: Any) -> None:
+            super().__init__(sock, *args, **options)
+            self.reader = TimedReader(sock, self.fp.detach(), deadline)
+            self.fp = io.BufferedReader(self.reader, 65536)
+
+        def begin(self) -> None:
+            """Read the head of the final answer: http.client skips 100, but not 102 and 103."""
+            for _ in range(MAX_INTERIM_ANSWERS):
+                super().begin()
+                if not 100 <= self.status < 200:
+                    return
+                # begin() does nothing once it has headers.
+                self.headers = self.msg = None  # type: ignore[assignment]
+            raise http.client.HTTPException("too many interim answers")
+
+    class Request(urllib.request.Request):
+        """A request that knows its deadline and whether it may travel on a kept connection."""
+
+        def __init__(
+            self, url: str, fields: Any, deadline: Any, reuse: bool, **options: Any
+        ) -> None:
+            super().__init__(url, **options)
+            self.fields = fields  # its headers; urllib would write X-api-key
+            self.deadline = deadline
+            self.reuse = reuse
+            self.origin: str = self.host
+
+        @property
+        def proxy(self) -> str:
+            """The host and port of the proxy that urllib chose, without its password, or ""."""
+            return self.host if self._tunnel_host else ""  # type: ignore[attr-defined]
+
+        @property
+        def title(self) -> str:
+            """What to call the other side in messages."""
+            return f"{self.origin} through the proxy {self.proxy}" if self.proxy else self.origin
+
+    class ProxyHandler(urllib.request.ProxyHandler):
+        """urllib's choice of a proxy, with a clear error for one that it would misunderstand."""
+
+        def proxy_open(self, request: Any, proxy: str, scheme: str) -> None:
+            if not urllib.request.proxy_bypass(request.host):
+                check_proxy(proxy)
+                super().proxy_open(request, proxy, scheme)
+
+    class Handler(urllib.request.BaseHandler):
+        """The last of urllib's handlers. It hands requests to HttpClient instead of do_open.
+
+        do_open hides the moment of connecting and closes every connection.
+        """
+
+        def __init__(self, send: Callable[[Any], Response]) -> None:
+            self.http_open = self.https_open = send
+
+    return SimpleNamespace(
+        Answer=Answer, Request=Request, ProxyHandler=ProxyHandler, Handler=Handler
+    )
+
+
+def check_proxy(proxy: str) -> None:
+    """Raise UsageError if HTTPS_PROXY is not the address of an HTTP proxy."""
+    if proxy.lower().startswith("socks"):
+        raise UsageError("SOCKS proxies are not supported: HTTPS_PROXY must name an HTTP proxy")
+    match = re.fullmatch(r"(https?://)?([^/]*@)?([^/@]+)/?", proxy, re.IGNORECASE)
+    try:
+        parse_url(f"https://{match[3] if match else ''}", "HTTPS_PROXY")
+    except ValueError:
+        raise UsageError(
+            "HTTPS_PROXY is not the address of a proxy, such as http://proxy:3128"
+        ) from None
+
+
+class Response:
+    """An answer whose head has arrived. Leaving its `with` block keeps or closes the connection.
+
+    `status`, `reason` and `headers` are http.client's. `content_type` is in lower case and without
+    parameters. `host` names who answered, for messages.
+    """
+
+    def __init__(self, client: HttpClient, request: Any, connection: Any, raw: Any) -> None:
         self.status: int = raw.status
-        self.headers = raw.headers
-        self.type: str = raw.headers.get_content_type() if "Content-Type" in raw.headers else ""
+        self.reason: str = raw.reason or ""
+        self.headers: http.client.HTTPMessage = raw.headers
+        # Cut out by hand: http.client's own method parses parameters and can fail on them.
+        content_type: str = raw.headers.get("Content-Type", "")
+        self.content_type = content_type.partition(";")[0].strip().lower()
+        self.host: str = request.origin
+        self._client, self._request, self._connection, self._raw = client, request, connection, raw
+        codings = ",".join(raw.headers.get_all("Transfer-Encoding") or []).lower().split(",")
+        self._codings = [coding.strip() for coding in codings if coding.strip()]
+        self._chunk_left: int | None = None  # None before a chunk's size has been read
+        self._received = 0
+        self._is_complete = self.status in (204, 304)
 
     def __enter__(self) -> Response:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.raw.close()
+        reusable = self._is_complete and self.status in (200, 206) and self._can_be_followed()
+        self._raw.close()
+        self._client.release(self._request, self._connection, reusable)
 
-    def length(self) -> int | None:
-        """The announced length in bytes; None for a chunked body. NetworkError where it cannot be
-        known.
+    def _can_be_followed(self) -> bool:
+        """Return whether the connection may carry another request: open, and nothing left on it."""
+        if self._raw.will_close or self._raw.version != 11 or not self._request.reuse:
+            return False
+        return not self._raw.reader.has_leftover(self._raw.fp)
+
+    @cached_property
+    def _length(self) -> int | None:
+        """Return the number of bytes announced, or None if chunks or the connection's end tell.
+
+        Raises NetworkError if the headers contradict themselves (RFC 9112, 6.3).
         """
-        lengths = self.headers.get_all("Content-Length") or []
-        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+        if self._codings == ["chunked"]:  # wins over a Content-Length
+            return None
+        if self._codings:
+            coding = ", ".join(self._codings)
+            raise NetworkError(f"{self.host} sent an answer encoded as {coding}", final=True)
+        lengths = self.headers.get_all("Content-Length")
+        if lengths is None:
             return None
         if len(lengths) != 1 or not re.fullmatch("[0-9]{1,15}", lengths[0].strip(), re.ASCII):
             raise NetworkError(f"{self.host} does not say how long its answer is")
         return int(lengths[0])
 
-    def read(self, count: int) -> bytes:
-        """The next bytes, at most `count`; empty at the end. NetworkError when the connection
-        breaks.
+    def content_length(self) -> int | None:
+        """Return the announced length in bytes, or None if the body comes in chunks.
+
+        Raises NetworkError if nothing but the end of the connection would end the body.
         """
-        import http.client
+        if self._length is None and not self._codings:
+            raise NetworkError(f"{self.host} does not say how long its answer is")
+        return self._length
 
+    def read(self, count: int) -> bytes:
+        """Return the next bytes, at most `count`; none at the end of the body.
+
+        Raises NetworkError if the connection breaks or the body is cut off.
+        """
+        if self._is_complete:
+            return b""
         try:
-            return self.raw.read1(count)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise NetworkError(f"the answer from {self.host} broke off: {reason(error)}") from None
+            return self._read_chunked(count) if self._codings else self._read_plain(count)
+        except NetworkError:
+            raise
+        except Exception as error:
+            raise self._broken(describe_failure(error)) from None
 
-    def readinto(self, buffer: memoryview) -> int:
-        """As `read`, into `buffer`, a track without a copy on the way; how many bytes."""
-        import http.client
+    def _broken(self, why: str) -> NetworkError:
+        return NetworkError(f"the answer from {self.host} broke off: {why}")
 
-        if self.raw.chunked:
-            data = self.read(len(buffer))
-            buffer[: len(data)] = data
-            return len(data)
-        try:
-            return (
-                self.raw.fp.readinto1(buffer) if self.raw.fp else 0
-            )  # no `fp`: a body of no bytes
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise NetworkError(f"the answer from {self.host} broke off: {reason(error)}") from None
+    def _read_plain(self, count: int) -> bytes:
+        """Return bytes of a body that its announced length or the end of the connection ends."""
+        left = count if self._length is None else self._length - self._received
+        data: bytes = self._raw.fp.read1(min(count, left)) if left else b""
+        self._received += len(data)
+        if self._received == self._length or (self._length is None and not data):
+            self._is_complete = True
+        elif not data:
+            raise self._broken(f"{self._received} of {self._length} bytes")
+        return data
+
+    def _read_chunked(self, count: int) -> bytes:
+        """Return bytes of a chunk (RFC 9112, 7.1).
+
+        http.client takes any two bytes for the end of a chunk, and so loses bytes in silence.
+        """
+        if self._chunk_left is None:
+            size = self._read_line().partition(b";")[0].strip()
+            if not re.fullmatch(b"[0-9A-Fa-f]{1,15}", size):
+                raise self._broken("a chunk without a size")
+            self._chunk_left = int(size, 16)
+        if self._chunk_left == 0:
+            while self._read_line():  # trailers
+                pass
+            self._is_complete = True
+            return b""
+        data: bytes = self._raw.fp.read1(min(count, self._chunk_left))
+        if not data:
+            raise self._broken("in the middle of a chunk")
+        self._chunk_left -= len(data)
+        if self._chunk_left == 0:
+            if self._read_line():
+                raise self._broken("a chunk longer than its size")
+            self._chunk_left = None
+        return data
+
+    def _read_line(self) -> bytes:
+        """Return a line without its CR LF. Raises NetworkError if it does not end so."""
+        line: bytes = self._raw.fp.readline(MAX_LINE_BYTES)
+        if not line.endswith(b"\r\n"):
+            raise self._broken("a line without an end")
+        return line[:-2]
 
     def read_all(self, limit: int) -> bytes:
-        """The whole body. NetworkError when it is cut off or longer than `limit` bytes."""
-        lengths = self.headers.get_all("Content-Length")
-        expected = self.length() if lengths else None
-        if expected is not None and expected > limit:
-            raise NetworkError(
-                f"the answer from {self.host} is too long: {size(expected)}", final=True
-            )
+        """Return the whole body. Raises NetworkError if it is cut off or has over `limit` bytes."""
+        if self._length is not None and self._length > limit:
+            size = format_size(self._length)
+            raise NetworkError(f"the answer from {self.host} is too long: {size}", final=True)
         body = bytearray()
-        while expected is None or len(body) < expected:
-            piece = self.read(limit + 1 - len(body) if expected is None else expected - len(body))
+        while True:
+            piece = self.read(limit + 1 - len(body))
+            if not piece:
+                return bytes(body)
             body += piece
             if len(body) > limit:
+                size = format_size(limit)
                 raise NetworkError(
-                    f"the answer from {self.host} is too long: over {size(limit)}", final=True
+                    f"the answer from {self.host} is too long: over {size}", final=True
                 )
-            if not piece:
-                break
-        if expected is not None and len(body) < expected:
-            raise NetworkError(
-                f"the answer from {self.host} broke off: {len(body)} of {expected} bytes"
-            )
-        return bytes(body)
 
 
-class Attempts:
-    """The attempts that one piece of work gets: at most 4, waiting for at most RETRY_BUDGET in all
-    between them.
+class HttpClient:
+    """Send requests through urllib and read their answers. It knows neither keys nor JSON.
+
+    `https_only` refuses plain http for public files. Connections whose answers end cleanly are
+    kept for later GETs to the same origin; a POST or a poll always opens a new one, so that a
+    connection which the server has closed in silence never makes it unclear what was received.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, https_only: bool) -> None:
         self.console = console
-        self.count = 1
-        self._budget = RETRY_BUDGET
+        self.https_only = https_only
+        self._kept: dict[tuple[str, str, str], list[Any]] = {}  # idle connections, by their route
+        self._answering: dict[tuple[str, int], tuple[str, int]] = {}  # the address of each host
 
-    def another(self, failure: NetworkError | ApiError) -> None:
-        """Wait for the next attempt, as long as `failure` asks or with full jitter. Raises
-        `failure` when there is none.
-        """
-        import random
-
-        seconds = failure.retry_after
-        if seconds is None:
-            seconds = random.random() * min(8.0, 0.5 * 2**self.count)
-        if self.count == ATTEMPTS or seconds > self._budget:
-            raise failure
-        self.count += 1
-        self._budget -= seconds
-        if seconds > 1:
-            self.console.note(f"{failure.message}; trying again in {seconds:.0f} s")
-        self.console.wait(seconds, lambda: "waiting to try again")
-
-
-class Transport:
-    """The only part that talks to the network: `call` for the API, `open_public` for everything
-    without a key.
-    """
-
-    def __init__(self, console: Console, base_url: str) -> None:
-        self.console = console
-        self.base_url = base_url
-        self.key: str | None = None  # goes to the base URL's own origin and nowhere else
-        self.key_source = ""  # of a key that is not the stored one
-        self._tls: ssl.SSLContext | None = None
-
-    # One request
-
-    def _proxy(self, scheme: str, host: str) -> tuple[str | None, str]:
-        """The proxy for https to `host`, if any, and its name, which holds no password. Plain http
-        stays on this machine (check_address), so no proxy sees it.
-        """
-        import urllib.request
-
-        proxy = urllib.request.getproxies().get("https")
-        if not proxy or scheme == "http" or urllib.request.proxy_bypass(host):
-            return None, ""
-        if proxy.lower().startswith("socks"):
-            raise UsageError("SOCKS proxies are not supported: HTTPS_PROXY must name an HTTP proxy")
-        match = re.fullmatch(r"(https?://)?([^/]*@)?([^/@]+)/?", proxy, re.IGNORECASE)
-        try:
-            check_address(f"https://{match[3] if match else ''}", "HTTPS_PROXY")
-        except ValueError:
-            raise UsageError(
-                "HTTPS_PROXY is not the address of a proxy, such as http://proxy:3128"
-            ) from None
-        return proxy, match[3] if match else ""
-
-    def _opener(
-        self, scheme: str, proxy: str | None, deadline: float | None
-    ) -> urllib.request.OpenerDirector:
-        """urllib with the few handlers we need: no redirects, statuses are answers and not
-        exceptions, errors before the request was sent are told apart, and each receive is bounded
-        by `deadline` (time.monotonic).
-        """
-        import http.client
-        import io
-        import socket
-        import urllib.request
-
-        class Socket(io.RawIOBase):
-            """The receiving half of a connection, which gives up at the deadline however slowly
-            bytes drip in.
-            """
-
-            def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
-                self.sock = sock
-                self.raw = raw  # keeps it open
-
-            def readable(self) -> bool:
-                return True
-
-            def readinto(self, buffer: Any) -> int:
-                left = READ_TIMEOUT
-                while True:
-                    if deadline is not None:
-                        left = min(left, deadline - time.monotonic())
-                    if left <= 0:
-                        raise socket.timeout("timed out")
-                    piece = min(
-                        left, 1.0
-                    )  # a signal that comes just before a receive is seen only after it
-                    self.sock.settimeout(piece)
-                    try:
-                        return self.sock.recv_into(buffer)
-                    except socket.timeout as error:
-                        if error.errno:  # the system's own
-                            raise
-                        left -= piece
-
-            def close(self) -> None:
-                self.raw.close()
-                super().close()
-
-        class Answer(http.client.HTTPResponse):
-            fp: Any = None  # what is closed when a signal comes before there is more
-
-            def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
-                super().__init__(sock, *args, **options)
-                self.fp = io.BufferedReader(Socket(sock, self.fp.detach()), 65536)
-
-        def connect(connection: http.client.HTTPConnection) -> None:
-            """What fails in here was not sent: names, TCP, TLS, the proxy's CONNECT."""
-            connection.response_class = Answer
-            try:
-                type(connection).connect(connection)
-                connection.sock.settimeout(READ_TIMEOUT)
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                raise Unsent(error) from None
-
-        def open_http(host: str, **options: Any) -> Any:
-            connection: Any = http.client.HTTPConnection(host, **options)
-            if scheme == "https":
-                connection = http.client.HTTPSConnection(host, context=self._context(), **options)
-            connection.connect = lambda: connect(connection)
-            return connection
-
-        class Handler(urllib.request.AbstractHTTPHandler):
-            def open(self, request: urllib.request.Request) -> Any:
-                return self.do_open(open_http, request)
-
-            http_open = https_open = open
-            http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
-
-        opener = urllib.request.OpenerDirector()
-        opener.addheaders = []
-        if proxy:
-            opener.add_handler(urllib.request.ProxyHandler({scheme: proxy}))
-        opener.add_handler(Handler())
-        return opener
-
-    def _context(self) -> ssl.SSLContext:
-        import ssl
-
-        if self._tls is None:
-            try:
-                self._tls = ssl.create_default_context()
-            except OSError as error:  # SSLKEYLOGFILE names what cannot be written
-                raise Unsent(error) from None
-        return self._tls
-
-    def send(
+    def request(
         self,
         method: str,
         url: str,
         headers: dict[str, str],
         body: bytes | None = None,
+        *,
         deadline: float | None = None,
+        reuse: bool = False,
     ) -> Response:
-        """One request to an address that `check_address` took, and its answer, whatever its status.
-        NetworkError.
+        """Send one request to an address that parse_url accepts, and return its answer.
+
+        `deadline` (of time.monotonic) limits the whole answer, otherwise only its head and each
+        receive are limited. `reuse` lets a GET travel on a kept connection. Raises NetworkError if
+        there is no answer; its `sent` is False if the request cannot have been received.
         """
-        import http.client
+        headers = {"User-Agent": f"ft/{__version__}", **headers}
+        request = http_classes().Request(url, headers, deadline, reuse, data=body, method=method)
+        response: Response = self._opener.open(request)
+        return response
+
+    @cached_property
+    def _opener(self) -> urllib.request.OpenerDirector:
+        """Return urllib's frame: its choice of a proxy, and then `_send`."""
         import urllib.request
 
-        match = check_address(url, "the address")
-        scheme, host = (
-            match["scheme"].lower(),
-            match["host"] + (f":{match['port']}" if match["port"] else ""),
-        )
-        proxy, name = self._proxy(scheme, host)
-        through = f" through the proxy {name}" if proxy else ""
-        headers = {"User-Agent": f"ft/{__version__}", **headers}
-        request = urllib.request.Request(url, body, headers, method=method)
-        self.console.log(f"> {method} {url}{through}")
-        for header, value in headers.items():
-            self.console.log(f"> {header}: {value}")
+        opener = urllib.request.OpenerDirector()
+        proxy = urllib.request.getproxies().get("https")
+        if proxy:  # plain http stays on this machine (parse_url), where no proxy is needed
+            opener.add_handler(http_classes().ProxyHandler({"https": proxy}))
+        opener.add_handler(http_classes().Handler(self._send))
+        return opener
+
+    def _send(self, request: Any) -> Response:
+        """Send `request` on a kept or a new connection, once urllib has chosen its proxy."""
+        import socket
+
+        through = f" through the proxy {request.proxy}" if request.proxy else ""
+        self.console.log(f"> {request.get_method()} {request.full_url}{through}")
+        for name, value in request.fields.items():
+            self.console.log(f"> {name}: {value}")
         start = time.monotonic()
-        try:
-            raw = self._opener(scheme, proxy, deadline).open(request, timeout=CONNECT_TIMEOUT)
-        except Unsent as error:
-            cause = error.args[0]
-            untrusted = hasattr(cause, "verify_message")
-            refused = re.match(
-                "Tunnel connection failed: 4", str(cause)
-            )  # http.client's words for a proxy's 4xx
-            self.console.log(f"< not sent: {reason(cause)}")
-            raise NetworkError(
-                f"cannot connect to {host}{through}: {reason(cause)}",
-                certificate_hint(cause) if untrusted else None,
-                sent=False,
-                final=untrusted or refused is not None,
-            ) from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            cause = getattr(error, "reason", None)  # URLError's, and the text of others
-            if not isinstance(cause, BaseException):
-                cause = error
-            self.console.log(f"< no answer: {reason(cause)}")
-            raise NetworkError(f"no answer from {host}{through}: {reason(cause)}") from None
-        self.console.log(f"< {raw.status} {raw.reason} ({time.monotonic() - start:.2f} s)")
-        for header, value in raw.headers.items():
-            self.console.log(f"< {header}: {value}")
-        return Response(raw, host)
-
-    # Calls of the API
-
-    def call(self, method: str, path: str, body: Any = None, *, retry: str = "all") -> Json:
-        """The JSON object that answers, after as many attempts as are safe: `retry` is "all" (a
-        GET), "chunk" (a bulk request), "create" (costs a credit) or "none" (the caller asks again
-        itself). ApiError for a 4xx or 5xx, NetworkError for no usable answer.
-        """
-        attempts, start = Attempts(self.console), time.monotonic()
+        connection = self._take_kept(request)
+        is_kept = connection is not None
         while True:
+            connection = connection or self._connect(request)
             try:
-                return self._call_once(method, path, body)
-            except NetworkError as error:
-                failure: NetworkError | ApiError = error
-                again = retry != "none" and not error.final and (retry == "all" or not error.sent)
-                if retry == "create" and attempts.count > 1:
-                    again = False
-            except ApiError as error:
-                failure = error
-                again = (retry in ("all", "chunk") and error.status == 429) or (
-                    retry == "all" and error.status in (500, 502, 503, 504)
-                )
-            if not again or time.monotonic() - start > CALL_DEADLINE:
-                raise failure
-            attempts.another(failure)
+                raw = self._exchange(connection, request)
+                break
+            except Exception as error:
+                connection.close()
+                why = describe_failure(error)
+                self.console.log(f"< no answer: {why}")
+                if not is_kept or isinstance(error, socket.timeout):
+                    raise NetworkError(f"no answer from {request.title}: {why}") from None
+            # The server had closed the connection meanwhile, and a GET may be sent again.
+            connection, is_kept = None, False
+        self.console.log(f"< {raw.status} {raw.reason} ({time.monotonic() - start:.2f} s)")
+        for name, value in raw.headers.items():
+            self.console.log(f"< {name}: {value}")
+        return Response(self, request, connection, raw)
 
-    def _call_once(self, method: str, path: str, body: Any) -> Json:
-        headers = {"Accept": "application/json"}
-        data = None
-        if self.key is not None:
-            headers["X-API-Key"] = self.key
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-            data = format_json(body).encode("utf-8")
-        with self.send(
-            method, self.base_url + path, headers, data, time.monotonic() + CALL_DEADLINE
-        ) as response:
-            if 300 <= response.status < 400:
-                where = response.headers.get("Location", "nowhere")
-                raise NetworkError(
-                    f"refusing to follow {response.host} to {where} (HTTP {response.status})",
-                    final=True,
-                )
-            if response.status >= 400:
-                raise self._api_error(response)
-            content = response.read_all(MAX_JSON)
-            try:
-                document = parse_json(content)
-            except ValueError:
-                document = None
-            if response.status < 200 or not isinstance(document, dict):
-                raise NetworkError(
-                    f"unexpected reply from {response.host} (HTTP {response.status}, "
-                    f"{response.type or 'no type'})",
-                    f"is {self.base_url} the right base URL?"
-                    if response.type == "text/html"
-                    else None,
-                )
-            return document
+    def _connect(self, request: Any) -> Any:
+        """Open a connection: name, TCP, the proxy's CONNECT, TLS.
 
-    def _api_error(self, response: Response) -> ApiError:
-        """Whatever can be learnt from a 4xx or 5xx, whose body may be anything or break off."""
-        error: Any = None
-        try:
-            error = parse_json(response.read_all(MAX_ERROR)).get("error")
-        except (NetworkError, ValueError, AttributeError):
-            pass
-        if not isinstance(error, dict):
-            error = {}
-        message, code = error.get("message"), error.get("code")
-        wait = parse_retry_after(response.headers.get("Retry-After"))
-        if wait is None and is_number(error.get("retryAfter")) and 0 <= error["retryAfter"] < 1e9:
-            wait = float(error["retryAfter"])
-        if not isinstance(message, str) or not message:
-            message = f"HTTP {response.status} {response.raw.reason or ''}".rstrip()
-        failure = ApiError(
-            response.status,
-            message,
-            code if isinstance(code, str) else "",
-            error.get("details"),
-            wait,
-        )
-        if code == "INVALID_API_KEY" and self.key_source:
-            failure.hint = (
-                f"the key from {self.key_source} may have been revoked: give another, "
-                "or run `ft auth login`"
-            )
-        return failure
-
-    # Public files: tracks on the media host, releases
-
-    def open_public(self, url: str, headers: dict[str, str]) -> Response:
-        """A GET without the key, along at most 5 redirects, never from https to http. The answer is
-        a 200 or, if `headers` ask for a Range, a 206 or 416. NetworkError.
+        Raises NetworkError with `sent` False, because nothing has been sent yet.
         """
-        from urllib.parse import quote, urljoin
+        import http.client
 
-        for _ in range(REDIRECTS + 1):
-            self._check_public(url)
-            response = self.send(
-                "GET", url, {"Accept": "*/*", "Accept-Encoding": "identity", **headers}
+        connection: Any = None
+        try:
+            if request.type == "https":
+                connection = http.client.HTTPSConnection(
+                    request.host, timeout=CONNECT_TIMEOUT, context=self._tls_context
+                )
+            else:
+                connection = http.client.HTTPConnection(request.host, timeout=CONNECT_TIMEOUT)
+            connection._create_connection = self._open_socket  # there is no public way
+            connection.response_class = partial(
+                http_classes().Answer, deadline=time.monotonic() + READ_TIMEOUT
             )
+            if request.proxy:
+                connection.set_tunnel(request.origin, headers=dict(request.header_items()))
+            connection.connect()
+            connection.sock.settimeout(READ_TIMEOUT)
+        except Exception as error:
+            if connection:
+                connection.close()
+            why = describe_failure(error)
+            is_untrusted = hasattr(error, "verify_message")
+            # http.client has no exception of its own for a proxy that refuses.
+            is_refused = re.match("Tunnel connection failed: 4", str(error)) is not None
+            self.console.log(f"< not sent: {why}")
+            raise NetworkError(
+                f"cannot connect to {request.title}: {why}",
+                hint_for_certificate(error) if is_untrusted else "",
+                sent=False,
+                final=is_untrusted or is_refused,
+            ) from None
+        return connection
+
+    @cached_property
+    def _tls_context(self) -> ssl.SSLContext:
+        import ssl
+
+        return ssl.create_default_context()
+
+    def _open_socket(
+        self, address: tuple[str, int], timeout: float, *source: object
+    ) -> socket.socket:
+        """Connect to a host: first to that address of it which answered before, if any.
+
+        Otherwise each request would wait for a dead first address to time out.
+        """
+        import socket
+
+        known = self._answering.pop(address, None)
+        try:
+            sock = socket.create_connection(known or address, timeout)
+        except OSError:
+            if not known:
+                raise
+            sock = socket.create_connection(address, timeout)
+        self._answering[address] = sock.getpeername()[:2]
+        return sock
+
+    def _exchange(self, connection: Any, request: Any) -> Any:
+        """Send the request and return http.client's answer, once its head has arrived.
+
+        Whatever fails here, the request may have been received.
+        """
+        import socket
+
+        head_deadline = request.deadline or time.monotonic() + CALL_TIMEOUT
+        connection.response_class = partial(http_classes().Answer, deadline=head_deadline)
+        try:
+            connection.request(request.get_method(), request.selector, request.data, request.fields)
+        except socket.timeout:
+            raise
+        except OSError:
+            # The other side may have refused and hung up before it had read everything. Its
+            # answer, if one has arrived, says more than the broken connection.
+            pass
+        raw = connection.getresponse()
+        raw.reader.set_deadline(request.deadline)
+        return raw
+
+    def _take_kept(self, request: Any) -> Any:
+        """Return an idle connection that is still open and quiet, or None."""
+        import select
+
+        idle = self._kept.get(self._route(request), []) if request.reuse else []
+        while idle:
+            connection = idle.pop()
+            try:
+                # A connection that has something to read was closed, or answers unasked.
+                if not select.select([connection.sock], [], [], 0)[0]:
+                    return connection
+            except (OSError, ValueError):  # too many descriptors for select
+                pass
+            connection.close()
+        return None
+
+    @staticmethod
+    def _route(request: Any) -> tuple[str, str, str]:
+        return request.type, request.origin, request.proxy
+
+    def release(self, request: Any, connection: Any, reusable: bool) -> None:
+        """Keep the connection of an answer that was closed, or close it."""
+        if reusable:
+            self._kept.setdefault(self._route(request), []).append(connection)
+        else:
+            connection.close()
+
+    def get_public(self, url: str, headers: dict[str, str]) -> Response:
+        """GET a public file without the key, along at most 5 redirects, never from https to http.
+
+        Returns an answer of 200 or, if `headers` ask for a Range, of 206 or 416. Raises
+        NetworkError for any other.
+        """
+        from urllib.parse import urljoin
+
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity", **headers}
+        for _ in range(MAX_REDIRECTS + 1):
+            url = self._check_public(url)
+            response = self.request("GET", url, headers, reuse=True)
             if response.status == 200 or ("Range" in headers and response.status in (206, 416)):
                 return response
             with response:
                 target = response.headers.get("Location")
                 if response.status not in (301, 302, 303, 307, 308) or not target:
-                    failure = NetworkError(
-                        f"HTTP {response.status} from {response.host}",
-                        final=response.status not in (429, 500, 502, 503, 504),
-                    )
-                    failure.retry_after = parse_retry_after(response.headers.get("Retry-After"))
-                    if failure.retry_after is not None:
-                        failure.hint = f"retry after {failure.retry_after:.0f} s"
-                    raise failure
+                    raise self._refusal(response)
                 try:
-                    following = urljoin(url, quote(target, safe="!#$%&'()*+,/:;=?@[]~")).partition(
-                        "#"
-                    )[0]
+                    target = urljoin(url, quote_url(target))
                 except ValueError:
                     raise NetworkError(
-                        f"{response.host} sent us to no address: {target}", final=True
+                        f"{response.host} redirects to no address: {target}", final=True
                     ) from None
-                if url.lower().startswith("https:") and not following.lower().startswith("https:"):
+                if url.lower().startswith("https:") and not target.lower().startswith("https:"):
                     raise NetworkError(
-                        f"refusing to follow {response.host} from https to {following}", final=True
+                        f"refusing to follow {response.host} from https to {target}", final=True
                     )
-                url = following
-        raise NetworkError(f"more than {REDIRECTS} redirects from {response.host}", final=True)
+                url = target
+        raise NetworkError(f"more than {MAX_REDIRECTS} redirects from {response.host}", final=True)
 
-    def _check_public(self, url: str) -> None:
-        """https anywhere; http on loopback, and only for a service that is there itself."""
+    def get_bytes(self, url: str, limit: int) -> bytes:
+        """Return the content of a small public file, after as many attempts as a read allows."""
+        retries = Retries(self.console, READ)
+        while True:
+            try:
+                with self.get_public(url, {}) as response:
+                    return response.read_all(limit)
+            except NetworkError as failure:
+                retries.wait_or_raise(failure)
+
+    def _check_public(self, url: str) -> str:
+        """Return `url` in a form that can be sent.
+
+        Raises NetworkError unless it is https, or http on loopback for a service that is there too.
+        """
+        url = quote_url(url)
         try:
-            match = check_address(url, f"the address {url}")
+            match = parse_url(url, f"the address {url}")
         except ValueError as error:
             raise NetworkError(str(error), final=True) from None
-        if match["scheme"].lower() == "http" and self.base_url.lower().startswith("https:"):
+        if match["scheme"].lower() == "http" and self.https_only:
             raise NetworkError(f"the address {url} must be https", final=True)
+        return url
+
+    @staticmethod
+    def _refusal(response: Response) -> NetworkError:
+        """Return the error for a status that is neither a file nor a redirect."""
+        delay = parse_retry_after(response.headers.get("Retry-After"))
+        failure = NetworkError(
+            f"HTTP {response.status} from {response.host}",
+            "" if delay is None else f"retry after {delay:.0f} s",
+            final=response.status not in READ.statuses,
+        )
+        failure.retry_after = delay
+        return failure
 
 
-class Unsent(Exception):
-    """Holds what failed before a request was sent. No OSError, so that urllib lets it through as it
-    is.
-    """
+def quote_url(url: str) -> str:
+    """Return `url` without its fragment, and with what a URL cannot hold percent-encoded."""
+    from urllib.parse import quote
+
+    return quote(url.partition("#")[0], safe="!$%&'()*+,/:;=?@[]~", errors="surrogatepass")
 
 
-# --- Api ------------------------------------------------------------------------------------------
+# --- 6. API --------------------------------------------------------------------------------------
 
 
-def member(container: Any, name: str, kind: type) -> Any:
-    """`container[name]`, which the contract says is a `kind`. NetworkError where the answer breaks
-    it.
-    """
+def get_member(container: Any, name: str, kind: type) -> Any:
+    """Return `container[name]`. Raises NetworkError unless it is a `kind`, as the contract says."""
     value = container.get(name) if isinstance(container, dict) else None
     if not isinstance(value, kind):
         raise NetworkError(f"unexpected reply from the service: no `{name}`", final=True)
     return value
 
 
-def records(container: Any, name: str) -> list[Json]:
-    """The list of objects in `container[name]`."""
-    found: list[Any] = member(container, name, list)
+def get_records(container: Any, name: str) -> list[Json]:
+    """Return the list of objects in `container[name]`. Raises NetworkError if it is none."""
+    found: list[Any] = get_member(container, name, list)
     if not all(isinstance(item, dict) for item in found):
-        raise NetworkError(f"unexpected reply from the service: odd `{name}`", final=True)
+        raise NetworkError(f"unexpected reply from the service: invalid `{name}`", final=True)
     return found
 
 
-def text_of(record: Json, name: str, absent: str = "-") -> str:
-    """A member of a record for people."""
-    value = record.get(name)
-    if value is None or value == "":
-        return absent
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return value if isinstance(value, str) else format_json(value)
-
-
-def listing(collection: str) -> str:
-    """The command that lists a collection."""
-    return "ft sfx list" if collection == SOUND_EFFECTS else "ft list"
-
-
 class Api:
-    """One method for each endpoint, in the order of the API's documentation. Each returns the
-    document as the service sent it, or raises ApiError or NetworkError.
+    """The service's API: one method an endpoint, in the order of its documentation.
+
+    Each returns the document as the service sent it. All raise ApiError if the service refuses
+    (4xx, 5xx) and NetworkError if there is no usable answer. The key goes to `base_url` and nowhere
+    else.
     """
 
-    def __init__(self, transport: Transport) -> None:
-        self.transport = transport
+    def __init__(self, http: HttpClient, base_url: str, key: Key | None = None) -> None:
+        self.http = http
+        self.base_url = base_url
+        self.key = key
+
+    def get_health(self) -> Json:
+        """Send GET /health, which needs no key."""
+        return self._call("GET", "/health")
+
+    def get_account(self) -> Json:
+        """Send GET /v1/me; the account is under `data`."""
+        document = self._call("GET", self._path("me"))
+        get_member(document, "data", dict)
+        return document
+
+    def submit(self, kind: Kind, endpoint: str, body: Json) -> Json:
+        """Send POST /v1/generations, /v1/instrumental or /v1/sound-effects, which costs a credit.
+
+        It is never repeated once the service may have received it. The record is under `data` and
+        has an `id`.
+        """
+        advice = f"do not submit again before `{kind.list_command}` has told you"
+        try:
+            document = self._call("POST", self._path(endpoint), body, SUBMISSION)
+            identifier = get_member(get_member(document, "data", dict), "id", str)
+            if not identifier.strip():
+                raise NetworkError("unexpected reply from the service: an empty `id`")
+            return document
+        except NetworkError as error:
+            if not error.sent:
+                raise
+            message = f"{error.message}; the submission may have been accepted"
+            raise NetworkError(message, advice) from None
+        except ApiError as error:
+            if error.code == "QUEUE_FULL":
+                error.explain(f"`{kind.list_command} --status processing` shows what is in flight")
+            # Any other 5xx leaves open whether the service has accepted the submission.
+            if error.status >= 500 and error.code != "GENERATION_FAILED":
+                error.explain(f"it may have been accepted: {advice}")
+            raise
+
+    def get_record(self, kind: Kind, identifier: str, retry: RetryPolicy | None = None) -> Json:
+        """Send GET /v1/generations/:id or /v1/sound-effects/:id; the record is under `data`."""
+        try:
+            document = self._call("GET", self._path(kind.path, identifier), retry=retry or READ)
+        except ApiError as error:
+            if error.status == 404:
+                shows = f"`{kind.list_command}` shows"
+                is_whole = re.fullmatch(UUID_PATTERN, identifier)
+                error.explain(
+                    f"{shows} your ids" if is_whole else f"an id has 36 characters: {shows} them"
+                )
+            raise
+        get_member(document, "data", dict)
+        return document
+
+    def list_records(self, kind: Kind, **query: Any) -> Json:
+        """Send GET /v1/generations or /v1/sound-effects: `limit`, `offset`, `status`, `type`."""
+        document = self._call("GET", self._path(kind.path, **query))
+        get_records(get_member(document, "data", dict), kind.list_field)
+        return document
+
+    def list_all_records(self, kind: Kind, offset: int = 0, **query: Any) -> Iterator[Json]:
+        """Yield the documents of all pages from `offset` on, with each record only once.
+
+        Tracks made meanwhile push old ones to the next page, where they would come again.
+        """
+        known: set[str] = set()
+        while True:
+            document = self.list_records(kind, limit=99, offset=offset or None, **query)
+            data = document["data"]
+            fresh = [
+                record for record in data[kind.list_field] if field_text(record, "id") not in known
+            ]
+            known.update(field_text(record, "id") for record in fresh)
+            data[kind.list_field] = fresh
+            yield document
+            following = data.get("nextOffset")
+            # A page without anything new would be the first of endless repetitions.
+            if not fresh or data.get("hasMore") is not True or not isinstance(following, int):
+                return
+            if following <= offset:
+                return
+            offset = following
+
+    def bulk_delete(self, ids: list[str]) -> Json:
+        """Send POST /v1/generations/bulk-delete, with at most 100 ids."""
+        return self._call("POST", self._path("generations", "bulk-delete"), {"ids": ids}, CHANGE)
+
+    def get_playlists(self) -> Json:
+        """Send GET /v1/playlists; all of the user's are under `data.playlists`."""
+        document = self._call("GET", self._path("playlists"))
+        get_records(get_member(document, "data", dict), "playlists")
+        return document
+
+    def get_playlist(self, playlist: str) -> Json:
+        """Send GET /v1/playlists/:id; its tracks are under `data.tracks`."""
+        document = self._call("GET", self._path("playlists", playlist))
+        get_records(get_member(document, "data", dict), "tracks")
+        return document
+
+    def add_tracks(self, playlist: str, ids: list[str]) -> Json:
+        """Send POST /v1/playlists/:id/tracks, with at most 100 ids."""
+        path = self._path("playlists", playlist, "tracks")
+        return self._call("POST", path, {"trackIds": ids}, CHANGE)
+
+    def remove_tracks(self, playlist: str, ids: list[str]) -> Json:
+        """Send POST /v1/playlists/:id/tracks/bulk-remove, with at most 100 ids."""
+        path = self._path("playlists", playlist, "tracks", "bulk-remove")
+        return self._call("POST", path, {"trackIds": ids}, CHANGE)
+
+    def move_tracks(self, source: str, target: str, ids: list[str]) -> Json:
+        """Send POST /v1/playlists/:id/tracks/move, with at most 100 ids."""
+        path = self._path("playlists", source, "tracks", "move")
+        return self._call("POST", path, {"trackIds": ids, "targetPlaylistId": target}, CHANGE)
 
     @staticmethod
     def _path(*parts: str, **query: Any) -> str:
+        """Return the path of an endpoint; a member of the query that is None is left out."""
         from urllib.parse import quote, urlencode
 
         given = {name: value for name, value in query.items() if value is not None}
         path = "/".join(["/v1", *(quote(part, safe="", errors="surrogatepass") for part in parts)])
         return path + (f"?{urlencode(given)}" if given else "")
 
-    def health(self) -> Json:
-        return self.transport.call("GET", "/health")
+    def _call(
+        self, method: str, path: str, body: Json | None = None, retry: RetryPolicy | None = None
+    ) -> Json:
+        """Return the JSON object that answers, after as many attempts as `retry` allows."""
+        policy = retry or READ
+        retries = Retries(self.http.console, policy, CALL_TIMEOUT)
+        while True:
+            try:
+                return self._call_once(method, path, body, reuse=policy is READ)
+            except (NetworkError, ApiError) as failure:
+                retries.wait_or_raise(failure)
 
-    def me(self) -> Json:
-        return self.transport.call("GET", self._path("me"))
-
-    def create(self, endpoint: str, body: Json) -> Json:
-        """POST /v1/generations, /v1/instrumental or /v1/sound-effects: costs a credit, so it is
-        never repeated once it may have been received. The record under `data` has an `id`.
-        """
-        unsure = f"do not submit again before `{listing(endpoint)}` has told you"
-        try:
-            document = self.transport.call("POST", self._path(endpoint), body, retry="create")
-            identifier = member(member(document, "data", dict), "id", str)
-            if not identifier.strip():
-                raise NetworkError("unexpected reply from the service: an empty `id`")
-            return document
-        except NetworkError as error:
-            if error.sent:
+    def _call_once(self, method: str, path: str, body: Json | None, reuse: bool) -> Json:
+        headers = {"Accept": "application/json"}
+        data = None
+        if self.key is not None:
+            headers["X-API-Key"] = self.key.text
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            data = format_json(body).encode("utf-8")
+        deadline = time.monotonic() + CALL_TIMEOUT
+        with self.http.request(
+            method, self.base_url + path, headers, data, deadline=deadline, reuse=reuse
+        ) as response:
+            # A redirect would carry the key elsewhere, or turn a POST into a GET.
+            if 300 <= response.status < 400:
+                target = response.headers.get("Location", "nowhere")
                 raise NetworkError(
-                    f"{error.message}; the submission may have been accepted", unsure
-                ) from None
-            raise
-        except ApiError as error:
-            if error.code == "QUEUE_FULL" and error.hint:
-                error.hint = error.hint.replace("ft list", listing(endpoint))
-            if (
-                error.status >= 500 and error.code != "GENERATION_FAILED"
-            ):  # that one says that it was not
-                error.hint = "; ".join(
-                    filter(None, [error.hint, f"it may have been accepted: {unsure}"])
+                    f"refusing to follow {response.host} to {target} (HTTP {response.status})",
+                    final=True,
                 )
-            raise
+            if response.status >= 400:
+                raise self._read_error(response)
+            return self._read_document(response)
 
-    def record(self, collection: str, identifier: str, retry: str = "all") -> Json:
-        """GET /v1/generations/:id or /v1/sound-effects/:id; the record is under `data`."""
-        document = self.transport.call("GET", self._path(collection, identifier), retry=retry)
-        member(document, "data", dict)
-        return document
-
-    def records(self, collection: str, **query: Any) -> Json:
-        """GET /v1/generations or /v1/sound-effects: limit, offset, status, type."""
-        document = self.transport.call("GET", self._path(collection, **query))
-        records(member(document, "data", dict), LIST_NAMES[collection])
-        return document
-
-    def delete(self, ids: list[str]) -> Json:
-        return self.transport.call(
-            "POST", self._path(GENERATIONS, "bulk-delete"), {"ids": ids}, retry="chunk"
-        )
-
-    def playlists(self) -> Json:
-        document = self.transport.call("GET", self._path("playlists"))
-        records(member(document, "data", dict), "playlists")
-        return document
-
-    def playlist(self, playlist: str) -> Json:
-        document = self.transport.call("GET", self._path("playlists", playlist))
-        records(member(document, "data", dict), "tracks")
-        return document
-
-    def add_tracks(self, playlist: str, ids: list[str]) -> Json:
-        return self.transport.call(
-            "POST", self._path("playlists", playlist, "tracks"), {"trackIds": ids}, retry="chunk"
-        )
-
-    def remove_tracks(self, playlist: str, ids: list[str]) -> Json:
-        path = self._path("playlists", playlist, "tracks", "bulk-remove")
-        return self.transport.call("POST", path, {"trackIds": ids}, retry="chunk")
-
-    def move_tracks(self, source: str, target: str, ids: list[str]) -> Json:
-        path = self._path("playlists", source, "tracks", "move")
-        return self.transport.call(
-            "POST", path, {"trackIds": ids, "targetPlaylistId": target}, retry="chunk"
-        )
-
-
-# --- work -----------------------------------------------------------------------------------------
-
-
-def check_id(identifier: str, what: str = "id") -> str:
-    """An id as given, if it can be one. UsageError."""
-    if (
-        not identifier
-        or re.search(r"[\s/\x00-\x1f\x7f\ud800-\udfff]", identifier)
-        or identifier in (".", "..")
-    ):
-        raise UsageError(f"not a usable {what}: {identifier!r}")
-    if re.search(KEY_LIKE, identifier):
-        raise UsageError("that is an API key, not an id")
-    return identifier
-
-
-def check_ids(ids: Sequence[str]) -> list[str]:
-    """The ids of a bulk command in order, each once; `-` stands for those on stdin, one a line."""
-    if "-" in ids:
-        text = sys.stdin.buffer.read().decode(
-            "utf-8-sig", "surrogateescape"
-        )  # PowerShell's pipes may begin with a BOM
-        lines = [line.strip() for line in text.splitlines()]
-        i = ids.index("-")
-        ids = [*ids[:i], *filter(None, lines), *(word for word in ids[i + 1 :] if word != "-")]
-        if not ids:
-            raise UsageError("no ids on stdin")
-    return list(dict.fromkeys(check_id(i) for i in ids))
-
-
-def get_record(api: Api, collection: str, identifier: str) -> Json:
-    try:
-        return api.record(collection, identifier)
-    except ApiError as error:
-        if error.status == 404:
-            shows = f"`{listing(collection)}` shows"
-            whole = re.fullmatch(UUID, identifier)
-            error.hint = f"{shows} your ids" if whole else f"an id has 36 characters: {shows} them"
-        raise
-
-
-def wait_for(console: Console, api: Api, collection: str, identifier: str) -> Json:
-    """The document of a record once it is completed or failed. What happens on the network
-    meanwhile is noted and asked again; only a refusal (4xx but 429) is raised. FtError at the
-    time-out.
-    """
-    start = time.monotonic()
-    interval = pause = POLL_FIRST
-    status = "processing"
-
-    def progress() -> str:
-        return f"{status}, {length(int(time.monotonic() - start))}"
-
-    while True:
-        left = start + POLL_DEADLINE - time.monotonic()
-        if left <= 0:
-            raise FtError(
-                f"still processing, run `{command_for('get', collection, identifier)}` later"
-            )
-        console.wait(min(pause, left), progress)
-        pause = interval = min(interval * POLL_FACTOR, POLL_LONGEST)
+    def _read_document(self, response: Response) -> Json:
+        """Return the JSON object in a 2xx. Raises NetworkError for anything else."""
+        content = response.read_all(MAX_JSON_BYTES)
         try:
-            document = api.record(collection, identifier, retry="none")
-        except NetworkError as error:
-            console.note(f"{error.message}; asking again")
-        except ApiError as error:
-            if error.status != 429 and error.status < 500:
-                raise
-            console.note(f"{error.message}; asking again")
-            pause = max(pause, error.retry_after or 0.0)
-        else:
-            status = text_of(document["data"], "status")
-            if status in ("completed", "failed"):
-                return document
+            document = parse_json(content)
+        except ValueError:
+            document = None
+        if response.status < 200 or not isinstance(document, dict):
+            content_type = response.content_type or "no type"
+            is_page = response.content_type == "text/html"
+            raise NetworkError(
+                f"unexpected reply from {response.host} (HTTP {response.status}, {content_type})",
+                f"is {self.base_url} the right base URL?" if is_page else "",
+            )
+        return document
+
+    def _read_error(self, response: Response) -> ApiError:
+        """Return what can be learnt from a 4xx or 5xx, whose body may be anything or break off."""
+        error: Any = None
+        try:
+            error = parse_json(response.read_all(MAX_ERROR_BYTES)).get("error")
+        except (NetworkError, ValueError, AttributeError):
+            pass
+        if not isinstance(error, dict):
+            error = {}
+        message, code = error.get("message"), error.get("code")
+        delay = parse_retry_after(response.headers.get("Retry-After"))
+        if delay is None and is_number(error.get("retryAfter")) and 0 <= error["retryAfter"] < 1e9:
+            delay = float(error["retryAfter"])
+        if not isinstance(message, str) or not message:
+            message = f"HTTP {response.status} {response.reason}".rstrip()
+        code = code if isinstance(code, str) else ""
+        failure = ApiError(response.status, message, code, error.get("details"), delay)
+        if code == "INVALID_API_KEY" and self.key and not self.key.is_stored:
+            failure.explain(
+                f"the key from {self.key.source} may have been revoked: "
+                "give another, or run `ft auth login`"
+            )
+        return failure
 
 
-def command_for(verb: str, collection: str, identifier: str, output: str | None = None) -> str:
-    """The command that goes on with a record, for a person to paste."""
-    words = ["ft", *(["sfx"] if collection == SOUND_EFFECTS else []), verb, identifier]
-    if verb == "download":
-        words.append("--wait")
-    if output is not None:
-        words += [f"--output={output}"] if re.match("-.", output) else ["-o", output]
-    return shell(*words)
+# --- 7. Files ------------------------------------------------------------------------------------
 
 
-def is_directory(output: str) -> bool:
-    """Whether -o names a directory: one that is there, or any that ends like one."""
+class PartFiles:
+    """The hidden files that this process is writing. `main` closes them, so that none is left."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, PartFile] = {}
+        self._lock = allocate_lock()
+        self.closed = False
+
+    def create(self, path: str, suffix: str = ".part") -> PartFile:
+        """Return a hidden file beside `path`, still to be started, that will replace it."""
+        return PartFile(self, path, suffix)
+
+    def start(self, file: PartFile, make: Callable[[], None]) -> None:
+        """Remember `file` and let `make` create it. Raises FtError after `close`."""
+        with self._lock:
+            if self.closed:
+                raise FtError("stopped")
+            self._open[file.hidden_path] = file
+            make()
+
+    def forget(self, file: PartFile) -> None:
+        self._open.pop(file.hidden_path, None)
+
+    def close(self) -> None:
+        """Remove all hidden files. From now on none can be made, not even by other threads."""
+        with self._lock:
+            self.closed = True
+        for file in list(self._open.values()):
+            file.remove()
+
+
+class PartFile:
+    """Write a download to a hidden temporary file and rename it into place once it is complete.
+
+    So a failed download never damages an existing file. All methods raise FtError if the file
+    system refuses. `name` is the path as the user gave it.
+    """
+
+    def __init__(self, part_files: PartFiles, path: str, suffix: str) -> None:
+        self.name = path
+        self._part_files = part_files
+        self._suffix = suffix
+        self._path = self.hidden_path = ""  # until it is started
+        self._file: Any = None
+
+    def __enter__(self) -> PartFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+    def restart(self) -> None:
+        """Begin, or begin again from nothing."""
+        try:
+            if self._file:
+                self._file.seek(0)
+                self._file.truncate()
+                return
+            self._path = os.path.realpath(self.name)  # a link stays a link
+            directory = os.path.dirname(self._path)
+            self.hidden_path = os.path.join(directory, f".ft-{os.urandom(6).hex()}{self._suffix}")
+            os.makedirs(directory, exist_ok=True)
+            self._check_target()
+            self._part_files.start(self, self._make)
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def _check_target(self) -> None:
+        """Raise FtError if the target exists and is not a regular file."""
+        try:
+            mode = os.stat(self._path).st_mode  # fails for a name too long, unlike os.path.exists
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(mode):
+            what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+            raise FtError(f"cannot write {self.name}: it is {what}")
+
+    def _make(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        self._file = open(os.open(self.hidden_path, flags, 0o666), "wb", buffering=0)
+
+    def _refused(self, error: OSError) -> FtError:
+        return FtError(f"cannot write {self.name}: {error.strerror or error}")
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def finish(self) -> None:
+        """Get all bytes onto the disk and close the hidden file, which stays hidden."""
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def commit(self) -> None:
+        """Put the complete file in place of the target."""
+        self.finish()
+        try:
+            os.replace(self.hidden_path, self._path)
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def remove(self) -> None:
+        """Close and remove the hidden file if it is still there."""
+        try:
+            if self._file:
+                self._file.close()
+        except OSError:  # what could not be written is removed with the file
+            pass
+        if try_remove(self.hidden_path):
+            self._part_files.forget(self)
+
+
+class StdoutFile:
+    """A track that goes to stdout (`-o -`), from where nothing can be taken back."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._is_started = False
+
+    def __enter__(self) -> StdoutFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def restart(self) -> None:
+        if self._is_started:
+            raise NetworkError("the download broke off and cannot be resumed", final=True)
+
+    def write(self, data: bytes) -> None:
+        self._is_started = True
+        self.console.write_bytes(data)
+
+    def commit(self) -> None:
+        pass
+
+
+def names_directory(output: str) -> bool:
+    """Return whether -o means a directory: one that exists, or any that ends in a slash."""
     return output.endswith(("/", os.sep)) or os.path.isdir(output)
 
 
-def output_path(output: str | None, record: Json) -> str:
-    """Where a track goes: -o when it names a file, else the default name in -o's or the current
-    directory.
-    """
+def choose_path(output: str | None, record: Json) -> str:
+    """Return where to save a track: -o if it names a file, else a default name in its directory."""
     if output is None:
-        return file_name(record)
-    if is_directory(output):
-        return os.path.join(output, file_name(record))
+        return default_filename(record)
+    if names_directory(output):
+        return os.path.join(output, default_filename(record))
     return output
 
 
-def check_output(output: str | None) -> None:
-    """Make sure that a track can be saved there, making its directory where it is missing.
-    FtError.
+def check_destination(part_files: PartFiles, output: str | None) -> None:
+    """Make sure, before a credit is spent, that a track can be saved where -o says.
+
+    A missing directory is made. Raises FtError if nothing can be written there.
     """
     if output == "-":
         if sys.stdout.isatty():
@@ -2183,715 +2646,806 @@ def check_output(output: str | None) -> None:
         return
     if output == "":
         raise UsageError("-o needs a file or a directory")
-    with Target(output_path(output, {"id": "00000000"})) as target:
-        target.open()
+    with part_files.create(choose_path(output, {"id": "00000000"})) as file:
+        file.restart()
 
 
-class Target:
-    """A file that a track is downloaded to. Bytes go to a hidden file beside it, which replaces it
-    when all are there; what was there before survives any failure. FtError for what the file system
-    refuses.
+class Resume:
+    """How far a download has come, and how to go on with it within this run.
+
+    Only a strong ETag proves that the rest belongs to the same file (RFC 9110, 13.1.5); without
+    one a download starts over.
     """
 
-    unfinished: dict[str, Any] = {}  # the hidden files of this process, open, by their paths
-    stopped = False  # by `main`, which leaves none behind: no thread may make another
-    _making = allocate_lock()
+    def __init__(self) -> None:
+        self.position = 0  # bytes
+        self.total: int | None = None  # bytes; None if the server did not say
+        self._etag = ""
 
-    def __init__(self, path: str) -> None:
-        self.name = path
-        try:
-            self.path = os.path.realpath(path)
-        except OSError as error:  # the working directory is gone
-            raise self._refused(error) from None
-        self._part = os.path.join(os.path.dirname(self.path), f".ft-{os.urandom(6).hex()}.part")
-        self._file: Any = None
+    def headers(self) -> dict[str, str]:
+        """Return the request headers that ask for the rest, or none to ask for the whole."""
+        is_strong = re.fullmatch('"[!#-~]*"', self._etag)
+        if not self.position or self.total is None or not is_strong:
+            return {}
+        return {"Range": f"bytes={self.position}-", "If-Range": self._etag}
 
-    def __enter__(self) -> Target:
-        return self
+    def restart(self, response: Response) -> None:
+        """Begin with an answer that contains the whole file."""
+        self.position, self.total = 0, response.content_length()
+        self._etag = response.headers.get("ETag", "")
 
-    def __exit__(self, *exception: object) -> None:
-        self.remove(self._part)
+    def require_rest(self, response: Response) -> None:
+        """Raise NetworkError unless the answer is exactly the rest; then the next starts over."""
+        content_range = f"bytes {self.position}-{(self.total or 0) - 1}/{self.total}"
+        expected = (206, content_range, self._etag)
+        headers = response.headers
+        if (response.status, headers.get("Content-Range"), headers.get("ETag")) != expected:
+            self._etag = ""
+            raise NetworkError(f"{response.host} did not go on where the track broke off")
 
-    def _refused(self, error: OSError) -> FtError:
-        return FtError(f"cannot write {self.name}: {error.strerror or error}")
-
-    def _check_replaceable(self) -> None:
-        there = os.stat(self.path)  # fails for a name that is too long, unlike os.path.exists
-        if not stat.S_ISREG(there.st_mode):
-            kind = "a directory" if stat.S_ISDIR(there.st_mode) else "not a regular file"
-            raise FtError(f"cannot write {self.name}: it is {kind}")
-        directory = os.stat(os.path.dirname(self.path))
-        if directory.st_mode & stat.S_ISVTX and os.geteuid() not in (
-            0,
-            directory.st_uid,
-            there.st_uid,
-        ):  # as in /tmp
-            raise FtError(f"cannot write {self.name}: it belongs to another user")
-
-    def open(self) -> None:
-        """Begin, or begin again from nothing."""
-        try:
-            if self._file:
-                self._file.seek(0)
-                self._file.truncate()
-                return
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            try:
-                self._check_replaceable()
-            except FileNotFoundError:
-                pass
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-            with self._making:
-                if self.stopped:
-                    raise FtError("stopped")
-                self.unfinished[self._part] = None
-                self._file = open(os.open(self._part, flags, 0o666), "wb", buffering=0)
-                self.unfinished[self._part] = self._file
-        except OSError as error:
-            raise self._refused(error) from None
-
-    def write(self, data: memoryview) -> None:
-        try:
-            while data:
-                data = data[self._file.write(data) :]
-        except OSError as error:
-            raise self._refused(error) from None
-
-    def commit(self) -> None:
-        """All bytes are there: put them in place."""
-        try:
-            os.fsync(self._file.fileno())
-            self._file.close()
-            os.replace(self._part, self.path)
-        except OSError as error:
-            raise self._refused(error) from None
-
-    @classmethod
-    def remove(cls, path: str) -> None:
-        """Close and remove a hidden file, if it is still there."""
-        file = cls.unfinished.get(path)
-        try:
-            if file:
-                file.close()
-        except OSError:  # what it could not write is removed with it
-            pass
-        if remove_file(path):
-            cls.unfinished.pop(path, None)
-
-    @classmethod
-    def remove_unfinished(cls) -> None:
-        with cls._making:
-            cls.stopped = True
-        for path in list(cls.unfinished):
-            cls.remove(path)
+    def require_end(self, host: str) -> None:
+        """Raise NetworkError unless the whole file has arrived, and something at all."""
+        if self.total is not None and self.position != self.total:
+            self._etag = ""
+            raise NetworkError(
+                f"the answer from {host} broke off: {self.position} of {self.total} bytes"
+            )
+        if not self.position:
+            raise NetworkError(f"an empty track from {host}", final=True)
 
 
-class StdoutTarget:
-    """`-o -`: what has been written cannot be taken back."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.written = 0
-
-    def __enter__(self) -> StdoutTarget:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-    def open(self) -> None:
-        if self.written:
-            raise NetworkError("the download broke off and cannot be resumed", final=True)
-
-    def write(self, data: memoryview) -> None:
-        self.console.write_bytes(data)
-        self.written += len(data)
-
-    def commit(self) -> None:
-        pass
-
-
-def fetch(
-    transport: Transport, url: str, target: Target | StdoutTarget, progress: Progress
+def download_file(
+    http: HttpClient, url: str, file: PartFile | StdoutFile, progress: Progress
 ) -> None:
-    """The bytes of `url` into `target`, resumed within this run when the connection breaks and the
-    server can prove that it is still the same file. NetworkError, FtError.
-    """
-    import mmap
+    """Download `url` into `file`, going on where the connection broke if that is safe.
 
-    buffer = memoryview(mmap.mmap(-1, DOWNLOAD_PIECE))  # aligned: copying costs half
-    position, total, etag = 0, None, ""
-    attempts = Attempts(transport.console)
+    Raises NetworkError if the network fails for good, FtError if the file cannot be written.
+    """
+    retries = Retries(http.console, READ)
+    resume = Resume()
     while True:
-        resuming = (
-            position > 0 and total is not None and re.fullmatch('"[!#-~]*"', etag)
-        )  # a strong one
-        headers = {"Range": f"bytes={position}-", "If-Range": etag} if resuming else {}
         try:
-            with transport.open_public(url, headers) as response:
-                rest = (206, f"bytes {position}-{(total or 0) - 1}/{total}", etag)
-                got = (
-                    response.status,
-                    response.headers.get("Content-Range"),
-                    response.headers.get("ETag", etag),
-                )
-                if response.status != 200 and got != rest:
-                    etag = ""  # start over
-                    raise NetworkError(f"{response.host} did not go on where the track broke off")
-                check_track(response)
+            with http.get_public(url, resume.headers()) as response:
+                if response.status != 200:
+                    resume.require_rest(response)
+                check_is_audio(response)
                 if response.status == 200:
-                    progress.restart(position, total, response.length())
-                    position, total, etag = 0, response.length(), response.headers.get("ETag", "")
-                    target.open()
-                while total is None or position < total:
-                    count = response.readinto(
-                        buffer if total is None else buffer[: total - position]
-                    )
-                    if not count:
+                    announced = response.content_length()
+                    progress.start_file(resume.position, resume.total, announced)
+                    file.restart()
+                    resume.restart(response)
+                while True:
+                    data = response.read(READ_SIZE)
+                    if not data:
                         break
-                    target.write(buffer[:count])
-                    position += count
-                    progress.add(count)
-                if total is not None and position < total:
-                    raise NetworkError(
-                        f"the answer from {response.host} broke off: {position} of {total} bytes"
-                    )
-                if not position:
-                    raise NetworkError(f"an empty track from {response.host}", final=True)
-            target.commit()
+                    file.write(data)
+                    resume.position += len(data)
+                    progress.add_bytes(len(data))
+                resume.require_end(response.host)
+            file.commit()
             return
         except NetworkError as failure:
-            if failure.final:
-                raise
-            attempts.another(failure)
+            retries.wait_or_raise(failure)
 
 
-def check_track(response: Response) -> None:
-    """An answer that can be a track: its length known, no encoding, no page or document."""
-    response.length()
+def check_is_audio(response: Response) -> None:
+    """Raise NetworkError if an answer cannot be a track: encoded, a page, or of unknown length."""
+    response.content_length()
     if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
         raise NetworkError(f"{response.host} sent an encoded track", final=True)
-    if response.type.startswith("text/") or re.search(r"\b(json|xml|html)$", response.type):
+    content_type = response.content_type
+    if content_type.startswith("text/") or re.search(r"\b(json|xml|html)$", content_type):
         raise NetworkError(
-            f"unexpected reply from {response.host} (HTTP {response.status}, {response.type})",
+            f"unexpected reply from {response.host} (HTTP {response.status}, {content_type})",
             final=True,
         )
 
 
+# --- 8. Workflows --------------------------------------------------------------------------------
+
+
+class Submission:
+    """What to submit, as plain data: the kind of its record, the endpoint and the request body."""
+
+    def __init__(self, kind: Kind, endpoint: str, body: Json) -> None:
+        self.kind = kind
+        self.endpoint = endpoint
+        self.body = body
+
+
+class Recovery:
+    """Tell the user how to get a track that is paid for, whatever ends the work on it.
+
+    A context manager around the work, set forward by `submitted` and `ended`. On a signal, a broken
+    pipe or an error it says what has become of the track and which command goes on with it.
+    """
+
+    def __init__(self, console: Console, kind: Kind, output: str | None) -> None:
+        self.console = console
+        self.kind = kind
+        self._output = output
+        self._command: tuple[str, ...] = ()
+        self._id_is_known = False  # to the user
+        self._status = ""
+
+    def __enter__(self) -> Recovery:
+        return self
+
+    def submitted(self, identifier: str) -> None:
+        """The service has accepted the submission: from now on the track costs its credit."""
+        self._command = resume_command(self.kind, identifier, self._output)
+
+    def told(self) -> None:
+        """The user has seen the id."""
+        self._id_is_known = True
+
+    def ended(self, record: Json) -> None:
+        """The track is completed, or failed and so beyond recovery."""
+        self._status = field_text(record, "status")
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._status == "failed":
+            return
+        if isinstance(error, StopSignal):
+            self._explain_stop()
+        elif not self._command:
+            return
+        elif isinstance(error, BrokenPipeError) and not self._id_is_known:
+            self.console.hint("the track is not lost", self._command)
+        elif isinstance(error, FtError):
+            error.hint = "; ".join(filter(None, [error.hint, "the track is not lost"]))
+            error.command = self._command
+
+    def _explain_stop(self) -> None:
+        if not self._command:
+            self.console.note(
+                "the submission may have been accepted, and then costs its credit: "
+                f"`{self.kind.list_command}` tells"
+            )
+        elif self._status == "completed":
+            self.console.hint("the track is not lost", self._command)
+        else:
+            self.console.note("the track is still being made and still costs its credit")
+            self.console.hint("", self._command)
+
+
+def resume_command(kind: Kind, identifier: str, output: str | None = None) -> tuple[str, ...]:
+    """Return the words of the command that waits for a track and downloads it."""
+    words = kind.words("download", identifier, "--wait")
+    if output is None:
+        return words
+    # A path that begins with a dash would be taken for a flag.
+    return (*words, f"--output={output}") if re.match("-.", output) else (*words, "-o", output)
+
+
+def note_clamped(console: Console, body: Json, record: Json) -> None:
+    """Tell the user which of the requested numbers the service has changed."""
+    parameters = get_parameters(record)
+    for name in ("duration", "bpm"):
+        # A sound effect's record has no parameters, but `requestedDuration`.
+        got = parameters.get(name, record.get("requestedDuration"))
+        if is_number(got) and name in body and got != body[name]:
+            console.note(f"{name} clamped from {format_json(body[name])} → {format_json(got)}")
+
+
+def wait_for_track(ft: Context, kind: Kind, identifier: str) -> Json:
+    """Poll until a track is completed or failed, and return the document with its record.
+
+    A failure that may pass is noted and asked again. Raises ApiError for a refusal (4xx other than
+    429), and FtError after POLL_TIMEOUT.
+    """
+    console = ft.console
+    start = time.monotonic()
+    interval = pause = POLL_INTERVAL
+    status = "processing"
+
+    def describe() -> str:
+        return f"{status}, {format_duration(int(time.monotonic() - start))}"
+
+    while True:
+        left = start + POLL_TIMEOUT - time.monotonic()
+        if left <= 0:
+            command = quote_command(*kind.words("get", identifier))
+            raise FtError(f"still processing, run `{command}` later")
+        console.sleep_with_status(min(pause, left), describe)
+        pause = interval = min(interval * POLL_BACKOFF, POLL_MAX_INTERVAL)
+        try:
+            document = ft.api.get_record(kind, identifier, POLL)
+        except NetworkError as error:
+            console.note(f"{error.message}; asking again")
+        except ApiError as error:
+            if error.status != 429 and error.status < 500:
+                raise
+            console.note(f"{error.message}; asking again")
+            pause = max(pause, error.retry_after or 0.0)
+        else:
+            status = field_text(document["data"], "status")
+            if status in ("completed", "failed"):
+                return document
+
+
+def require_completed(record: Json) -> Json:
+    """Return `record` if its track is there. Raises FtError if it failed or is not completed."""
+    status = field_text(record, "status")
+    if status == "failed":
+        raise FtError(field_text(record, "errorMessage", "the generation failed"))
+    if status != "completed":
+        raise FtError(f"the track is not completed: {status}", "use `--wait` to wait for it")
+    return record
+
+
 def save_track(
-    ft: Ft, record: Json, output: str | None, progress: Progress, taken: dict[str, str]
+    ft: Context, record: Json, output: str | None, progress: Progress, owners: dict[str, str]
 ) -> str:
-    """Download the completed `record`; the path it went to. `taken`: the paths of this run and
-    their ids.
+    """Download the track of a completed record, and return the path where it is.
+
+    `owners` has the paths of this run and the ids they belong to, so that no track replaces
+    another. Raises NetworkError if the download fails, FtError if the file cannot be written.
     """
     url = record.get("audioUrl")
     if not isinstance(url, str) or not url:
         raise NetworkError(
             "unexpected reply from the service: a completed track without `audioUrl`", final=True
         )
-    path = "-" if output == "-" else output_path(output, record)
-    if taken.setdefault(path, str(record.get("id"))) != str(record.get("id")):
-        raise FtError(f"{path} is the name of {taken[path]} too")
-    target: Target | StdoutTarget = StdoutTarget(ft.console) if path == "-" else Target(path)
-    with target:
-        fetch(ft.transport, url, target, progress)
+    path = "-" if output == "-" else choose_path(output, record)
+    identifier = str(record.get("id"))
+    owner = owners.setdefault(path, identifier)
+    if owner != identifier:
+        raise FtError(f"{path} is the name of {owner} too")
+    file = StdoutFile(ft.console) if path == "-" else ft.part_files.create(path)
+    with file:
+        download_file(ft.http, url, file, progress)
     return path
 
 
-def completed(document: Json) -> Json:
-    """The record in `document`, if its track is there. FtError."""
-    record: Json = document["data"]
-    status = text_of(record, "status")
-    if status == "failed":
-        raise FtError(text_of(record, "errorMessage", "the generation failed"))
-    if status != "completed":
-        raise FtError(f"the track is not completed: {status}", "--wait waits for it")
-    return record
+def report_saved(console: Console, path: str) -> None:
+    """Print where a track was saved: on stderr if the track itself went to stdout."""
+    if path == "-":
+        console.note("Saved to stdout")
+    else:
+        console.print(f"Saved to {path}")
 
 
-class Outcome:
-    """What became of the ids of a bulk command: each is in `done` or in `errors`, once, in the
-    order given.
+def for_each_in_threads(
+    items: Sequence[str], work: Callable[[str], str], on_idle: Callable[[], None]
+) -> Iterator[tuple[str, str, Exception | None]]:
+    """Call `work` for each item in a few threads, and yield (item, result, error) as each ends.
+
+    `on_idle` is called in between, about ten times a second, by the caller's own thread.
+    """
+    import queue
+    import threading
+
+    waiting = list(reversed(items))
+    ended: queue.SimpleQueue[tuple[str, str, Exception | None]] = queue.SimpleQueue()
+
+    def work_off() -> None:
+        while True:
+            try:
+                item = waiting.pop()  # atomic
+            except IndexError:
+                return
+            try:
+                ended.put((item, work(item), None))
+            except Exception as error:
+                ended.put((item, "", error))
+
+    for _ in range(min(PARALLEL_DOWNLOADS, len(items))):
+        # Daemons, so that a signal need not wait for them.
+        threading.Thread(target=work_off, daemon=True).start()
+    left = len(items)
+    while left:
+        on_idle()
+        try:
+            outcome = ended.get(timeout=0.1)
+        except queue.Empty:
+            continue
+        left -= 1
+        yield outcome
+
+
+class Tally:
+    """Count what became of several items, warn of each that failed, and sum up at the end."""
+
+    def __init__(self, console: Console, verb: str, total: int) -> None:
+        self.console = console
+        self._verb = verb
+        self._total = total
+        self._succeeded = 0
+        self._hint = ""
+        self._bug: Exception | None = None
+
+    def succeeded(self, count: int = 1) -> None:
+        self._succeeded += count
+
+    def failed(self, item: str, error: Exception) -> None:
+        """Warn of a failure. The first hint is kept for the end, and so is a bug of our own."""
+        if isinstance(error, FtError):
+            self.console.warning(f"{item}: {error.message}")
+            self._hint = self._hint or error.hint
+        else:
+            self.console.warning(f"{item}: internal error")
+            self._bug = self._bug or error
+
+    def finish(self, document: Json | None = None) -> int:
+        """Print the hint and the summary, or `document` instead, and return the exit code."""
+        if self._hint:
+            self.console.hint(self._hint)
+        if document is None:
+            self.console.print(f"{self._verb} {self._succeeded} of {self._total} track(s)")
+        else:
+            self.console.print_json(document)
+        if self._bug:
+            raise self._bug
+        return 0 if self._succeeded else EXIT_ERROR
+
+
+class BulkResult:
+    """What became of the ids of a bulk command, merged from the answers to its chunks.
+
+    Each id is in `succeeded` or in `errors`, once, in the order given. `verb` ("deleted", "added",
+    …) is where the API lists what succeeded, `id_field` ("id" or "trackId") what it calls the id
+    in an error.
     """
 
-    def __init__(self, done_name: str, id_name: str) -> None:
-        self.done_name = done_name  # "deleted", "added", ...: where the API lists what succeeded
-        self.id_name = id_name  # "id" or "trackId": what the API calls it in an error
-        self.done: list[str] = []
+    def __init__(self, verb: str, id_field: str) -> None:
+        self.verb = verb
+        self.id_field = id_field
+        self.succeeded: list[str] = []
         self.errors: list[Json] = []
-        self.extra: Json = {}  # whatever else the service sent, around `data`
-        self.extra_data: Json = {}  # and in it
+        self._document: Json = {}  # whatever else the service sent, around `data`
+        self._data: Json = {}  # and in it
 
-    def fail(self, ids: Iterable[str], why: str) -> None:
-        self.errors += [{self.id_name: identifier, "error": why} for identifier in ids]
+    def add_failures(self, ids: Iterable[str], reason: str) -> None:
+        self.errors += [{self.id_field: identifier, "error": reason} for identifier in ids]
 
-    def merge(
-        self,
-        chunk: list[str],
-        document: Json,
-        otherwise: str = "outcome unknown: not in the answer",
-    ) -> None:
-        """Take in the answer for `chunk`; ids that it does not mention are errors. NetworkError for
-        an odd answer.
+    def add_answer(self, ids: list[str], document: Json, otherwise: str) -> None:
+        """Take in the answer to a chunk; ids that it does not mention fail with `otherwise`.
+
+        Raises NetworkError if the answer is not what the contract says.
         """
-        data = member(document, "data", dict)
-        done = {str(identifier).lower() for identifier in member(data, self.done_name, list)}
-        failed = [] if data.get("errors") is None else records(data, "errors")
-        errors = {str(error.get(self.id_name)).lower(): error for error in failed}
-        self.extra.update(document)
-        self.extra_data.update(data)
-        for identifier in chunk:
-            if identifier.lower() in done:
-                self.done.append(identifier)
+        data = get_member(document, "data", dict)
+        succeeded = {str(identifier).lower() for identifier in get_member(data, self.verb, list)}
+        failed = [] if data.get("errors") is None else get_records(data, "errors")
+        errors = {str(error.get(self.id_field)).lower(): error for error in failed}
+        self._document.update(document)
+        self._data.update(data)
+        for identifier in ids:
+            if identifier.lower() in succeeded:
+                self.succeeded.append(identifier)
             elif identifier.lower() in errors:
                 self.errors.append(errors[identifier.lower()])
             else:
-                self.fail([identifier], otherwise)
+                self.add_failures([identifier], otherwise)
 
-    def document(self) -> Json:
-        data = {**self.extra_data, self.done_name: self.done, "errors": self.errors}
+    def add_refusal(self, ids: list[str], error: ApiError) -> None:
+        """Take in ADD_FAILED or MOVE_FAILED: nothing succeeded, and `details` lists the reasons."""
+        details = error.details if isinstance(error.details, list) else []
+        errors = [item for item in details if isinstance(item, dict)]
+        self.add_answer(ids, {"data": {self.verb: [], "errors": errors}}, error.reason)
+
+    def to_document(self) -> Json:
+        """Return the merged answer, in the form of the service's own."""
+        data = {**self._data, self.verb: self.succeeded, "errors": self.errors}
         if not self.errors:
             del data["errors"]
-        return {**self.extra, "data": data}
+        return {**self._document, "data": data}
 
 
-def run_batch(
-    ft: Ft,
-    args: argparse.Namespace,
-    ids: list[str],
-    send: Callable[[list[str]], Json],
-    done_name: str,
-    id_name: str = "trackId",
+def run_bulk(
+    ft: Context, ids: list[str], send: Callable[[list[str]], Json], result: BulkResult
 ) -> int:
-    """Send `ids` in chunks of 100, tell what became of each; the exit code. A final failure, or a
-    signal, ends it.
+    """Send ids in chunks of 100, report what became of each, and return the exit code.
+
+    A failure for good, or a signal, ends the sending: it is raised after the report.
     """
-    outcome = Outcome(done_name, id_name)
-    failure: FtError | Stopped | None = None
-    for start in range(0, len(ids), CHUNK):
-        chunk = ids[start : start + CHUNK]
+    failure: FtError | StopSignal | None = None
+    for start in range(0, len(ids), MAX_BULK_IDS):
+        chunk = ids[start : start + MAX_BULK_IDS]
         try:
-            outcome.merge(chunk, send(chunk))
+            result.add_answer(chunk, send(chunk), "outcome unknown: not in the answer")
+            continue
         except ApiError as error:
             if error.code in ("ADD_FAILED", "MOVE_FAILED"):
-                details = error.details if isinstance(error.details, list) else []
-                answer = {
-                    "data": {done_name: [], "errors": [d for d in details if isinstance(d, dict)]}
-                }
-                outcome.merge(chunk, answer, otherwise=error.message.rpartition(" (")[0])
+                result.add_refusal(chunk, error)
                 continue
-            failure, known = error, "" if error.status < 500 else "outcome unknown: "
+            failure, prefix = error, "outcome unknown: " if error.status >= 500 else ""
         except NetworkError as error:
-            failure, known = error, "outcome unknown: " if error.sent else "not attempted: "
-        except Stopped as stopped:
-            failure, known = stopped, "outcome unknown: "
-        if failure:
-            outcome.fail(chunk, known + getattr(failure, "message", "interrupted"))
-            outcome.fail(ids[start + CHUNK :], "not attempted")
-            break
-    for item in outcome.errors:
-        ft.console.warning(f"{text_of(item, id_name)}: {text_of(item, 'error', 'failed')}")
-    private = any(
-        item.get("error") == "Cannot add private track to public playlist"
-        for item in outcome.errors
-    )
-    if private and not failure:  # which has a hint of its own
-        ft.console.hint("make the track public at finetuning.ai first")
-    if args.json:
-        ft.console.json(outcome.document())
-    else:
-        total = len(outcome.done) + len(outcome.errors)
-        ft.console.print(f"{done_name.capitalize()} {len(outcome.done)} of {total} track(s)")
+            failure, prefix = error, "outcome unknown: " if error.sent else "not attempted: "
+        except StopSignal as signal_raised:
+            failure, prefix = signal_raised, "outcome unknown: "
+        reason = failure.message if isinstance(failure, FtError) else "interrupted"
+        result.add_failures(chunk, prefix + reason)
+        result.add_failures(ids[start + MAX_BULK_IDS :], "not attempted")
+        break
+    tally = Tally(ft.console, result.verb.capitalize(), len(result.succeeded) + len(result.errors))
+    tally.succeeded(len(result.succeeded))
+    private = "Cannot add private track to public playlist"
+    for item in result.errors:
+        text = field_text(item, "error", "failed")
+        # A failure that ended the command brings a hint of its own.
+        hint = "make the track public at finetuning.ai first"
+        tally.failed(
+            field_text(item, result.id_field),
+            FtError(text, hint if text == private and not failure else ""),
+        )
+    exit_code = tally.finish(result.to_document() if ft.args.json else None)
     if failure:
         raise failure
-    return 0 if outcome.done else FAILED
+    return exit_code
 
 
-# --- commands -------------------------------------------------------------------------------------
+# --- 9. Commands ---------------------------------------------------------------------------------
 
 
-class Ft:
-    """What a command works with; each part is made on first use, so that `ft help` needs no
-    configuration or key.
-    """
+class Context:
+    """What a command works with. Each part is made on first use: help needs no settings or key."""
 
-    def __init__(self, console: Console, args: argparse.Namespace) -> None:
+    def __init__(self, console: Console, part_files: PartFiles, args: argparse.Namespace) -> None:
         self.console = console
+        self.part_files = part_files
         self.args = args
 
     @cached_property
-    def config(self) -> Config:
-        return Config(self.args.config)
+    def settings(self) -> Settings:
+        return Settings(self.args.config)
 
     @cached_property
     def base_url(self) -> str:
         configured = (
-            self.config.base_url
-        )  # even beside the flag, so that a broken file is always told
+            self.settings.base_url
+        )  # even beside the flag: a broken file is always an error
         if self.args.base_url is not None:
-            return check_base_url(self.args.base_url, "--base-url")
+            return parse_base_url(self.args.base_url, "--base-url")
         return (configured or BASE_URL).rstrip("/")
 
     @cached_property
-    def keys(self) -> Keys:
-        return Keys(self.console, self.args.api_key)
+    def keys(self) -> ApiKeys:
+        return ApiKeys(self.console, self.args.api_key)
 
     @cached_property
-    def transport(self) -> Transport:
-        return Transport(self.console, self.base_url)
+    def http(self) -> HttpClient:
+        return HttpClient(self.console, https_only=self.base_url.lower().startswith("https:"))
 
     @cached_property
     def api(self) -> Api:
-        """The API with the user's key."""
-        transport = self.transport
-        transport.key = self.keys.require()
-        _, transport.key_source = self.keys.given() or ("", "")
-        return Api(transport)
+        """The API with the user's key. Raises FtError if there is none."""
+        base_url = self.base_url
+        return Api(self.http, base_url, self.keys.find())
 
 
 class Command:
-    """A declared command. `name` is one word or two; `summary` is the first sentence of its
-    `description`; its records are of `collection`.
+    """A declared command: its name of one word or two, its description, parameters and function.
+
+    `summary` is the first sentence of the description, `kind` that of the records it handles.
     """
 
     def __init__(
         self,
         name: str,
         description: str,
-        run: Callable[[Ft, argparse.Namespace], int | None],
+        function: Callable[[Context, argparse.Namespace], int | None],
         parameters: Sequence[Parameter],
         example: str,
     ) -> None:
         self.name = name
         self.description = description
         self.summary = description.partition(". ")[0].rstrip(".")
-        self.run = run
-        self.parameters = parameters
+        self.function = function
+        self.arguments = [p for p in parameters if not p[0][0].startswith("-")]
+        self.flags = [p for p in parameters if p[0][0].startswith("-")]
         self.example = example
-        self.collection = SOUND_EFFECTS if name.startswith("sfx ") else GENERATIONS
+        self.kind = SOUND_EFFECT if name.startswith("sfx ") else GENERATION
 
     @property
     def usage(self) -> str:
-        """`ft download <id>... [flags]`"""
+        """Return how to call it: `ft download <id>... [flags]`."""
         words = []
-        for names, options in self.parameters:
-            if not names[0].startswith("-"):
-                name: str = options["metavar"]
-                words.append(
-                    {"+": f"{name}...", "*": f"[{name.strip('<>')}]"}.get(
-                        options.get("nargs", ""), name
-                    )
-                )
+        for _, options in self.arguments:
+            name: str = options["metavar"]
+            forms = {"+": f"{name}...", "*": f"[{name.strip('<>')}]"}
+            words.append(forms.get(options.get("nargs", ""), name))
         return " ".join(["ft", self.name, *words, "[flags]"])
 
 
 COMMANDS: dict[str, Command] = {}  # in the order of `ft help`
 
 
-def command(
+def declare(
     name: str, description: str, *parameters: Parameter, example: str
 ) -> Callable[[Any], Any]:
-    """Declare the decorated function as `ft <name>`. It returns nothing or the exit code of a
-    batch; everything else is an exception.
+    """Declare the decorated function as `ft NAME`.
+
+    It returns nothing, or the exit code of a bulk command; everything else is an exception.
     """
 
-    def declare(run: Any) -> Any:
-        COMMANDS[name] = Command(name, description, run, parameters, example)
-        return run
+    def register(function: Any) -> Any:
+        COMMANDS[name] = Command(name, description, function, parameters, example)
+        return function
 
-    return declare
-
-
-def arg(name: str, **options: Any) -> Parameter:
-    """A positional argument, in argparse's own terms."""
-    return (name,), {"metavar": f"<{name}>", **options}
+    return register
 
 
-def flag(*names: str, default: Any = None, shown: str | None = None, **options: Any) -> Parameter:
-    """A flag, in argparse's own terms; its help ends with its default (`shown` where that is no
-    value).
+def arg(name: str, help: str, **options: Any) -> Parameter:  # noqa: A002
+    """Return a positional argument, as argparse's add_argument takes it."""
+    return (name,), {"metavar": f"<{name}>", "help": help, **options}
+
+
+def flag(
+    spec: str,
+    help: str,  # noqa: A002
+    *,
+    default: Any = None,
+    shown: str | None = None,
+    **options: Any,
+) -> Parameter:
+    """Return a flag, as argparse's add_argument takes it.
+
+    `spec` is what help shows: `-o --output <path>`, or without the value for a switch. The help
+    ends with the default, or with `shown` where that is no value.
     """
-    if options.get("action") == "store_true":
+    names = tuple(word for word in spec.split() if word.startswith("-"))
+    *_, last = spec.split()
+    if last in names:
         default, shown = False, "off"
-    options["help"] += f" (default: {default if shown is None else shown})"
+        options["action"] = "store_true"
+    else:
+        options["metavar"] = last
+    options["help"] = f"{help} (default: {default if shown is None else shown})"
     return names, {"default": default, **options}
 
 
-def number(text: str) -> int | float:
+def decimal_number(text: str) -> int | float:
     if not re.fullmatch(r"-?[0-9]{1,300}(\.[0-9]{1,300})?", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+        raise argparse.ArgumentTypeError("not a number")
     return float(text) if "." in text else int(text)
 
 
-def integer(text: str) -> int:
+def whole_number(text: str) -> int:
     if not re.fullmatch(r"-?[0-9]{1,300}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+        raise argparse.ArgumentTypeError("not a whole number")
     return int(text)
 
 
-def page_size(text: str) -> int:
-    count = integer(text)
+def list_limit(text: str) -> int:
+    count = whole_number(text)
     if not 1 <= count <= 99:
-        raise argparse.ArgumentTypeError(f"{count} is not between 1 and 99")
+        raise argparse.ArgumentTypeError("not between 1 and 99")
     return count
 
 
-def page_offset(text: str) -> int:
-    count = integer(text)
+def list_offset(text: str) -> int:
+    count = whole_number(text)
     if count < 0:
-        raise argparse.ArgumentTypeError(f"{count} is negative")
+        raise argparse.ArgumentTypeError("must not be negative")
     return count
+
+
+def webhook_url(text: str) -> str:
+    is_https = re.fullmatch(r"(?i:https)://[^\s/?#]\S*", text) and text.isprintable()
+    if not is_https or len(text) > MAX_WEBHOOK:
+        raise argparse.ArgumentTypeError(
+            f"must be an https address of at most {MAX_WEBHOOK} characters"
+        )
+    return text
 
 
 LANGUAGES = ("en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru")
 MUSICAL_KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-FLATS = {"CB": "B", "DB": "C#", "EB": "D#", "FB": "E", "GB": "F#", "AB": "G#", "BB": "A#"}
+FLATS = ("CB", "DB", "EB", "FB", "GB", "AB", "BB")
+SHARPS_FOR_FLATS = dict(zip(FLATS, ("B", "C#", "D#", "E", "F#", "G#", "A#")))
 
 
 def musical_key(text: str) -> str:
-    """Any case; flats become the sharps that the service knows."""
-    return FLATS.get(text.upper().replace("♭", "B"), text.upper().replace("♯", "#"))
+    """Return a key in the service's spelling: upper case, and sharps instead of flats."""
+    key = text.upper().replace("♯", "#").replace("♭", "B")
+    key = SHARPS_FOR_FLATS.get(key, key)
+    return key if key in MUSICAL_KEYS else text
 
 
-GLOBALS = (
+GLOBAL_FLAGS = (
+    flag("--api-key <key>", "use this API key for this invocation", shown="the stored key"),
+    flag("--base-url <url>", "use this API base URL", shown=BASE_URL),
     flag(
-        "--api-key",
-        metavar="<key>",
-        shown="the stored key",
-        help="use this API key for this invocation",
-    ),
-    flag("--base-url", metavar="<url>", shown=BASE_URL, help="use this API base URL"),
-    flag(
-        "--config",
-        metavar="<path>",
+        "--config <path>",
+        "use this configuration file",
         shown="config.json in the configuration directory",
-        help="use this configuration file",
     ),
-    flag(
-        "-v",
-        "--verbose",
-        action="store_true",
-        help="log HTTP requests and answers to stderr, keys redacted",
-    ),
-    flag("--no-color", action="store_true", help="no colours, like NO_COLOR"),
+    flag("-v --verbose", "log HTTP requests and answers to stderr, keys redacted"),
+    flag("--no-color", "disable ANSI colour, as NO_COLOR does"),
 )
 
-ID = arg("id", help="an id as `ft list` shows it, 36 characters")
-IDS = arg(
-    "id", nargs="+", help="ids as `ft list` shows them; `-` reads them from stdin, one a line"
-)
-PLAYLIST = arg("playlist", help="a playlist's id, or its name in any case")
+ID_ARG = arg("id", "an id as `ft list` shows it, 36 characters")
+IDS_ARG = arg("id", "ids as `ft list` shows them; `-` reads them from stdin, one a line", nargs="+")
+PLAYLIST = arg("playlist", "a playlist's id or its name (upper or lower case)")
 PROMPT = arg(
-    "prompt",
-    nargs="+",
-    help="what to make, in plain words, quoted or not; after -- if it begins with -",
+    "prompt", "what to make, in plain words, quoted or not; after -- if it begins with -", nargs="+"
 )
-JSON = flag("--json", action="store_true", help="print the service's answer as JSON")
-DURATION = flag(
-    "--duration",
-    type=number,
-    metavar="<sec>",
-    shown="60, or defaultDuration of config.json",
-    help="length in seconds, 5-210 on Pro and Lifetime; the service clamps it",
-)
-SEED = flag("--seed", type=integer, metavar="<n>", shown="random", help="reproduce a previous run")
+JSON = flag("--json", "print the service's answer as JSON")
+SEED = flag("--seed <n>", "reproduce a previous run", type=whole_number, shown="random")
 OUTPUT = flag(
-    "-o",
-    "--output",
-    metavar="<path>",
+    "-o --output <path>",
+    "where to save the MP3: a file, a directory, or `-` for stdout",
     shown="<slug>-<short-id>.mp3 in the current directory",
-    help="where to save the MP3: a file, a directory, or `-` for stdout",
 )
-NO_WAIT = flag(
-    "--no-wait", action="store_true", help="print the id once the service has it, and exit"
-)
-RECORD_JSON = flag(
-    "--json", action="store_true", help="print the final record as JSON instead of downloading"
-)
+NO_WAIT = flag("--no-wait", "print the id once the service has accepted the submission, and exit")
+RECORD_JSON = flag("--json", "print the final record as JSON instead of downloading")
 WEBHOOK = flag(
-    "--webhook",
-    type=check_webhook,
-    metavar="<url>",
+    "--webhook <url>",
+    "https address that receives the finished record; implies --no-wait",
+    type=webhook_url,
     shown="none",
-    help="https address that gets the finished record; implies --no-wait",
 )
-ENHANCE = flag("--verbatim", action="store_true", help="take the prompt as it stands, unimproved")
-LIMIT = flag(
-    "--limit", type=page_size, default=20, metavar="<n>", help="how many to show, at most 99"
-)
-OFFSET = flag("--offset", type=page_offset, default=0, metavar="<n>", help="how many to pass over")
-ALL = flag("--all", action="store_true", help="follow the pages to the end, whatever --limit")
+VERBATIM_FLAG = flag("--verbatim", "use the prompt as it is, without improving it")
+LIMIT = flag("--limit <n>", "how many to show, at most 99", type=list_limit, default=20)
+OFFSET = flag("--offset <n>", "how many to skip", type=list_offset, default=0)
+ALL_FLAG = flag("--all", "follow the pages to the end, whatever --limit")
 STATUS = flag(
-    "--status",
-    default="all",
+    "--status <s>",
+    "only these: pending, processing, completed, failed",
     choices=("all", "pending", "processing", "completed", "failed"),
-    metavar="<s>",
-    help="only these: pending, processing, completed, failed",
+    default="all",
 )
-WAIT = flag("--wait", action="store_true", help="wait for a track that is not completed yet")
-YES = flag("-y", "--yes", action="store_true", help="do not ask; required where nobody can answer")
+WAIT_FLAG = flag("--wait", "wait for a track that is not completed yet")
+YES_FLAG = flag("-y --yes", "skip the confirmation; required without a terminal")
 
 
-# auth
+# Sign in and out
 
 
-@command(
+@declare(
     "auth login",
-    "Prompt for an API key and store it in the OS keychain. The key is checked against the "
-    "service first; a key "
-    "that fails leaves the stored one as it was.",
-    flag("--stdin", action="store_true", help="read the key from stdin instead of asking for it"),
+    "Prompt for an API key and store it in the OS keychain. The key is verified with the service "
+    "first; if that fails, a key stored earlier stays.",
+    flag("--stdin", "read the key from stdin instead of prompting"),
     example='echo "$FT_API_KEY" | ft auth login --stdin',
 )
-def auth_login(ft: Ft, args: argparse.Namespace) -> None:
-    if args.api_key and args.api_key.strip():
-        if args.stdin:
-            raise UsageError(
-                "the key is to come from --api-key and from stdin", "leave one of them out"
-            )
-        text, source = args.api_key, "--api-key"
-    elif args.stdin or not sys.stdin.isatty():
-        text, source = (
-            sys.stdin.buffer.read(4096).decode("utf-8-sig", "replace"),
-            "stdin",
-        )  # PowerShell may send a BOM
-        if not text.strip():
-            raise UsageError("no API key on stdin", f"get one at {KEY_URL}")
-    else:
-        import getpass
-
-        source = "the prompt"
-        try:
-            text = getpass.getpass("Paste your API key: ", sys.stderr)
-        except (EOFError, UnicodeError, Stopped) as error:
-            sys.stderr.write("\n")  # getpass leaves its line open
-            if isinstance(error, Stopped):
-                raise
-            raise UsageError("no API key given", f"get one at {KEY_URL}") from None
-        except KeyboardInterrupt:  # Windows reads Ctrl-C as a character here
-            raise Stopped(signal.SIGINT) from None
-    key = check_key(text, source)
-    ft.transport.key, ft.transport.key_source = key, source
-    me = member(Api(ft.transport).me(), "data", dict)
-    place = ft.keys.store(key)
+def log_in(ft: Context, args: argparse.Namespace) -> None:
+    text, source = ask_for_key(args)
+    key = Key(parse_key(text, source), source, is_stored=False)
+    account = Api(ft.http, ft.base_url, key).get_account()["data"]
+    place = ft.keys.save(key.text)
     if ft.keys.file and place == ft.keys.file.path:
-        ft.console.warning(f"{ft.keys.keychain.name} cannot be reached ({ft.keys.trouble})")
+        ft.console.warning(f"{ft.keys.keychain.name} cannot be reached ({ft.keys.keychain_error})")
         ft.console.warning(
-            f"the key is stored in plain text in {place}, readable by you alone (0600)"
+            f"the key is stored in plain text in {place}, which only you can read (0600)"
         )
     ft.console.print(f"Stored in {place}. ✓")
-    ft.console.print(f"Signed in as {text_of(me, 'email')} ({text_of(me, 'tier')} tier)")
+    email, tier = field_text(account, "email"), field_text(account, "tier")
+    ft.console.print(f"Signed in as {email} ({tier} tier)")
     if os.environ.get("FINETUNING_API_KEY", "").strip():
-        ft.console.warning("FINETUNING_API_KEY is set and wins over the stored key")
+        ft.console.warning("FINETUNING_API_KEY is set and overrides the stored key")
 
 
-@command(
+def ask_for_key(args: argparse.Namespace) -> tuple[str, str]:
+    """Return the key to store, unchecked, and where it came from: --api-key, stdin or a prompt.
+
+    Raises UsageError if none is given.
+    """
+    if args.api_key and args.api_key.strip():
+        if args.stdin:
+            raise UsageError("--api-key and --stdin cannot be used together")
+        return args.api_key, "--api-key"
+    if args.stdin or not sys.stdin.isatty():
+        # PowerShell's pipes may begin with a byte order mark.
+        text = sys.stdin.buffer.read(4096).decode("utf-8-sig", "replace")
+        if not text.strip():
+            raise UsageError("no API key on stdin", f"get one at {KEY_URL}")
+        return text, "stdin"
+    import getpass
+
+    try:
+        return getpass.getpass("Paste your API key: ", sys.stderr), "the prompt"
+    except (EOFError, UnicodeError, StopSignal) as error:
+        sys.stderr.write("\n")  # getpass leaves its line open
+        if isinstance(error, StopSignal):
+            raise
+        raise UsageError("no API key given", f"get one at {KEY_URL}") from None
+    except KeyboardInterrupt:  # on Windows, where Ctrl-C is a character here
+        raise StopSignal(signal.SIGINT) from None
+
+
+@declare(
     "auth logout",
     "Forget the stored key. Removes it from the keychain, and from the plaintext fallback if "
     "there is one.",
     example="ft auth logout",
 )
-def auth_logout(ft: Ft, args: argparse.Namespace) -> None:
-    removed = ft.keys.forget()
-    outcome = f"Removed the key from {' and '.join(removed)}" if removed else "No key was stored"
-    if ft.keys.trouble and not removed:
+def log_out(ft: Context, args: argparse.Namespace) -> None:
+    places = ft.keys.remove()
+    outcome = f"Removed the key from {' and '.join(places)}" if places else "No key was stored"
+    if ft.keys.keychain_error and not places:
         outcome = "No key was found"
-        ft.console.note(f"{ft.keys.keychain.name} cannot be reached ({ft.keys.trouble})")
+        ft.console.note(f"{ft.keys.keychain.name} cannot be reached ({ft.keys.keychain_error})")
     ft.console.print(f"Logged out. {outcome}.")
     if os.environ.get("FINETUNING_API_KEY", "").strip():
         ft.console.note("FINETUNING_API_KEY is still set")
 
 
-@command(
+@declare(
     "me",
     "Alias of ft auth whoami. Prints the signed-in account's email, tier and credits.",
     JSON,
     example="ft me --json | jq '.data.limits'",
 )
-@command(
+@declare(
     "auth whoami",
     "Show the signed-in account. Prints its email, tier and credits.",
     JSON,
     example="ft auth whoami",
 )
-def auth_whoami(ft: Ft, args: argparse.Namespace) -> None:
-    document = ft.api.me()
-    me = member(document, "data", dict)
+def show_account(ft: Context, args: argparse.Namespace) -> None:
+    document = ft.api.get_account()
     if args.json:
-        return ft.console.json(document)
-    limits = me.get("limits") if isinstance(me.get("limits"), dict) else {}
-    left = f"{text_of(limits, 'totalRemaining')} left: {text_of(limits, 'monthlyRemaining')} of "
-    left += (
-        f"{text_of(limits, 'monthlyGenerations')} this month, "
-        f"{text_of(limits, 'packCredits')} from packs"
+        return ft.console.print_json(document)
+    account = document["data"]
+    limits = account.get("limits") if isinstance(account.get("limits"), dict) else {}
+    total, monthly, included, packs = (
+        field_text(limits, name)
+        for name in ("totalRemaining", "monthlyRemaining", "monthlyGenerations", "packCredits")
     )
-    ft.console.details(
+    ft.console.print_details(
         [
-            ("Email", text_of(me, "email")),
-            ("Name", text_of(me, "name")),
-            ("Tier", text_of(me, "tier")),
-            ("Credits", left),
-            ("In queue", text_of(limits, "queueDepth")),
+            ("Email", field_text(account, "email")),
+            ("Name", field_text(account, "name")),
+            ("Tier", field_text(account, "tier")),
+            ("Credits", f"{total} left: {monthly} of {included} this month, {packs} from packs"),
+            ("In queue", field_text(limits, "queueDepth")),
         ]
     )
 
 
-# generate
+# Make music
 
 
-@command(
+@declare(
     "generate",
     "Submit, poll, and download in one shot. Costs one credit. The prompt is free prose; when you "
-    "stop waiting, the "
-    "track is still made, and `ft download <id>` gets it.",
+    "stop waiting, the track is still made, and `ft download <id>` gets it.",
     PROMPT,
-    DURATION,
     flag(
-        "--bpm",
-        type=number,
-        metavar="<n>",
+        "--duration <sec>",
+        "length in seconds, 5-210 on Pro and Lifetime; the service clamps it",
+        type=decimal_number,
+        shown="60, or defaultDuration of config.json",
+    ),
+    flag(
+        "--bpm <n>",
+        "beats a minute, 60-200; the service clamps it",
+        type=decimal_number,
         shown="120, or defaultBpm of config.json",
-        help="beats a minute, 60-200; the service clamps it",
     ),
     flag(
-        "--key",
+        "--key <K>",
+        f"{', '.join(MUSICAL_KEYS)}, or a flat such as Bb",
         type=musical_key,
-        default="C",
         choices=MUSICAL_KEYS,
-        metavar="<K>",
-        help=f"{', '.join(MUSICAL_KEYS)}, or a flat such as Bb",
+        default="C",
     ),
+    flag("--scale <s>", "major or minor", choices=("major", "minor"), default="major"),
+    flag("--time-sig <s>", "2, 3, 4, 5, 6 or 7", choices=tuple("234567"), default="4"),
+    flag("--language <l>", ", ".join(LANGUAGES), choices=LANGUAGES, default="en"),
     flag(
-        "--scale", default="major", choices=("major", "minor"), metavar="<s>", help="major or minor"
-    ),
-    flag(
-        "--time-sig", default="4", choices=tuple("234567"), metavar="<s>", help="2, 3, 4, 5, 6 or 7"
-    ),
-    flag("--language", default="en", choices=LANGUAGES, metavar="<l>", help=", ".join(LANGUAGES)),
-    flag(
-        "--lyrics",
+        "--lyrics <text>",
+        f"words to sing, at most {MAX_LYRICS} characters",
         default="",
         shown="empty",
-        metavar="<text>",
-        help=f"words to sing, at most {MAX_LYRICS} characters",
     ),
     SEED,
     OUTPUT,
     NO_WAIT,
     RECORD_JSON,
     WEBHOOK,
-    example=(
-        'ft generate "upbeat ad jingle, brass and snare" --duration 30 --bpm 128 --key D '
-        "--output ./jingle.mp3"
-    ),
+    example='ft generate "upbeat ad jingle, brass and snare" --duration 30 --bpm 128 --key D '
+    "--output ./jingle.mp3",
 )
-def generate(ft: Ft, args: argparse.Namespace) -> None:
+def generate_music(ft: Context, args: argparse.Namespace) -> None:
     if len(args.lyrics) > MAX_LYRICS:
         raise UsageError(f"the lyrics have {len(args.lyrics)} characters, more than {MAX_LYRICS}")
     body = {
-        "tags": joined_prompt(args.prompt),
-        "duration": first_given(args.duration, ft.config.duration, 60),
-        "bpm": first_given(args.bpm, ft.config.bpm, 120),
+        "tags": join_prompt(args.prompt),
+        "duration": first_set(args.duration, ft.settings.duration, 60),
+        "bpm": first_set(args.bpm, ft.settings.bpm, 120),
         "key": args.key,
         "scale": args.scale,
         "timesignature": args.time_sig,
@@ -2899,10 +3453,43 @@ def generate(ft: Ft, args: argparse.Namespace) -> None:
     }
     if args.lyrics:
         body["lyrics"] = args.lyrics
-    create(ft, args, GENERATIONS, "generations", body)
+    if args.seed is not None:
+        body["seed"] = args.seed
+    make_track(ft, args, Submission(GENERATION, "generations", body))
 
 
-def joined_prompt(words: Sequence[str]) -> str:
+@declare(
+    "instrumental",
+    "Make a track without vocals: submit, poll, and download in one shot. Costs one credit. The "
+    "record is listed, shown, downloaded and deleted like any other.",
+    PROMPT,
+    flag(
+        "--duration <sec>",
+        "length in seconds, 30-210 in steps of 15",
+        type=decimal_number,
+        default=120,
+    ),
+    VERBATIM_FLAG,
+    SEED,
+    OUTPUT,
+    NO_WAIT,
+    RECORD_JSON,
+    WEBHOOK,
+    example='ft instrumental "slow piano over rain" --duration 90',
+)
+def generate_instrumental(ft: Context, args: argparse.Namespace) -> None:
+    body = {
+        "prompt": join_prompt(args.prompt),
+        "duration": args.duration,
+        "enhance": not args.verbatim,
+    }
+    if args.seed is not None:
+        body["seed"] = args.seed
+    make_track(ft, args, Submission(GENERATION, "instrumental", body))
+
+
+def join_prompt(words: Sequence[str]) -> str:
+    """Return the words of a prompt as one text. Raises UsageError if it is empty or too long."""
     prompt = " ".join(words).strip()
     if not prompt:
         raise UsageError("the prompt is empty")
@@ -2911,704 +3498,629 @@ def joined_prompt(words: Sequence[str]) -> str:
     return prompt
 
 
-def first_given(*values: Any) -> Any:
+def first_set(*values: Any) -> Any:
     return next(value for value in values if value is not None)
 
 
-ALLOWANCES = {
-    "creditsRemaining": "credits",
-    "dailyRemaining": "of today's",
-}  # what a submission says is left
+# What a submission's answer says is left of an allowance.
+REMAINING_FIELDS = {"creditsRemaining": "credits left", "dailyRemaining": "left today"}
 
 
-def create(ft: Ft, args: argparse.Namespace, collection: str, endpoint: str, body: Json) -> None:
-    """Submit `body` once, then wait for the record and download its track, as far as the flags ask
-    for it.
-    """
-    console = ft.console
-    if getattr(args, "seed", None) is not None:
-        body["seed"] = args.seed
+def make_track(ft: Context, args: argparse.Namespace, submission: Submission) -> None:
+    """Submit, wait and save, as far as the flags ask for it."""
+    console, kind = ft.console, submission.kind
     if args.webhook:
-        body["webhook"] = args.webhook
-    stay = not (args.no_wait or args.webhook)
-    if stay and not args.json:
-        check_output(args.output)  # before the credit is spent
+        submission.body["webhook"] = args.webhook
+    waits = not (args.no_wait or args.webhook)
+    if waits and not args.json:
+        check_destination(ft.part_files, args.output)  # before the credit is spent
     elif args.output is not None:
         console.note("-o has no effect here: nothing is downloaded")
-    api = ft.api
-    resume = ""
-    try:
-        document = api.create(endpoint, body)
+    api = ft.api  # a missing key is no reason to say that something may have been accepted
+    with Recovery(console, kind, args.output) as recovery:
+        document = api.submit(kind, submission.endpoint, submission.body)
         record = document["data"]
-        identifier = record["id"]
-        resume = command_for("download", collection, identifier, args.output)
-        parameters = record.get("parameters") if isinstance(record.get("parameters"), dict) else {}
-        for name in ("duration", "bpm"):
-            got = parameters.get(
-                name, record.get("requestedDuration")
-            )  # the latter is a sound effect's
-            if is_number(got) and name in body and got != body[name]:
-                console.note(f"{name} clamped from {format_json(body[name])} → {format_json(got)}")
-        if not stay:
-            if args.json:
-                return console.json(document)
-            return console.print(f"Queued. id={identifier} status={text_of(record, 'status')}")
+        recovery.submitted(record["id"])
+        note_clamped(console, submission.body, record)
+        if not waits:
+            return print_queued(ft, document)
         left = [
-            f", {record[name]} {what} left"
-            for name, what in ALLOWANCES.items()
+            f", {record[name]} {words}"
+            for name, words in REMAINING_FIELDS.items()
             if is_number(record.get(name))
         ]
-        console.note(f"queued as {identifier}{''.join(left)}")
-        document = wait_for(console, api, collection, identifier)
+        console.note(f"queued as {record['id']}{''.join(left)}")
+        recovery.told()
+        document = wait_for_track(ft, kind, record["id"])
+        recovery.ended(document["data"])
         if args.json:
-            console.json(document)
-        if not args.json and document["data"]["status"] == "completed":
-            path = save_track(ft, document["data"], args.output, Progress(console), {})
-    except Stopped:
-        if not resume:
-            tells = f"`{listing(collection)}` tells"
-            console.note(
-                f"the submission may have been accepted, and then costs its credit: {tells}"
-            )
-        elif document["data"].get("status") == "completed":
-            console.hint(f"the track is not lost: {resume}")
-        else:
-            console.note("the track is still being made and still costs its credit")
-            console.hint(resume)
-        raise
-    except BrokenPipeError:
-        if not stay:  # silent elsewhere, but nobody has been told the id
-            console.hint(f"the track is not lost: {resume}")
-        raise
-    except FtError as error:
-        if resume:
-            error.hint = "; ".join(filter(None, [error.hint, f"the track is not lost: {resume}"]))
-        raise
-    completed(document)  # or its errorMessage
-    if not args.json:
-        saved(console, path)
+            console.print_json(document)
+        record = require_completed(document["data"])
+        if not args.json:
+            with Progress(console) as progress:
+                path = save_track(ft, record, args.output, progress, {})
+            report_saved(console, path)
 
 
-def saved(console: Console, path: str) -> None:
-    """The outcome of a download; on stderr when the track itself went to stdout."""
-    if path == "-":
-        console.note("Saved to stdout")
-    else:
-        console.print(f"Saved to {path}")
+def print_queued(ft: Context, document: Json) -> None:
+    if ft.args.json:
+        return ft.console.print_json(document)
+    record = document["data"]
+    ft.console.print(f"Queued. id={record['id']} status={field_text(record, 'status')}")
 
 
-@command(
-    "instrumental",
-    "Make a track without vocals: submit, poll, and download in one shot. Costs one credit. The "
-    "record is listed, "
-    "shown, downloaded and deleted like any other.",
-    PROMPT,
-    flag(
-        "--duration",
-        type=number,
-        default=120,
-        metavar="<sec>",
-        help="length in seconds, 30-210 in steps of 15",
-    ),
-    ENHANCE,
-    SEED,
-    OUTPUT,
-    NO_WAIT,
-    RECORD_JSON,
-    WEBHOOK,
-    example='ft instrumental "slow piano over rain" --duration 90',
-)
-def instrumental(ft: Ft, args: argparse.Namespace) -> None:
-    body = {
-        "prompt": joined_prompt(args.prompt),
-        "duration": args.duration,
-        "enhance": not args.verbatim,
-    }
-    create(ft, args, GENERATIONS, "instrumental", body)
+# The library
 
 
-# the library
-
-
-@command(
+@declare(
     "list",
     "Show recent generations. Newest first, as a table or as JSON.",
     LIMIT,
     OFFSET,
     STATUS,
     flag(
-        "--type",
-        choices=("music", "instrumental"),
-        metavar="<t>",
-        shown="both",
-        help="only music or instrumental",
+        "--type <t>", "only music or instrumental", choices=("music", "instrumental"), shown="both"
     ),
-    ALL,
+    ALL_FLAG,
     JSON,
     example="ft list --status completed --limit 50",
 )
-def list_(ft: Ft, args: argparse.Namespace) -> None:
-    collection: str = args.command.collection
-    name = LIST_NAMES[collection]
+def list_tracks(ft: Context, args: argparse.Namespace) -> None:
+    kind: Kind = args.command.kind
     status = None if args.status == "all" else args.status
-    query = {
-        "limit": 99 if args.all else args.limit,
-        "status": status,
-        "type": getattr(args, "type", None),
-    }
-    offset = args.offset
-    document = ft.api.records(collection, offset=offset or None, **query)
-    data = document["data"]
-    page = data
-    while (
-        args.all
-        and page[name]
-        and page.get("hasMore") is True
-        and isinstance(page.get("nextOffset"), int)
-        and page["nextOffset"] > offset
-    ):
-        offset = page["nextOffset"]
-        page = ft.api.records(collection, offset=offset, **query)["data"]
-        known = {
-            text_of(record, "id") for record in data[name]
-        }  # new ones push old ones to the next page
-        fresh = [record for record in page[name] if text_of(record, "id") not in known]
-        document["data"] = data = {**page, name: data[name] + fresh}
+    query = {"status": status}
+    if kind is GENERATION:
+        query["type"] = args.type
+    if args.all:
+        document = merge_pages(kind, ft.api.list_all_records(kind, args.offset, **query))
+    else:
+        document = ft.api.list_records(kind, limit=args.limit, offset=args.offset or None, **query)
     if args.json:
-        return ft.console.json(document)
-    if not data[name]:
-        maker = "ft sfx generate" if collection == SOUND_EFFECTS else "ft generate"
-        with_status = f" with status {status}" if status else ""
-        return ft.console.note(f"nothing here{with_status}; `{maker}` makes one")
-    show_tracks(ft.console, data[name])
+        return ft.console.print_json(document)
+    data = document["data"]
+    records = data[kind.list_field]
+    if not records:
+        suffix = f" with status {status}" if status else ""
+        maker = " ".join(kind.words("generate"))
+        return ft.console.note(f"nothing here{suffix}; `{maker}` makes one")
+    print_tracks(ft.console, records)
     if data.get("hasMore") is True:
-        ft.console.note(f"there are more: --offset {text_of(data, 'nextOffset')}")
+        ft.console.note(f"there are more: --offset {field_text(data, 'nextOffset')}")
 
 
-def show_tracks(console: Console, tracks: list[Json]) -> None:
-    console.table(
+def merge_pages(kind: Kind, pages: Iterator[Json]) -> Json:
+    """Return one document with the records of all pages, and otherwise as the last page is."""
+    document = next(pages)
+    records = document["data"][kind.list_field]
+    for page in pages:
+        records += page["data"][kind.list_field]
+        document["data"] = {**page["data"], kind.list_field: records}
+    return document
+
+
+def print_tracks(console: Console, tracks: list[Json]) -> None:
+    console.print_table(
         ("ID", "STATUS", "DURATION", "PROMPT", "CREATED"),
         [
             (
-                text_of(t, "id"),
-                text_of(t, "status"),
-                length(t.get("duration")),
-                text_of(t, "prompt"),
-                age(t.get("createdAt")),
+                field_text(track, "id"),
+                field_text(track, "status"),
+                format_duration(track.get("duration")),
+                field_text(track, "prompt"),
+                format_age(track.get("createdAt")),
             )
-            for t in tracks
+            for track in tracks
         ],
         long="PROMPT",
         drop=("CREATED", "DURATION"),
     )
 
 
-@command(
+@declare(
     "get",
     "Show one generation's detail. For a finished track also the command that makes it again.",
-    ID,
+    ID_ARG,
     JSON,
     example="ft get 07e8d430-2310-4c57-87a8-cf1e6db376f7",
 )
-def get(ft: Ft, args: argparse.Namespace) -> None:
-    document = get_record(ft.api, args.command.collection, check_id(args.id))
+def show_track(ft: Context, args: argparse.Namespace) -> None:
+    kind: Kind = args.command.kind
+    document = ft.api.get_record(kind, parse_id(args.id))
     if args.json:
-        return ft.console.json(document)
+        return ft.console.print_json(document)
     record = document["data"]
-    parameters = record.get("parameters") if isinstance(record.get("parameters"), dict) else {}
+    parameters = get_parameters(record)
 
-    def given(name: str, form: Callable[[Any], str]) -> str:
+    def formatted(name: str, form: Callable[[Any], str]) -> str:
         return "" if record.get(name) is None else form(record[name])
 
+    bpm = parameters.get("bpm")
+    is_public = record.get("isPublic")
     pairs = [
-        ("ID", text_of(record, "id")),
-        ("Title", text_of(record, "title", "")),
-        ("Prompt", text_of(record, "prompt", "")),
-        ("Type", text_of(record, "type", "")),
-        ("Status", text_of(record, "status")),
-        ("Error", text_of(record, "errorMessage", "")),
-        ("Audio URL", text_of(record, "audioUrl", "")),
-        ("Duration", given("duration", length)),
-        ("Asked for", given("requestedDuration", length)),
-        ("File size", given("fileSize", size)),
-        ("Tempo", f"{text_of(parameters, 'bpm')} bpm" if is_number(parameters.get("bpm")) else ""),
-        ("Key", text_of(parameters, "keyscale", "")),
-        ("Time signature", text_of(parameters, "timesignature", "")),
-        ("Language", text_of(parameters, "language", "")),
-        ("Seed", text_of(parameters, "seed", "")),
-        ("Visibility", visibility(record) if isinstance(record.get("isPublic"), bool) else ""),
-        ("Plays", text_of(record, "playCount", "")),
-        ("Downloads", text_of(record, "downloadCount", "")),
-        ("Likes", text_of(record, "likeCount", "")),
-        ("Webhook", text_of(record, "webhook", "")),
-        ("Created", moment(record.get("createdAt"))),
-        ("Completed", moment(record.get("completedAt"))),
-        ("Generation time", given("generationTime", length)),
+        ("ID", field_text(record, "id")),
+        ("Title", field_text(record, "title", "")),
+        ("Prompt", field_text(record, "prompt", "")),
+        ("Type", field_text(record, "type", "")),
+        ("Status", field_text(record, "status")),
+        ("Error", field_text(record, "errorMessage", "")),
+        ("Audio URL", field_text(record, "audioUrl", "")),
+        ("Duration", formatted("duration", format_duration)),
+        ("Asked for", formatted("requestedDuration", format_duration)),
+        ("File size", formatted("fileSize", format_size)),
+        ("Tempo", f"{format_json(bpm)} bpm" if is_number(bpm) else ""),
+        ("Key", field_text(parameters, "keyscale", "")),
+        ("Time signature", field_text(parameters, "timesignature", "")),
+        ("Language", field_text(parameters, "language", "")),
+        ("Seed", field_text(parameters, "seed", "")),
+        ("Visibility", format_visibility(record) if isinstance(is_public, bool) else ""),
+        ("Plays", field_text(record, "playCount", "")),
+        ("Downloads", field_text(record, "downloadCount", "")),
+        ("Likes", field_text(record, "likeCount", "")),
+        ("Webhook", field_text(record, "webhook", "")),
+        ("Created", format_timestamp(record.get("createdAt"))),
+        ("Completed", format_timestamp(record.get("completedAt"))),
+        ("Generation time", formatted("generationTime", format_duration)),
     ]
-    command = again(record, parameters) if args.command.collection == GENERATIONS else ""
-    ft.console.details(
-        [pair for pair in pairs if pair[1]], ("Make it again", command) if command else None
+    words = command_to_repeat(record) if kind is GENERATION else ()
+    ft.console.print_details(
+        [pair for pair in pairs if pair[1]],
+        ("Make it again", quote_command(*words)) if words else None,
     )
 
 
-def moment(timestamp: Any) -> str:
-    """`2025-01-15 10:30:00 UTC (3 hours ago)`."""
-    then = parse_time(timestamp)
-    if then is None:
-        return str(timestamp or "")
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(then))} UTC ({age(timestamp)})"
+def command_to_repeat(record: Json) -> tuple[str, ...]:
+    """Return the words of the command that makes a completed track again, or none.
 
-
-def again(record: Json, parameters: Json) -> str:
-    """The command that makes a completed track again."""
+    The service does not return the lyrics, so they cannot be part of it.
+    """
     prompt = record.get("prompt")
     if record.get("status") != "completed" or not isinstance(prompt, str) or not prompt.strip():
-        return ""
-    kind = "instrumental" if record.get("type") == "instrumental" else "generate"
-    key, _, scale = text_of(parameters, "keyscale", "").partition(" ")
-    values = {"duration": parameters.get("duration"), "seed": parameters.get("seed")}
-    if kind == "generate":
-        values.update(
-            bpm=parameters.get("bpm"), key=key, scale=scale, language=parameters.get("language")
-        )
-        values["time-sig"] = parameters.get("timesignature")
-    flags = [
-        w
-        for name, v in values.items()
-        if v not in (None, "")
-        for w in (f"--{name}", text_of({"v": v}, "v"))
-    ]
+        return ()
+    parameters = get_parameters(record)
+    fields = {"--duration": "duration", "--seed": "seed"}
+    verb = "instrumental"
+    if record.get("type") != verb:
+        verb = "generate"
+        key, _, scale = field_text(parameters, "keyscale", "").partition(" ")
+        parameters = {**parameters, "key": key, "scale": scale}
+        fields.update({"--bpm": "bpm", "--key": "key", "--scale": "scale"})
+        fields.update({"--language": "language", "--time-sig": "timesignature"})
+    flags: list[str] = []
+    for name, field in fields.items():
+        value = field_text(parameters, field, "")
+        flags += [name, value] if value else []
     if parameters.get("enhance") is False:
         flags.append("--verbatim")
-    return shell(
-        "ft", kind, *([*flags, "--", prompt] if prompt.startswith("-") else [prompt, *flags])
-    )
+    if prompt.startswith("-"):
+        return ("ft", verb, *flags, "--", prompt)
+    return ("ft", verb, prompt, *flags)
 
 
-@command(
+@declare(
     "download",
     "Download an already-completed track. Several ids are downloaded four at a time, into -o's "
     "directory.",
-    IDS,
+    IDS_ARG,
     OUTPUT,
-    WAIT,
+    WAIT_FLAG,
     example="ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3",
 )
-def download(ft: Ft, args: argparse.Namespace) -> int | None:
-    collection = args.command.collection
-    ids = check_ids(args.id)
+def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
+    kind: Kind = args.command.kind
+    ids = read_ids(args.id)
     output = args.output or "."
-    if len(ids) > 1 and (output == "-" or not is_directory(output)):
+    if len(ids) > 1 and (output == "-" or not names_directory(output)):
         raise UsageError(
-            "with several ids, -o must be a directory", "end its name with a slash to have it made"
+            "with several ids, -o must be a directory", "end its name with a slash to create it"
         )
-    check_output(args.output)
+    check_destination(ft.part_files, args.output)
     api = ft.api
-    progress = Progress(ft.console, len(ids))
-    taken: dict[str, str] = {}
-    if not ft.console.live:
-        ft.console.note(f"downloading {ids[0] if len(ids) == 1 else f'{len(ids)} tracks'}")
+    owners: dict[str, str] = {}
+    if not ft.console.has_status_line:
+        title = ids[0] if len(ids) == 1 else f"{len(ids)} tracks"
+        ft.console.note(f"downloading {title}")
 
     def save(identifier: str) -> str:
-        document = get_record(api, collection, identifier)
-        if args.wait and text_of(document["data"], "status") not in ("completed", "failed"):
+        record = api.get_record(kind, identifier)["data"]
+        if args.wait and field_text(record, "status") not in ("completed", "failed"):
             if len(ids) == 1:
                 ft.console.note(f"waiting for {identifier}")
-            document = wait_for(ft.console, api, collection, identifier)
-        return save_track(ft, completed(document), args.output, progress, taken)
+            record = wait_for_track(ft, kind, identifier)["data"]
+        return save_track(ft, require_completed(record), args.output, progress, owners)
 
-    if len(ids) == 1:
-        saved(ft.console, save(ids[0]))
-        return None
-    return download_many(ft.console, ids, save, progress)
-
-
-def download_many(
-    console: Console, ids: list[str], save: Callable[[str], str], progress: Progress
-) -> int:
-    """Call `save` for each id in four threads; report as the bulk commands do. Its exit code."""
-    import queue
-    import threading
-
-    waiting = list(reversed(ids))  # list.pop is atomic
-    finished: queue.SimpleQueue[tuple[str, str, Exception | None]] = queue.SimpleQueue()
-
-    def work() -> None:
-        while True:
-            try:
-                identifier = waiting.pop()
-            except IndexError:
-                return
-            try:
-                finished.put((identifier, save(identifier), None))
-            except Exception as error:
-                finished.put((identifier, "", error))
-
-    threads = [
-        threading.Thread(target=work, daemon=True) for _ in range(min(PARALLEL_DOWNLOADS, len(ids)))
-    ]
-    for thread in threads:
-        thread.start()
-    done, hint = 0, None
-    while progress.finished < len(ids):
-        progress.draw()
-        try:
-            identifier, path, error = finished.get(timeout=0.1)
-        except queue.Empty:
-            continue
-        progress.finished += 1
-        if error is None:
-            done += 1
-            saved(console, path)
-        elif isinstance(error, FtError):
-            console.warning(f"{identifier}: {error.message}")
-            hint = hint or error.hint
-        else:
-            raise error
-    if hint:
-        console.hint(hint)
-    console.print(f"Downloaded {done} of {len(ids)} track(s)")
-    return 0 if done else FAILED
+    with Progress(ft.console, len(ids)) as progress:
+        if len(ids) == 1:
+            report_saved(ft.console, save(ids[0]))
+            return None
+        tally = Tally(ft.console, "Downloaded", len(ids))
+        for identifier, path, error in for_each_in_threads(ids, save, progress.draw):
+            progress.end_file()
+            if error:
+                tally.failed(identifier, error)
+            else:
+                tally.succeeded()
+                report_saved(ft.console, path)
+    return tally.finish()
 
 
-@command(
+@declare(
     "delete",
     "Permanently delete tracks. They disappear from your library, all playlists and public pages, "
-    "and cannot be "
-    "restored.",
-    IDS,
-    YES,
+    "and cannot be restored.",
+    IDS_ARG,
+    YES_FLAG,
     JSON,
     example="ft delete --yes 07e8d430-2310-4c57-87a8-cf1e6db376f7",
 )
-def delete(ft: Ft, args: argparse.Namespace) -> int | None:
+def delete_tracks(ft: Context, args: argparse.Namespace) -> int | None:
     if "-" in args.id and not args.yes:
         raise UsageError(
-            "cannot ask for confirmation: stdin holds the ids", "pass --yes to go ahead without"
+            "confirmation needed but stdin contains the ids", "use `--yes` to skip the confirmation"
         )
-    ids = check_ids(args.id)
-    if not args.yes:
-        consequence = (
-            "This permanently deletes the track from your library — everywhere, not just playlists."
-        )
-        if not ft.console.confirm(consequence, f"Delete {len(ids)} track(s)?"):
-            (ft.console.note if args.json else ft.console.print)("Aborted.")
-            return None
-    return run_batch(ft, args, ids, ft.api.delete, "deleted", "id")
+    ids = read_ids(args.id)
+    consequence = (
+        "This permanently deletes the track from your library — everywhere, not just playlists."
+    )
+    if not args.yes and not ft.console.confirm(consequence, f"Delete {len(ids)} track(s)?"):
+        (ft.console.note if args.json else ft.console.print)("Aborted.")
+        return None
+    return run_bulk(ft, ids, ft.api.bulk_delete, BulkResult("deleted", "id"))
 
 
-# playlists
+def parse_id(identifier: str, what: str = "id") -> str:
+    """Return an id as it is given. Raises UsageError if it cannot be one."""
+    if not identifier or re.search(r"[\s/\x00-\x1f\x7f\ud800-\udfff]", identifier):
+        raise UsageError(f"not a usable {what}: {identifier!r}")
+    if identifier in (".", ".."):
+        raise UsageError(f"not a usable {what}: {identifier!r}")
+    if re.search(KEY_LIKE_PATTERN, identifier):
+        raise UsageError("that is an API key, not an id")
+    return identifier
 
 
-@command(
+def read_ids(words: Sequence[str]) -> list[str]:
+    """Return ids in order, each once. The word `-` stands for those on stdin, one a line.
+
+    Raises UsageError if one cannot be an id, or if there are none.
+    """
+    if "-" in words:
+        # PowerShell's pipes may begin with a byte order mark.
+        text = sys.stdin.buffer.read().decode("utf-8-sig", "surrogateescape")
+        lines = filter(None, (line.strip() for line in text.splitlines()))
+        i = words.index("-")
+        words = [*words[:i], *lines, *(word for word in words[i + 1 :] if word != "-")]
+        if not words:
+            raise UsageError("no ids on stdin")
+    return list(dict.fromkeys(map(parse_id, words)))
+
+
+# Playlists
+
+
+@declare(
     "playlists",
     "List your playlists. Playlists are created in the web app.",
     JSON,
     example="ft playlists",
 )
-def playlists(ft: Ft, args: argparse.Namespace) -> None:
-    document = ft.api.playlists()
-    found = document["data"]["playlists"]
+def list_playlists(ft: Context, args: argparse.Namespace) -> None:
+    document = ft.api.get_playlists()
     if args.json:
-        return ft.console.json(document)
-    if not found:
+        return ft.console.print_json(document)
+    playlists = document["data"]["playlists"]
+    if not playlists:
         return ft.console.note("no playlists yet: create one at finetuning.ai")
-    ft.console.table(
+    ft.console.print_table(
         ("ID", "NAME", "TRACKS", "DURATION", "VISIBILITY", "UPDATED"),
         [
             (
-                text_of(p, "id"),
-                text_of(p, "name"),
-                text_of(p, "trackCount"),
-                length(p.get("totalDuration")),
-                visibility(p),
-                age(p.get("updatedAt")),
+                field_text(playlist, "id"),
+                field_text(playlist, "name"),
+                field_text(playlist, "trackCount"),
+                format_duration(playlist.get("totalDuration")),
+                format_visibility(playlist),
+                format_age(playlist.get("updatedAt")),
             )
-            for p in found
+            for playlist in playlists
         ],
         long="NAME",
         drop=("UPDATED", "VISIBILITY", "DURATION"),
     )
 
 
-def visibility(record: Json) -> str:
-    return "public" if record.get("isPublic") is True else "private"
+def find_playlists(api: Api, *words: str) -> list[str]:
+    """Return the ids of the playlists that `words` refer to: a UUID is an id, the rest are names.
 
-
-def playlist_ids(api: Api, *wanted: str) -> list[str]:
-    """The ids of the playlists that `wanted` name: a UUID is an id, anything else a name in any
-    case. UsageError.
+    Raises UsageError if no playlist has the name, or more than one.
     """
-    playlists = (
-        [] if all(re.fullmatch(UUID, w) for w in wanted) else api.playlists()["data"]["playlists"]
-    )
-    names = [text_of(p, "name", "") for p in playlists]
-
-    def find(word: str) -> str:
-        if re.fullmatch(UUID, word):
-            return word
-        sought = word.strip().casefold()
-        ids = [
-            text_of(p, "id", "")
-            for p, name in zip(playlists, names)
-            if name.strip().casefold() == sought
-        ]
-        if len(ids) > 1:
-            raise UsageError(
-                f"{len(ids)} playlists are called {word!r}: {', '.join(ids)}", "use the id"
-            )
-        if not ids and not word.startswith("pl_"):
-            raise UsageError(
-                f"no playlist is called {word!r}{nearest(word, names)}",
-                "`ft playlists` lists yours",
-            )
-        return check_id(ids[0] if ids else word, "playlist id")
-
-    return [find(word) for word in wanted]
+    is_known = all(re.fullmatch(UUID_PATTERN, word) for word in words)
+    playlists = [] if is_known else api.get_playlists()["data"]["playlists"]
+    return [find_playlist(word, playlists) for word in words]
 
 
-@command(
+def find_playlist(word: str, playlists: list[Json]) -> str:
+    if re.fullmatch(UUID_PATTERN, word):
+        return word
+    names = [field_text(playlist, "name", "") for playlist in playlists]
+    wanted = word.strip().casefold()
+    ids = [
+        field_text(playlist, "id", "")
+        for playlist, name in zip(playlists, names)
+        if name.strip().casefold() == wanted
+    ]
+    if len(ids) > 1:
+        raise UsageError(
+            f"{len(ids)} playlists are called {word!r}: {', '.join(ids)}", "use the id"
+        )
+    # Ids of the older form are no UUIDs.
+    if not ids and not word.startswith("pl_"):
+        suggestion = suggest_nearest(word, names)
+        raise UsageError(
+            f"no playlist is called {word!r}{suggestion}", "`ft playlists` lists yours"
+        )
+    return parse_id(ids[0] if ids else word, "playlist id")
+
+
+@declare(
     "playlist show",
     "Show a playlist and the tracks in it. Your own, or anybody's public one by its id.",
     PLAYLIST,
     JSON,
     example='ft playlist show "Focus Beats"',
 )
-def playlist_show(ft: Ft, args: argparse.Namespace) -> None:
-    [playlist_id] = playlist_ids(ft.api, args.playlist)
-    document = ft.api.playlist(playlist_id)
+def show_playlist(ft: Context, args: argparse.Namespace) -> None:
+    [playlist_id] = find_playlists(ft.api, args.playlist)
+    document = ft.api.get_playlist(playlist_id)
     if args.json:
-        return ft.console.json(document)
+        return ft.console.print_json(document)
     playlist = document["data"]
     tracks = playlist["tracks"]
-    ft.console.details(
-        [
-            ("ID", text_of(playlist, "id")),
-            ("Name", text_of(playlist, "name")),
-            *(
-                [("Description", text_of(playlist, "description"))]
-                if playlist.get("description")
-                else []
-            ),
-            ("Visibility", visibility(playlist)),
-            ("Tracks", text_of(playlist, "trackCount", str(len(tracks)))),
-            ("Duration", length(playlist.get("totalDuration"))),
-            ("Updated", age(playlist.get("updatedAt"))),
-        ]
-    )
+    pairs = [
+        ("ID", field_text(playlist, "id")),
+        ("Name", field_text(playlist, "name")),
+        ("Description", field_text(playlist, "description", "")),
+        ("Visibility", format_visibility(playlist)),
+        ("Tracks", field_text(playlist, "trackCount", str(len(tracks)))),
+        ("Duration", format_duration(playlist.get("totalDuration"))),
+        ("Updated", format_age(playlist.get("updatedAt"))),
+    ]
+    ft.console.print_details([pair for pair in pairs if pair[1]])
     if tracks:
-        ft.console.write("\n")
-        show_tracks(ft.console, tracks)
+        ft.console.print_raw("\n")
+        print_tracks(ft.console, tracks)
 
 
-@command(
+@declare(
     "playlist add",
-    "Add tracks to a playlist. Public playlists take public tracks only, private ones only your "
+    "Add tracks to a playlist. Public playlists accept public tracks only, private ones only your "
     "own.",
     PLAYLIST,
-    IDS,
+    IDS_ARG,
     JSON,
     example='ft playlist add "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
 )
-def playlist_add(ft: Ft, args: argparse.Namespace) -> int:
-    ids = check_ids(args.id)
-    [playlist] = playlist_ids(ft.api, args.playlist)
-    return run_batch(ft, args, ids, lambda chunk: ft.api.add_tracks(playlist, chunk), "added")
+def add_to_playlist(ft: Context, args: argparse.Namespace) -> int:
+    ids = read_ids(args.id)
+    [playlist] = find_playlists(ft.api, args.playlist)
+    send = partial(ft.api.add_tracks, playlist)
+    return run_bulk(ft, ids, send, BulkResult("added", "trackId"))
 
 
-@command(
+@declare(
     "playlist remove",
     "Remove tracks from a playlist. They stay in your library.",
     PLAYLIST,
-    IDS,
+    IDS_ARG,
     JSON,
     example='ft playlist remove "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
 )
-def playlist_remove(ft: Ft, args: argparse.Namespace) -> int:
-    ids = check_ids(args.id)
-    [playlist] = playlist_ids(ft.api, args.playlist)
-    return run_batch(ft, args, ids, lambda chunk: ft.api.remove_tracks(playlist, chunk), "removed")
+def remove_from_playlist(ft: Context, args: argparse.Namespace) -> int:
+    ids = read_ids(args.id)
+    [playlist] = find_playlists(ft.api, args.playlist)
+    send = partial(ft.api.remove_tracks, playlist)
+    return run_bulk(ft, ids, send, BulkResult("removed", "trackId"))
 
 
-@command(
+@declare(
     "playlist move",
     "Move tracks between playlists. A track that cannot be added to the target stays in the "
     "source.",
-    arg("source", metavar="<src>", help="the playlist to take them from, id or name"),
-    arg("target", metavar="<dst>", help="the playlist to put them in, id or name"),
-    IDS,
+    arg("source", "the playlist to take them from, id or name", metavar="<src>"),
+    arg("target", "the playlist to put them in, id or name", metavar="<dst>"),
+    IDS_ARG,
     JSON,
     example='ft playlist move "Drafts" "Album" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
 )
-def playlist_move(ft: Ft, args: argparse.Namespace) -> int:
-    ids = check_ids(args.id)
-    source, target = playlist_ids(ft.api, args.source, args.target)
+def move_between_playlists(ft: Context, args: argparse.Namespace) -> int:
+    ids = read_ids(args.id)
+    source, target = find_playlists(ft.api, args.source, args.target)
     if source.lower() == target.lower():
         raise UsageError("the source and the target are the same playlist")
-    return run_batch(
-        ft, args, ids, lambda chunk: ft.api.move_tracks(source, target, chunk), "moved"
-    )
+    send = partial(ft.api.move_tracks, source, target)
+    return run_bulk(ft, ids, send, BulkResult("moved", "trackId"))
 
 
-# sound effects
+# Sound effects
 
 
-@command(
+@declare(
     "sfx generate",
     "Make a sound effect: submit, poll, and download in one shot.",
     PROMPT,
     flag(
-        "--duration",
-        type=number,
-        metavar="<sec>",
-        shown="the service's choice",
-        help="length in seconds",
+        "--duration <sec>", "length in seconds", type=decimal_number, shown="the service's choice"
     ),
-    ENHANCE,
+    VERBATIM_FLAG,
     OUTPUT,
     NO_WAIT,
     RECORD_JSON,
     WEBHOOK,
     example='ft sfx generate "a heavy door closes" --duration 3',
 )
-def sfx_generate(ft: Ft, args: argparse.Namespace) -> None:
-    body = {"prompt": joined_prompt(args.prompt), "enhance": not args.verbatim}
+def generate_sound_effect(ft: Context, args: argparse.Namespace) -> None:
+    body = {"prompt": join_prompt(args.prompt), "enhance": not args.verbatim}
     if args.duration is not None:
         body["duration"] = args.duration
-    create(ft, args, SOUND_EFFECTS, "sound-effects", body)
+    make_track(ft, args, Submission(SOUND_EFFECT, "sound-effects", body))
 
 
-command(
+declare(
     "sfx list",
     "Show recent sound effects. Newest first, as a table or as JSON.",
     LIMIT,
     OFFSET,
     STATUS,
-    ALL,
+    ALL_FLAG,
     JSON,
     example="ft sfx list --limit 10",
-)(list_)
-command(
+)(list_tracks)
+declare(
     "sfx get",
     "Show one sound effect's detail.",
-    ID,
+    ID_ARG,
     JSON,
     example="ft sfx get 07e8d430-2310-4c57-87a8-cf1e6db376f7",
-)(get)
-command(
+)(show_track)
+declare(
     "sfx download",
     "Download already-completed sound effects. As `ft download` does.",
-    IDS,
+    IDS_ARG,
     OUTPUT,
-    WAIT,
+    WAIT_FLAG,
     example="ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7",
-)(download)
+)(download_tracks)
 
 
-# the tool itself
+# The tool itself
 
 
-@command(
+@declare(
     "doctor",
     "Health check + resolved config dump. The first thing to try when something feels off.",
-    flag("--json", action="store_true", help="print the same facts as JSON"),
+    flag("--json", "print the same facts as JSON"),
     example="ft doctor",
 )
-def doctor(ft: Ft, args: argparse.Namespace) -> int:
-    facts = [(True, f"ft v{__version__}")]
-    document: Json = {
-        "version": __version__,
-        "python": sys.version.split()[0],
-        "platform": sys.platform,
-    }
-    exit_code = 0
-
-    def check(name: str, work: Callable[[], str]) -> bool:
-        """Add what `work` finds, or the error it raises."""
-        nonlocal exit_code
-        try:
-            facts.append((True, work()))
-        except FtError as error:
-            facts.append(
-                (False, f"{name}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
-            )
-            exit_code = exit_code or error.exit_code
-        return facts[-1][0]
-
-    def config() -> str:
-        config = ft.config
-        document.update(config=config.path, configExists=config.exists, unknownKeys=config.unknown)
-        ignored = f" (unknown keys, ignored: {', '.join(config.unknown)})" if config.unknown else ""
-        return f"config: {config.path}{'' if config.exists else ' (not there: defaults)'}{ignored}"
-
-    def base_url() -> str:
-        document["baseUrl"] = ft.base_url
-        return f"base URL: {ft.base_url}"
-
-    def health() -> str:
-        try:
-            document["health"] = text_of(Api(ft.transport).health(), "status", "ok")
-        except ApiError as error:  # whatever it answers, it is not healthy
-            raise NetworkError(error.message) from None
-        return f"/health → {document['health']}"
-
-    def key() -> str:
-        key = ft.keys.require()
-        assert ft.keys.found is not None
-        document.update(key=redact(key), keySource=ft.keys.found[1])
-        return f"key from: {ft.keys.found[1]}"
-
-    def store() -> str:
-        keys = ft.keys  # the keychain was asked above, if it had to be
-        given, place, reason = keys.given(), keys.keychain.name, None
-        if given:
-            reason = f"not asked: {given[1]} comes first"
-        elif keys.trouble and keys.file:
-            place, reason = keys.file.path, f"plain text: {place} cannot be reached: {keys.trouble}"
-        elif keys.file and document.get("keySource") == keys.file.path:
-            reason = "`ft auth login` would move the key there from its plain text file"
-        document.update(keyStore=place, keyStoreReason=reason)
-        return f"key store: {place}" + (f" ({reason})" if reason else "")
-
-    def account() -> str:
-        me = member(ft.api.me(), "data", dict)
-        document.update(email=me.get("email"), tier=me.get("tier"))
-        return (
-            f"key: {redact(ft.keys.require())}  ({text_of(me, 'email')}, {text_of(me, 'tier')} "
-            "tier)"
-        )
-
-    healthy = check("config", config) and check("base URL", base_url) and check("/health", health)
-    keyed = check("key", key)
-    check("key store", store)
-    if healthy and keyed:
-        check("key", account)
-    facts.append((True, f"Python {document['python']} on {sys.platform}"))
-    document.update(ok=exit_code == 0, problems=[text for fine, text in facts if not fine])
+def check_setup(ft: Context, args: argparse.Namespace) -> int:
+    checkup = Checkup(ft)
+    is_reachable = (
+        checkup.run("config", checkup.check_settings)
+        and checkup.run("base URL", checkup.check_base_url)
+        and checkup.run("/health", checkup.check_health)
+    )
+    has_key = checkup.run("key", checkup.check_key)
+    checkup.run("key store", checkup.check_key_store)
+    if is_reachable and has_key:
+        checkup.run("key", checkup.check_account)
     if args.json:
-        ft.console.json(document)
+        ft.console.print_json(checkup.to_document())
     else:
-        ft.console.checklist(facts)
-    return exit_code
+        python = checkup.facts["python"]
+        ft.console.print_checklist([*checkup.lines, (True, f"Python {python} on {sys.platform}")])
+    return checkup.exit_code
 
 
-def installed(release: str) -> str:
-    """The zipapp that is running. FtError with the right command where `ft update` cannot help."""
+class Checkup:
+    """The checks of `ft doctor`: each adds a line and some members of the JSON document."""
+
+    def __init__(self, ft: Context) -> None:
+        self.ft = ft
+        self.lines = [(True, f"ft v{__version__}")]
+        self.facts: Json = {
+            "version": __version__,
+            "python": sys.version.split()[0],
+            "platform": sys.platform,
+        }
+        self.exit_code = 0
+
+    def run(self, name: str, check: Callable[[], str]) -> bool:
+        """Add the line that `check` returns, or the error it raises; return whether all is well."""
+        try:
+            self.lines.append((True, check()))
+            return True
+        except FtError as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            self.lines.append((False, f"{name}: {error.message}{hint}"))
+            self.exit_code = self.exit_code or error.exit_code
+            return False
+
+    def to_document(self) -> Json:
+        problems = [text for is_good, text in self.lines if not is_good]
+        return {**self.facts, "ok": self.exit_code == 0, "problems": problems}
+
+    def check_settings(self) -> str:
+        settings = self.ft.settings
+        self.facts.update(
+            config=settings.path, configExists=settings.exists, unknownKeys=settings.unknown_keys
+        )
+        missing = "" if settings.exists else " (does not exist: defaults)"
+        unknown = ", ".join(settings.unknown_keys)
+        ignored = f" (unknown keys, ignored: {unknown})" if unknown else ""
+        return f"config: {settings.path}{missing}{ignored}"
+
+    def check_base_url(self) -> str:
+        self.facts["baseUrl"] = self.ft.base_url
+        return f"base URL: {self.ft.base_url}"
+
+    def check_health(self) -> str:
+        try:
+            document = Api(self.ft.http, self.ft.base_url).get_health()
+        except ApiError as error:  # even a refusal means that the service is not healthy
+            raise NetworkError(error.message) from None
+        self.facts["health"] = field_text(document, "status", "ok")
+        return f"/health → {self.facts['health']}"
+
+    def check_key(self) -> str:
+        key = self.ft.keys.find()
+        self.facts.update(key=redact(key.text), keySource=key.source)
+        return f"key from: {key.source}"
+
+    def check_key_store(self) -> str:
+        """Say where `ft auth login` would store a key, and why there."""
+        keys = self.ft.keys
+        given, place, why = keys.from_invocation(), keys.keychain.name, None
+        if given:
+            why = f"not asked: {given.source} comes first"
+        elif keys.keychain_error and keys.file:
+            why = f"plain text: {place} cannot be reached: {keys.keychain_error}"
+            place = keys.file.path
+        elif keys.file and self.facts.get("keySource") == keys.file.path:
+            why = "`ft auth login` would move the key there from its plain text file"
+        self.facts.update(keyStore=place, keyStoreReason=why)
+        return f"key store: {place}" + (f" ({why})" if why else "")
+
+    def check_account(self) -> str:
+        account = self.ft.api.get_account()["data"]
+        self.facts.update(email=account.get("email"), tier=account.get("tier"))
+        owner = f"{field_text(account, 'email')}, {field_text(account, 'tier')} tier"
+        return f"key: {self.facts['key']}  ({owner})"
+
+
+def find_installation(release: str) -> str:
+    """Return the path of the running zipapp, if the install script put it there.
+
+    Raises FtError, with the command that does it, where `ft update` cannot upgrade ft.
+    """
     archive = getattr(__loader__, "archive", None)  # type: ignore[name-defined]
     place = os.path.realpath(archive or __file__)
     directory, name = os.path.split(place)
-    library = archive is None and os.path.basename(directory) in ("site-packages", "dist-packages")
-    tool, upgrade = package(directory) if library and "/Cellar/" not in place else ("", "")
-    if not upgrade and re.match("/(usr/)?s?bin/|/usr/lib/|/(nix|snap|gnu)/|.*/Cellar/", place):
+    is_package = archive is None and os.path.basename(directory) in (
+        "site-packages",
+        "dist-packages",
+    )
+    tool = ""
+    if is_package and "/Cellar/" not in place:
+        tool, upgrade = find_installer(directory)
+        if upgrade:
+            raise FtError(f"this ft came from {tool}: {place}", command=upgrade)
+    if re.match("/(usr/)?s?bin/|/usr/lib/|/(nix|snap|gnu)/|.*/Cellar/", place):
         raise FtError(
             f"this ft came from a package manager: {place}", "update it with that package manager"
         )
-    if library:
-        raise FtError(
-            f"this ft came from {tool}: {place}", upgrade or "update it as you installed it"
-        )
+    if is_package:
+        raise FtError(f"this ft came from {tool}: {place}", "update it as you installed it")
     if archive is None and os.path.exists(os.path.join(directory, ".git")):
-        raise FtError(f"this ft is a checkout: {place}", shell("git", "-C", directory, "pull"))
+        pull = ("git", "-C", directory, "pull")
+        raise FtError(f"this ft is a checkout: {place}", command=pull)
     if archive is None or name != ("ft.pyz" if os.name == "nt" else "ft"):
         raise FtError(
             f"this ft did not come from the install script: {place}",
@@ -3617,599 +4129,617 @@ def installed(release: str) -> str:
     return place
 
 
-def package(directory: str) -> tuple[str, str]:
-    """What put ft among the packages in `directory`, and the command that upgrades it, if that is
-    known.
+def find_installer(directory: str) -> tuple[str, tuple[str, ...]]:
+    """Return the tool that installed ft as a package, and the words of the command to upgrade it.
+
+    There are no words if the command is not known.
     """
     import json
     from importlib.metadata import distributions
 
     if os.path.exists(os.path.join(sys.prefix, "pipx_metadata.json")):
-        return "pipx", shell("pipx", "upgrade", os.path.basename(sys.prefix))
-    for found in distributions(path=[directory]):
-        if "ft.py" in map(str, found.files or ()):
-            tool = (found.read_text("INSTALLER") or "an unknown tool").strip()
-            origin = json.loads(found.read_text("direct_url.json") or "{}")  # PEP 610
-            vcs = f"{origin['vcs_info']['vcs']}+" if "vcs_info" in origin else ""
-            source = f"{vcs}{origin['url']}" if origin else found.metadata["Name"]
-            return tool, shell(
-                sys.executable, "-m", "pip", "install", "--upgrade", source
-            ) if tool == "pip" else ""
-    return "an unknown tool", ""
+        return "pipx", ("pipx", "upgrade", os.path.basename(sys.prefix))
+    for package in distributions(path=[directory]):
+        if "ft.py" not in map(str, package.files or ()):
+            continue
+        tool = (package.read_text("INSTALLER") or "an unknown tool").strip()
+        if tool != "pip":
+            return tool, ()
+        origin = json.loads(package.read_text("direct_url.json") or "{}")  # PEP 610
+        vcs = f"{origin['vcs_info']['vcs']}+" if "vcs_info" in origin else ""
+        source = f"{vcs}{origin['url']}" if origin else package.metadata["Name"]
+        return tool, (sys.executable, "-m", "pip", "install", "--upgrade", source)
+    return "an unknown tool", ()
 
 
-@command(
+@declare(
     "update",
-    "Re-run the install script to upgrade. It puts the newest release into the directory that "
-    "this ft lies in.",
+    "Re-run the install script to upgrade. It puts the newest release into the directory of this "
+    "ft.",
     example="ft update",
 )
-def update(ft: Ft, args: argparse.Namespace) -> None:
-    import hashlib
-    import subprocess
-
-    source = (
-        "FT_BASE_URL" if os.environ.get("FT_BASE_URL") else "FT_RELEASE_URL"
-    )  # both, as the script knows them
-    release = check_base_url(os.environ.get(source) or RELEASE_URL, source)
-    place = installed(release)
-    transport = Transport(ft.console, release)
-
-    def get(name: str) -> bytes:
-        attempts = Attempts(ft.console)
-        while True:
-            try:
-                with transport.open_public(f"{release}/{name}", {}) as response:
-                    return response.read_all(1 << 20)
-            except NetworkError as error:
-                if error.final:
-                    raise
-                attempts.another(error)
-
-    newest = get("VERSION").decode("ascii", "replace").strip()
-    if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}", newest, re.ASCII):
-        raise NetworkError(f"unexpected reply from {release}: no version")
+def update_ft(ft: Context, args: argparse.Namespace) -> None:
+    # FT_BASE_URL is the name that the install script knows.
+    source = "FT_BASE_URL" if os.environ.get("FT_BASE_URL") else "FT_RELEASE_URL"
+    release = parse_base_url(os.environ.get(source) or RELEASE_URL, source)
+    place = find_installation(release)
+    http = HttpClient(ft.console, https_only=release.lower().startswith("https:"))
+    newest = fetch_newest_version(http, release)
     new, old = ([int(part) for part in version.split(".")] for version in (newest, __version__))
     if new <= old:
-        newer = f"newer than the newest release, {newest}" if new < old else "the newest release"
-        return ft.console.print(f"ft {__version__} is {newer}.")
-    script_name = "install.ps1" if os.name == "nt" else "install.sh"
-    script = get(script_name)
-    sums = get("SHA256SUMS").decode("ascii", "replace").split()
-    if (hashlib.sha256(script).hexdigest(), script_name) not in zip(
-        sums[::2], (n.lstrip("*") for n in sums[1::2])
-    ):
-        raise NetworkError(f"{script_name} from {release} does not match its published checksum")
+        rest = f"newer than the newest release, {newest}" if new < old else "the newest release"
+        return ft.console.print(f"ft {__version__} is {rest}.")
+    script = fetch_verified(http, release, "install.ps1" if os.name == "nt" else "install.sh")
     ft.console.note(f"updating ft {__version__} → {newest}")
-    environ = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("FINETUNING_API_KEY", "FT_FROM")
-    }
     directory = os.path.dirname(place)
+    if os.name == "nt":
+        with ft.part_files.create(place, suffix=".ps1") as file:
+            file.restart()
+            file.write(script)
+            file.finish()
+            argv = ["powershell", "-NoProfile", "-ExecutionPolicy", "Bypass"]
+            argv += ["-File", file.hidden_path, "-Prefix", directory]
+            run_installer([*argv, "-Version", newest, "-BaseUrl", release], b"")
+    else:
+        argv = ["sh", "-s", "--", "--prefix", directory]
+        run_installer([*argv, "--version", newest, "--base-url", release], script)
+
+
+def fetch_newest_version(http: HttpClient, release: str) -> str:
+    text = http.get_bytes(f"{release}/VERSION", 1 << 20).decode("ascii", "replace").strip()
+    if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}", text, re.ASCII):
+        raise NetworkError(f"unexpected reply from {release}: no version")
+    return text
+
+
+def fetch_verified(http: HttpClient, release: str, name: str) -> bytes:
+    """Return a file of a release. Raises NetworkError unless its checksum is the published one."""
+    import hashlib
+
+    content = http.get_bytes(f"{release}/{name}", 1 << 20)
+    sums = http.get_bytes(f"{release}/SHA256SUMS", 1 << 20).decode("ascii", "replace").split()
+    published = zip(sums[::2], (word.lstrip("*") for word in sums[1::2]))
+    if (hashlib.sha256(content).hexdigest(), name) not in published:
+        raise NetworkError(f"{name} from {release} does not match its published checksum")
+    return content
+
+
+def run_installer(argv: list[str], script: bytes) -> None:
+    """Run the install script, which it reads from stdin. Raises FtError if it fails."""
+    import subprocess
+
+    stays = f"ft {__version__} stays"
+    secrets = ("FINETUNING_API_KEY", "FT_FROM")  # FT_FROM would install something else
+    environ = {name: value for name, value in os.environ.items() if name not in secrets}
     try:
-        if os.name == "nt":
-            path = os.path.join(directory, f".ft-{os.urandom(6).hex()}.ps1")
-            Target.unfinished[path] = None
-            with open(path, "wb") as file:
-                file.write(script)
-            argv = [
-                "powershell",
-                "-NoProfile",
-                "-ExecutionPolicy",
-                "Bypass",
-                "-File",
-                path,
-                "-Prefix",
-                directory,
-                "-Version",
-                newest,
-                "-BaseUrl",
-                release,
-            ]
-        else:
-            argv = [
-                "sh",
-                "-s",
-                "--",
-                "--prefix",
-                directory,
-                "--version",
-                newest,
-                "--base-url",
-                release,
-            ]
-        # A session of its own: the script and what it runs are stopped together, and only by us.
+        # A session of its own: only we stop the script, together with what it runs.
         with subprocess.Popen(
             argv, env=environ, stdin=subprocess.PIPE, start_new_session=True
-        ) as running:
+        ) as process:
             try:
-                running.communicate(b"" if os.name == "nt" else script)
-            except Stopped:
-                running.terminate() if os.name == "nt" else os.killpg(running.pid, signal.SIGTERM)
-                raise  # once it has cleaned up
+                process.communicate(script)
+            except StopSignal:
+                if os.name == "nt":
+                    process.terminate()
+                else:
+                    os.killpg(process.pid, signal.SIGTERM)
+                raise  # Popen waits until the script has cleaned up
     except OSError as error:
-        raise FtError(
-            f"cannot run the install script: {error.strerror}; ft {__version__} stays"
-        ) from None
-    if running.returncode:
-        raise FtError(
-            f"the install script failed (exit {running.returncode}); ft {__version__} stays"
-        )
+        raise FtError(f"cannot run the install script: {error.strerror}; {stays}") from None
+    if process.returncode:
+        raise FtError(f"the install script failed (exit {process.returncode}); {stays}")
 
 
-@command(
+@declare(
     "completion",
     "Print a shell's completion script. It completes commands, flags and their choices; load it "
-    "where your shell "
-    "starts.",
-    arg(
-        "shell", choices=("bash", "zsh", "fish", "powershell"), help="bash, zsh, fish or powershell"
-    ),
+    "where your shell starts.",
+    arg("shell", "bash, zsh, fish or powershell", choices=("bash", "zsh", "fish", "powershell")),
     example='eval "$(ft completion bash)"',
 )
-def completion(ft: Ft, args: argparse.Namespace) -> None:
-    ft.console.write(completion_script(args.shell))
+def print_completion(ft: Context, args: argparse.Namespace) -> None:
+    ft.console.print_raw(COMPLETION_SCRIPTS[args.shell])
 
 
-@command(
+@declare(
     "help",
     "Print built-in help. Overall or for a single command.",
-    arg("topic", metavar="<command>", nargs="*", help="the command to explain; none: an overview"),
-    flag("--man", action="store_true", help="print the man page of all commands, as roff"),
+    arg("topic", "the command to explain; none: an overview", metavar="<command>", nargs="*"),
+    flag("--man", "print the man page of all commands, as roff"),
     example="ft help generate",
 )
-def help_(ft: Ft, args: argparse.Namespace) -> None:
-    ft.console.write(manual() if args.man else help_text(args.topic))
+def show_help(ft: Context, args: argparse.Namespace) -> None:
+    ft.console.print_raw(format_manual() if args.man else help_text(args.topic))
 
 
-# --- parser ---------------------------------------------------------------------------------------
+# --- 10. Command line ----------------------------------------------------------------------------
 
-GROUPS = {
+COMMAND_GROUPS = {
     "auth": "Sign in and out.",
     "playlist": "Inspect and manage the tracks in playlists.",
     "sfx": "Sound effects.",
 }
+HELP_FLAG = ("-h", "--help"), {"action": "store_true", "help": "show this help"}
+VERSION_FLAG = ("--version",), {"action": "store_true", "help": "print the version"}
 
 
-class Formatter(argparse.RawDescriptionHelpFormatter):
-    """As wide as the terminal, without importing shutil, half the cost of building a parser."""
+class HelpRequested(Exception):
+    """The command line asks for help, whose text is the argument."""
+
+
+class CommandLine:
+    """The words of a command line, sorted into a command, its flags and its arguments.
+
+    Sorting finds typos before anything else happens, allows flags anywhere, and leaves argparse
+    nothing to guess: `-out x.mp3` is not `-o ut x.mp3`. Raises UsageError for what no command line
+    can contain.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.name: list[str] = []
+        self.command: Command | None = None
+        self.flags: list[str] = []  # in the long form, as --flag or --flag=value
+        self.arguments: list[str] = []
+        self.wants_help = False
+        self.wants_version = False
+        self._words = iter(words)
+        for word in self._words:
+            if word == "--":
+                break
+            if not is_flag(word):
+                self._add_word(word)
+            elif not self.wants_help:  # after -h only the name of the command counts
+                self._add_flag(word)
+        for word in self._words:
+            self._add_word(word)
+
+    def _known_flags(self) -> dict[str, Parameter]:
+        """Return the flags that may stand here, by each of their names."""
+        own = self.command.flags if self.command else [VERSION_FLAG]
+        parameters = [*own, HELP_FLAG, *GLOBAL_FLAGS]
+        return {name: parameter for parameter in parameters for name in parameter[0]}
+
+    def _add_word(self, word: str) -> None:
+        """Take a word that is no flag: the next word of the command's name, or an argument."""
+        if self.command:
+            self.arguments.append(word)
+            return
+        self.name.append(word)
+        name = " ".join(self.name)
+        self.command = COMMANDS.get(name)
+        if not self.command and name not in COMMAND_GROUPS:
+            raise unknown_command(name)
+
+    def _add_flag(self, word: str) -> None:
+        """Take a flag and its value, or several short flags in one word (`-vy`)."""
+        known = self._known_flags()
+        name, equals, value = word.partition("=")
+        if name not in known:
+            self._refuse_typo(word, known)
+            # `-ox.mp3` is -o and its value; `-vy` is -v and then -y.
+            name, value = word[:2], word[2:]
+            if not is_switch(known[name]):
+                equals = "="
+            elif value:
+                self._add_flag(name)
+                self._add_flag(f"-{value}")
+                return
+        parameter = known[name]
+        long_name = parameter[0][-1]
+        if is_switch(parameter):
+            if equals:
+                raise self.error(f"{name} takes no value")
+            self.wants_help = self.wants_help or parameter is HELP_FLAG
+            self.wants_version = self.wants_version or parameter is VERSION_FLAG
+            self.flags.append(long_name)
+        else:
+            self.flags.append(f"{long_name}={value if equals else self._take_value(name)}")
+
+    def _take_value(self, name: str) -> str:
+        value = next(self._words, None)
+        if value is None or value == "--":
+            raise self.error(f"{name} needs a value")
+        if is_flag(value):
+            raise UsageError(f"{name} needs a value", f"if {value} is one, write {name}={value}")
+        return value
+
+    def _refuse_typo(self, word: str, known: dict[str, Parameter]) -> None:
+        """Raise UsageError unless an unknown word is a short flag with something attached."""
+        name = word.partition("=")[0]
+        if name[:2] in known and not resembles_long_flag(word, known):
+            return
+        is_elsewhere = any(name in names for c in COMMANDS.values() for names, _ in c.flags)
+        if not self.command and is_elsewhere:
+            raise self.error(f"{name} goes after the command")
+        dashed = name if name.startswith("--") else f"-{name}"
+        raise self.error(f"unknown flag {name}{suggest_nearest(dashed, known)}")
+
+    def check_count(self) -> None:
+        """Raise UsageError if an argument is missing, or if there is one too many."""
+        assert self.command
+        counts = [options.get("nargs", "1") for _, options in self.command.arguments]
+        required = [p for p in self.command.arguments if p[1].get("nargs") != "*"]
+        if len(self.arguments) < len(required):
+            missing = required[len(self.arguments)][1]["metavar"]
+            raise self.error(f"missing argument: {missing}")
+        if not {"+", "*"}.intersection(counts) and len(self.arguments) > len(counts):
+            raise self.error(f"unexpected argument {self.arguments[len(counts)]!r}")
+
+    def error(self, message: str) -> UsageError:
+        name = " ".join(self.name)
+        group = f"{name} <command>" if name else "<command>"
+        usage = self.command.usage if self.command else f"ft {group} [flags]"
+        explained = " ".join(["ft help", *self.name])
+        return UsageError(message, f"usage: {usage}; `{explained}` explains it")
+
+
+def is_flag(word: str) -> bool:
+    """Return whether a word is a flag: not a lone dash, a negative number, or prose with spaces."""
+    name = word.partition("=")[0]
+    return word.startswith("-") and " " not in name and not re.fullmatch("-[0-9.]*", name)
+
+
+def resembles_long_flag(word: str, known: Iterable[str]) -> bool:
+    """Return whether a word of one dash was probably meant to have two, as `-out x.mp3`."""
+    import difflib
+
+    letters = re.split("[=./]", word.lstrip("-"))[0]
+    long_names = [name[2:] for name in known if name.startswith("--")]
+    begins = any(name.startswith(letters) for name in long_names)
+    close = difflib.get_close_matches(letters, long_names, 1, 0.75)
+    return len(letters) > 1 and (begins or bool(close))
+
+
+def is_switch(parameter: Parameter) -> bool:
+    return parameter[1].get("action") == "store_true"
+
+
+def unknown_command(name: str) -> UsageError:
+    return UsageError(
+        f"unknown command `{name}`{suggest_nearest(name, COMMANDS)}", "`ft help` lists the commands"
+    )
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """argparse's help, as wide as the terminal. It imports neither shutil nor textwrap."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=26, width=help_width())
 
     def _split_lines(self, text: str, width: int) -> list[str]:
-        """Broken at spaces only, and without importing textwrap."""
-        return fold(text, width)
+        return wrap_text(text, width)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        """`-o, --output <path>`, as from Python 3.13 on."""
+        """Return `-o, --output <path>`, as Python 3.13 and newer do."""
         if not action.option_strings or action.nargs == 0:
             return super()._format_action_invocation(action)
         return f"{', '.join(action.option_strings)} {action.metavar}"
 
 
 def help_width() -> int:
-    return max(40, min(columns(sys.stdout) or 101, 110) - 1)
+    return max(40, min(terminal_width(sys.stdout) or 101, 110) - 1)
 
 
-def unmarked(word: str) -> str:
-    """A word after `--`, as it was."""
-    return word.lstrip("\0")
+class CommandParser(argparse.ArgumentParser):
+    """argparse with our error messages."""
 
-
-class Parser(argparse.ArgumentParser):
-    """argparse with our errors, no abbreviations, and flags allowed between a command's
-    arguments.
-    """
-
-    def __init__(self, *, words: Sequence[str] = (), **options: Any) -> None:
-        super().__init__(add_help=False, allow_abbrev=False, formatter_class=Formatter, **options)
-        self.words = words
-        self.color = False  # Python 3.14 would paint the help
-        self._intermixing = False
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            add_help=False, allow_abbrev=False, formatter_class=HelpFormatter, **options
+        )
+        self.color = False  # Python 3.14 would colour the help
         self._positionals.title = "arguments"
-        group = self.add_argument_group("global flags (before or after the command)")
-        for names, parameters in GLOBALS:
-            group.add_argument(*names, **{**parameters, "default": argparse.SUPPRESS})
-        group.add_argument("-h", "--help", action="help", help="show this help")
 
-    def declare(self, chosen: Command) -> Parser:
-        """Take in the arguments and flags of a command; GLOBALS stay last in its help."""
+    def declare(self, chosen: Command) -> None:
+        """Add the arguments and flags of a command, with the global flags at the end."""
+        for names, options in chosen.arguments:
+            self.add_argument(*names, **options)
         flags = self.add_argument_group("flags")
-        self._action_groups.insert(-2, self._action_groups.pop())
-        for names, options in chosen.parameters:
-            if names[0].startswith("-"):
-                flags.add_argument(*names, **options)
-            else:
-                self.add_argument(*names, **{"type": unmarked, **options})
+        for names, options in chosen.flags:
+            flags.add_argument(*names, **options)
+        self.declare_global_flags()
         self.set_defaults(command=chosen)
-        return self
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self._intermixing:
-            return super().parse_known_args(args, namespace)
-        self._check_flags(args)
-        if not self._defaults:
-            return super().parse_known_args(args, namespace)
-        self._intermixing = True
-        if (
-            "--" in args
-        ):  # what follows is no flag; argparse parses twice and has lost the `--` the second time
-            end = args.index("--") + 1
-            args = [*args[:end], *("\0" + word for word in args[end:])]
-        namespace, extras = self.parse_known_intermixed_args(args, namespace)
-        extras = [word for word in extras if word != "--"]
-        if extras:
-            self.error(f"unexpected argument {unmarked(extras[0])!r}")
-        return namespace, extras
+    def declare_global_flags(self) -> None:
+        group = self.add_argument_group("global flags (before or after the command)")
+        for names, options in (*GLOBAL_FLAGS, HELP_FLAG):
+            group.add_argument(*names, **options)
 
-    def _check_flags(self, argv: Sequence[str]) -> None:
-        """Refuse an unknown flag before argparse tells what is missing beside it, or takes it for
-        something else: `--lyrcs='la la'` for a prompt, `-output` for `-o utput`.
-        """
-        known = self._option_string_actions
-        words = iter(argv)
-        for word in words:
-            name, equals, _ = word.partition("=")
-            if word in ("--", "-h", "--help") or not (self._defaults or word.startswith("-")):
-                return
-            if not word.startswith("-") or " " in name or re.fullmatch("-[0-9.]*", name):
-                continue
-            if name in known:
-                if known[name].nargs is None and not equals:
-                    next(words, None)
-            elif name.startswith("--") or f"-{name}" in known or name[:2] not in known:
-                if not self._defaults and any(
-                    name in names for c in COMMANDS.values() for names, _ in c.parameters
-                ):
-                    self.error(f"{name} goes after the command")
-                self.error(f"unknown flag {name}{nearest(name, known)}")
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Convert and check a value. Raises UsageError, which quotes it as the user gave it."""
+        try:
+            value = super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            raise self._invalid(action, arg_string, error.message) from None
+        is_command = action.nargs == argparse.PARSER  # CommandLine has found it already
+        if action.choices is not None and value not in action.choices and not is_command:
+            choices = ", ".join(map(str, action.choices))
+            raise self._invalid(action, arg_string, f"choose one of {choices}")
+        return value
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is None or value in action.choices:
-            return
-        if isinstance(action.choices, dict):  # subcommands
-            name = " ".join([*self.words, str(value)])
-            raise UsageError(
-                f"unknown command `{name}`{nearest(name, COMMANDS)}", "`ft help` lists the commands"
-            )
-        raise argparse.ArgumentError(
-            action, f"{value!r} is none of {', '.join(map(str, action.choices))}"
-        )
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(
-            message, f"usage: {self.usage}; `{' '.join(['ft help', *self.words])}` explains it"
-        )
-
-    def print_help(self, file: Any = None) -> None:
-        raise HelpAsked(help_text(self.words))
+    @staticmethod
+    def _invalid(action: argparse.Action, text: str, why: str) -> UsageError:
+        names = action.option_strings or [str(action.metavar).strip("<>")]
+        return UsageError(f"invalid {names[-1].lstrip('-')} {text!r}: {why}")
 
 
-def command_parser(chosen: Command) -> Parser:
-    example = (
-        fold_command(chosen.example, help_width() - 4) if sys.stdout.isatty() else [chosen.example]
+def build_parser(chosen: Command) -> tuple[CommandParser, CommandParser]:
+    """Return the root of the tree of subparsers, and the leaf of one command.
+
+    The other branches are left out: building all of them takes as long as everything else.
+    """
+    root = CommandParser(prog="ft")
+    parent: Any = root.add_subparsers()
+    *groups, last = chosen.name.split()
+    for group in groups:
+        parent = parent.add_parser(group).add_subparsers()
+    example = chosen.example
+    if sys.stdout.isatty():
+        example = "\n    ".join(wrap_command(example, help_width() - 4))
+    leaf: CommandParser = parent.add_parser(
+        last,
+        usage=chosen.usage,
+        description="\n".join(wrap_text(chosen.description, help_width())),
+        epilog=f"example:\n  {example}",
     )
-    epilog = "example:\n  " + "\n    ".join(example)
-    parser = Parser(words=chosen.name.split(), prog="ft", usage=chosen.usage, epilog=epilog)
-    parser.description = "\n".join(fold(chosen.description, help_width()))
-    return parser.declare(chosen)
+    leaf.declare(chosen)
+    return root, leaf
 
 
-def tree() -> Parser:
-    """The whole command line: a subparser for each command, nested for those of two words."""
-    root = Parser(prog="ft", usage="ft <command> [flags]")
-    root.add_argument("--version", action="store_true")
-    level = root.add_subparsers()
-    groups: dict[str, Any] = {}
-    for chosen in COMMANDS.values():
-        first, _, second = chosen.name.partition(" ")
-        if second and first not in groups:
-            groups[first] = level.add_parser(
-                first, words=[first], usage=f"ft {first} <command> [flags]"
-            ).add_subparsers()
-        parser = (groups[first] if second else level).add_parser(
-            second or first, words=chosen.name.split(), usage=chosen.usage
-        )
-        parser.declare(chosen)
-    return root
+def parse_command_line(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments of a command, with the command itself as `command`.
 
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments, with `command` among them. UsageError, HelpAsked."""
+    `command` is None for --version. Raises UsageError, or HelpRequested with the text.
+    """
     for i, word in enumerate(argv, 1):
         try:
             word.encode("utf-8")
         except UnicodeEncodeError:
             raise UsageError(f"argument {i} is not valid text") from None
-    args = argparse.Namespace(
-        **{names[-1][2:].replace("-", "_"): options["default"] for names, options in GLOBALS}
-    )
-    if argv == ["--version"]:
-        return argparse.Namespace(**vars(args), command=None, version=True)
-    for count in (2, 1):  # building one parser takes half the time of the tree
-        chosen = COMMANDS.get(" ".join(argv[:count]))
-        if chosen and len(chosen.name.split()) == count <= len(argv):
-            return command_parser(chosen).parse_args(argv[count:], args)
-    args = tree().parse_args(argv, args)
-    if not hasattr(args, "command") and not args.version:
-        raise HelpAsked(help_text([word for word in argv if word in GROUPS][:1]))
-    return args
+    line = CommandLine(argv)
+    if line.wants_version:
+        return argparse.Namespace(command=None, verbose=False, no_color=False)
+    if line.wants_help or not line.command:
+        raise HelpRequested(help_text(line.name))
+    line.check_count()
+    root, _ = build_parser(line.command)
+    arguments = ["--", *line.arguments] if line.arguments else []
+    return root.parse_args([*line.name, *line.flags, *arguments])
 
 
 def help_text(words: Sequence[str]) -> str:
-    """The help of a command, of a group of commands, or the overview. UsageError for an unknown
-    command.
+    """Return the help of a command, of a group of commands, or the overview.
+
+    Raises UsageError if there is no such command.
     """
     name = " ".join(words)
     if name in COMMANDS:
-        return command_parser(COMMANDS[name]).format_help()
-    if name and name not in GROUPS:
-        raise UsageError(
-            f"unknown command `{name}`{nearest(name, COMMANDS)}", "`ft help` lists the commands"
-        )
-    shown = [c for c in COMMANDS.values() if not name or c.name.startswith(name + " ")]
-    usages = [c.usage[3:].replace(" [flags]", "") for c in shown]
+        _, parser = build_parser(COMMANDS[name])
+        return parser.format_help()
+    if name and name not in COMMAND_GROUPS:
+        raise unknown_command(name)
+    return overview_text(name)
+
+
+def overview_text(group: str) -> str:
+    """Return the help that lists the commands of a group, or all commands if it is empty."""
+    shown = [c for c in COMMANDS.values() if not group or c.name.startswith(group + " ")]
+    usages = [c.usage[len("ft ") :].replace(" [flags]", "") for c in shown]
     indent = max(map(len, usages)) + 4
     lines = [
-        f"usage: ft {name + ' ' if name else ''}<command> [flags]",
+        f"usage: ft {group + ' ' if group else ''}<command> [flags]",
         "",
-        GROUPS[name] if name else f"ft {__version__}: music from a prompt, by Finetuning.ai",
+        COMMAND_GROUPS.get(group, f"ft {__version__}: music from a prompt, by Finetuning.ai"),
         "",
         "commands:",
     ]
     for chosen, usage in zip(shown, usages):
-        first, *rest = fold(chosen.summary, max(20, help_width() - indent))
+        first, *rest = wrap_text(chosen.summary, max(20, help_width() - indent))
         lines += [f"  {usage:{indent - 2}}{first}", *(" " * indent + line for line in rest)]
-    flags = Parser(prog="ft").format_help().partition("global flags")[2]
-    lines += ["", "global flags" + flags.rstrip("\n")]
-    if not name:
+    parser = CommandParser(prog="ft", usage="")
+    parser.declare_global_flags()
+    lines += ["", "global flags" + parser.format_help().partition("global flags")[2].rstrip("\n")]
+    if not group:
         lines.append("  --version         print the version")
-    lines += ["", "`ft help <command>` explains a command.", "", "example:"]
-    lines.append(
-        f"  {shown[0].example}" if name else '  ft generate "lofi chill piano, mellow, late night"'
-    )
+    example = shown[0].example if group else 'ft generate "lofi chill piano, mellow, late night"'
+    lines += ["", "`ft help <command>` explains a command.", "", "example:", f"  {example}"]
     return "\n".join(lines) + "\n"
 
 
-# --- completion and man page ----------------------------------------------------------------------
+# --- 11. Completion and manual -------------------------------------------------------------------
 
-# Each shell's script is its table of `candidates` and the same walk over the words before the
-# cursor: a flag that takes
-# a value swallows the next word, others are passed over, and the rest lead from `ft` to a command.
-WALK = r"""
-_ft_offer() {
-    case $1 in
-TABLE        *) return 1 ;;
-    esac
-}
-
-_ft_walk() { # the word at the cursor, then those before it; sets offer
-    local word cur=$1 at=ft flag=
-    shift
-    for word; do
-        if [ "$word" = '=' ]; then # bash takes --flag=value apart
-            :
-        elif [ -n "$flag" ]; then
-            flag=
-        elif [ "${word#-}" != "$word" ]; then
-            ! _ft_offer "$word" || flag=$word
-        elif _ft_offer "$at $word"; then
-            at="$at $word"
-        fi
-    done
-    case $cur in -*) at="$at -" ;; esac
-    _ft_offer "${flag:-$at}"
-}
-"""
-BASH = r"""
-_ft() {
-    local IFS=$' \t\n' offer=() cur=${COMP_WORDS[COMP_CWORD]}
-    [ "$cur" != '=' ] || cur=
-    case ${COMP_WORDS[COMP_CWORD-1]} in
-        *[\<\>]) offer=('<path>') ;; # after a redirection
-        *) _ft_walk "$cur" "${COMP_WORDS[@]:1:COMP_CWORD-1}" ;;
-    esac
-    COMPREPLY=()
-    if [ "${offer[*]}" = '<path>' ]; then
+# Each script asks `ft __complete SHELL WORDS…`, whose last word is the one at the cursor. The
+# answer is a candidate a line, or the line <path> where the shell is to complete filenames.
+COMPLETION_SCRIPTS = {
+    "bash": r"""_ft() {
+    local IFS=$'\n' words=("${COMP_WORDS[@]:1:COMP_CWORD}")
+    COMPREPLY=($(command ft __complete bash "${words[@]}" 2>/dev/null))
+    if [ "${COMPREPLY[0]-}" = '<path>' ]; then
+        COMPREPLY=()
         compopt -o default 2>/dev/null
-    else
-        COMPREPLY=($(compgen -W "${offer[*]}" -- "$cur"))
     fi
 }
 
-# bash 3 has no compopt
+# bash 3 has no compopt.
 if type compopt >/dev/null 2>&1; then complete -F _ft ft; else complete -o default -F _ft ft; fi
-"""
-ZSH = r"""
+""",
+    "zsh": r"""#compdef ft
 _ft() {
     local -a offer
-    if compset -P 1 '--*='; then
-        _ft_walk '' "${(@)words[2,CURRENT-1]}" "${IPREFIX%=}"
-    else
-        _ft_walk "$PREFIX" "${(@)words[2,CURRENT-1]}"
+    compset -P 1 '--*='
+    offer=("${(@f)$(command ft __complete zsh "${(@)words[2,CURRENT-1]}" \
+        "$IPREFIX$PREFIX" 2>/dev/null)}")
+    if [ "${offer[*]}" = '<path>' ]; then
+        _files
+    elif [ -n "${offer[*]}" ]; then
+        _describe -V ft offer
     fi
-    if [ "${offer[*]}" = '<path>' ]; then _files; else _describe -V ft offer; fi
 }
 
 if [ "${funcstack[1]-}" = _ft ]; then _ft "$@"; else compdef _ft ft; fi
-"""
-FISH = r"""function __ft_offer --no-scope-shadowing
-    switch "$argv[1]"
-TABLE        case '*'
-            return 1
-    end
-    return 0
+""",
+    "fish": r"""function __ft_complete
+    set -l words (commandline -opc)
+    set -l current (commandline -ct)
+    command ft __complete fish $words[2..] "$current" 2>/dev/null
 end
 
-function __ft_complete
-    set -l at ft
-    set -l flag
-    set -l offer
-    set -l cur (commandline -ct)
-    set -l given (string match -r -- '^(--[^=]+)=.*' $cur)
-    set -l words (commandline -opc) $given[2]
-    for word in $words[2..]
-        if set -q flag[1]
-            set flag
-        else if string match -q -- '-*' $word
-            __ft_offer $word; and set flag $word
-        else if __ft_offer "$at $word"
-            set at "$at $word"
-        end
-    end
-    string match -q -- '-*' $cur; and set at "$at -"
-    set -q flag[1]; and __ft_offer $flag; or __ft_offer $at
-    set -q given[1]; and set given "$given[2]="; or set given ''
-    string join \n -- $given$offer
-end
-
-complete -c ft -f -k -a '(__ft_complete | string match -v "*<path>")'
-complete -c ft -F -n '__ft_complete | string match -q "*<path>"'
-"""
-POWERSHELL = r"""Register-ArgumentCompleter -Native -CommandName 'ft', 'ft.cmd' -ScriptBlock {
+complete -c ft -f -k -a '(__ft_complete | string match -v "<path>")'
+complete -c ft -F -n '__ft_complete | string match -q "<path>"'
+""",
+    # The = keeps PowerShell from dropping an empty word. Its own `ft` is an alias of Format-Table.
+    "powershell": r"""Register-ArgumentCompleter -Native -CommandName ft, ft.cmd -ScriptBlock {
     param($current, $ast, $cursor)
-    $table = @{
-TABLE    }
-    $at = 'ft'
-    $flag = $null
-    $before = $ast.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursor } |
-        Select-Object -Skip 1
-    foreach ($element in $before) {
-        $word = "$element"
-        if ($flag) { $flag = $null }
-        elseif ($word.StartsWith('-')) { if ($table.ContainsKey($word)) { $flag = $word } }
-        elseif ($table.ContainsKey("$at $word")) { $at = "$at $word" }
-    }
-    if ("$current".StartsWith('-')) { $at = "$at -" }
-    $offer = if ($flag) { $table[$flag] } else { $table[$at] }
-    foreach ($row in $offer) {
-        $word, $text = $row -split "`t"
-        # Without results, PowerShell offers files.
-        if ($word -ne '<path>' -and $word.StartsWith("$current")) {
+    $words = $ast.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursor } |
+        Select-Object -Skip 1 | ForEach-Object { "$_" }
+    $ft = Get-Command ft -CommandType Application | Select-Object -First 1
+    & $ft __complete powershell @words "=$current" | ForEach-Object {
+        $word, $text = $_ -split "`t"
+        if ($word -ne '<path>') { # without results, PowerShell offers files
             [System.Management.Automation.CompletionResult]::new(
                 $word, $word, 'ParameterValue', "$word $text")
         }
     }
 }
-"""
-# For each shell: what stands for ' in a string, what parts a word from its description, between
-# strings, a row, and
-# the script.
-SHELLS = {
-    "bash": (r"'\''", "", " ", "        '%s') offer=(%s) ;;\n", WALK.lstrip() + BASH),
-    "zsh": (r"'\''", ":", " ", "        '%s') offer=(%s) ;;\n", "#compdef ft\n" + WALK + ZSH),
-    "fish": (r"\'", "\t", " ", "        case '%s'\n            set offer %s\n", FISH),
-    "powershell": ("''", "\t", ", ", "        '%s' = @(%s)\n", POWERSHELL),
+""",
 }
-# Flags of argparse's own making, in the form of the others.
-HELP = ("-h", "--help"), {"action": "help", "help": "show the help"}
-VERSION = ("--version",), {"action": "version", "help": "print the version"}
+FILES = {"<path>": ""}  # stands for filenames among candidates
 
 
-def candidates() -> dict[str, dict[str, str]]:
-    """The words that may follow, each with its meaning: `ft`, a group, or a command; the same and a
-    dash; a flag that takes a value, where `<path>` stands for files.
+def completion_table() -> dict[str, dict[str, str]]:
+    """Return what may follow, with descriptions, by what stands before it.
+
+    The keys are `ft`, a group or a command; the same and a dash, for its flags; and each flag that
+    takes a value.
     """
     table: dict[str, dict[str, str]] = {"ft": {}}
     for chosen in COMMANDS.values():
         first, _, second = chosen.name.partition(" ")
-        table["ft"][first] = GROUPS.get(first, chosen.summary).rstrip(".")
+        table["ft"][first] = COMMAND_GROUPS.get(first, chosen.summary).rstrip(".")
         if second:
             table.setdefault(f"ft {first}", {})[second] = chosen.summary
     table["ft help"] = dict(table["ft"])
-    table.update({f"ft help {group}": table[f"ft {group}"] for group in GROUPS})
-    for key, parameters in (
-        ("ft", (VERSION,)),
-        *((f"ft {group}", ()) for group in GROUPS),
-        *((f"ft {c.name}", c.parameters) for c in COMMANDS.values()),
-    ):
-        offered = table.setdefault(key, {})
-        flags = table[f"{key} -"] = {}
-        for names, options in (*parameters, HELP, *GLOBALS):
-            files = ("<path>",) if options.get("metavar") == "<path>" else ()
-            values = dict.fromkeys(options.get("choices", files), "")
-            if not names[0].startswith("-"):
-                offered.update(values)
-                continue
-            flags.update(dict.fromkeys(names, options["help"].partition(" (default")[0]))
-            if "action" not in options:
-                table.update(dict.fromkeys(names, values))
+    table.update({f"ft help {group}": table[f"ft {group}"] for group in COMMAND_GROUPS})
+    flags_of: dict[str, Sequence[Parameter]] = {"ft": [VERSION_FLAG]}
+    flags_of.update({f"ft {group}": [] for group in COMMAND_GROUPS})
+    for chosen in COMMANDS.values():
+        flags_of[f"ft {chosen.name}"] = chosen.flags
+        offered = table.setdefault(f"ft {chosen.name}", {})
+        for _, options in chosen.arguments:
+            offered.update(dict.fromkeys(options.get("choices", ()), ""))
+    for key, own_flags in flags_of.items():
+        table[f"{key} -"] = offered = {}
+        for names, options in (*own_flags, HELP_FLAG, *GLOBAL_FLAGS):
+            offered.update(dict.fromkeys(names, options["help"].partition(" (default")[0]))
+            if "metavar" in options:
+                values = dict.fromkeys(options.get("choices", ()), "")
+                is_path = options["metavar"] == "<path>"
+                table.update(dict.fromkeys(names, FILES if is_path else values))
     return table
 
 
-def completion_script(name: str) -> str:
-    """What completes `ft` in that shell. It holds all that it needs: to complete never starts
-    Python.
+def find_candidates(words: Sequence[str]) -> dict[str, str]:
+    """Return what may stand in place of the last of `words`, with descriptions."""
+    table = completion_table()
+    *before, current = words
+    place, awaiting = "ft", ""  # a flag that still needs its value
+    for word in before:
+        if awaiting:
+            awaiting = ""
+        elif word.startswith("-"):
+            awaiting = word if word in table else ""
+        elif f"{place} {word}" in table:
+            place = f"{place} {word}"
+    name, equals, _ = current.partition("=")
+    if awaiting:
+        return table[awaiting]
+    if equals and name in table:
+        return table[name]
+    return table[f"{place} -"] if current.startswith("-") else table[place]
+
+
+def complete(shell: str, words: list[str]) -> str:
+    """Return the candidates for the last of `words`, one a line, as the script of a shell expects.
+
+    bash splits words at `=` and at redirections; fish and PowerShell replace the whole word.
     """
-    quote, separator, between, row, script = SHELLS[name]
-    rows = []
-    for key, offered in candidates().items():
-        words = [
-            f"{word}{separator}{text}" if text and separator else word
-            for word, text in offered.items()
-        ]
-        rows.append(
-            row % (key, between.join("'" + word.replace("'", quote) + "'" for word in words))
-        )
-    return script.replace("TABLE", "".join(rows))
+    *before, current = words or [""]
+    if shell == "powershell":
+        current = current[1:]
+    if shell == "bash" and before and before[-1].endswith((">", "<")):
+        return "<path>\n"
+    if shell == "bash":
+        if current == "=":
+            current = ""
+        before = [word for word in before if word != "="]
+    offered = find_candidates([*before, current])
+    if offered is FILES:
+        return "<path>\n"
+    flag_name, equals, value = current.partition("=")
+    prefix = ""
+    if equals and current.startswith("-"):
+        prefix, current = (f"{flag_name}=" if shell in ("fish", "powershell") else ""), value
+    separator = {"zsh": ":", "fish": "\t", "powershell": "\t"}.get(shell, "")
+    lines = []
+    for word, text in offered.items():
+        is_match = word.lower().startswith(current.lower())
+        if word.startswith(current) or (shell == "powershell" and is_match):
+            lines.append(f"{prefix}{word}" + (separator + text if separator and text else ""))
+    return "".join(f"{line}\n" for line in lines)
 
 
-# Of the man page, what no declaration says: terms and what they mean.
-MANUAL = {
+# What the man page says beside the declarations: terms and their meanings.
+MANUAL_SECTIONS = {
     "EXIT STATUS": {
         "0": "success; of several items, at least one succeeded",
-        "1": "an error of the API, or a failure on this machine",
+        "1": "an API error, or a failure on this machine",
         "2": "a bad flag, argument, key or configuration",
         "3": "no usable answer from the network",
         "129, 130, 143": "stopped by SIGHUP, Ctrl-C, SIGTERM",
         "141": "the reader of stdout went away",
     },
     "ENVIRONMENT": {
-        "FINETUNING_API_KEY": (
-            "the API key to use; `--api-key` wins over it, and it wins over the stored key"
-        ),
+        "FINETUNING_API_KEY": "the API key to use; `--api-key` overrides it, and it overrides the "
+        "stored key",
         "FINETUNING_CONFIG_HOME": "the configuration directory",
         "NO_COLOR": "set to anything: no colours",
-        "HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE": (
-            "the proxy, the hosts that need none, the certificates to trust"
-        ),
+        "HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE": "the proxy, the hosts that need none, the "
+        "certificates to trust",
         "FT_RELEASE_URL": f"where `ft update` finds releases (default: {RELEASE_URL})",
     },
     "FILES": {
         "~/.config/finetuning/config.json": "the settings `baseUrl`, `defaultDuration` and "
-        "`defaultBpm`. On macOS in "
-        "~/Library/Application Support/finetuning, on Windows in %APPDATA%\\finetuning",
-        "~/.config/finetuning/credentials": "the API key in plain text, "
-        "only on a Linux without a keychain",
+        "`defaultBpm`. On macOS in ~/Library/Application Support/finetuning, on Windows in "
+        "%APPDATA%\\finetuning",
+        "~/.config/finetuning/credentials": "the API key in plain text, only on a Linux without a "
+        "keychain",
     },
 }
+ROFF_ESCAPES = str.maketrans({"\\": r"\e", "-": r"\-", "'": r"\(aq", "~": r"\(ti", "^": r"\(ha"})
 
 
-def manual() -> str:
-    """The man page, in the macros of man(7)."""
-    special = str.maketrans({"\\": r"\e", "-": r"\-", "'": r"\(aq", "~": r"\(ti", "^": r"\(ha"})
+def roff(text: str) -> str:
+    """Return `text` in roff, with words in backquotes in bold."""
+    # Escapes make lines longer, and all of them have to fit into 80 columns.
+    lines = "\n".join(wrap_text(text, 56)).translate(ROFF_ESCAPES)
+    lines = re.sub("^[.]", r"\\&.", lines, flags=re.MULTILINE)
+    return re.sub("`([^`]*)`", r"\\fB\1\\fR", lines)
 
-    def roff(text: str) -> str:
-        lines = "\n".join(fold(text, 56)).translate(
-            special
-        )  # the escapes of a line have to fit into 80 bytes
-        return re.sub(
-            "`([^`]*)`", r"\\fB\1\\fR", re.sub("^[.]", r"\\&.", lines, flags=re.MULTILINE)
-        )
 
-    def entries(parameters: Iterable[Parameter]) -> Iterator[str]:
-        for names, options in parameters:
-            value = (
-                f" {options['metavar']}"
-                if "metavar" in options and names[0].startswith("-")
-                else ""
-            )
-            term = ", ".join(names) if names[0].startswith("-") else options["metavar"]
-            yield f".TP\n{roff(f'`{term}`{value}')}\n{roff(options['help'])}"
+def roff_entries(parameters: Iterable[Parameter]) -> Iterator[str]:
+    """Yield arguments and flags as entries of a list, each with its help."""
+    for names, options in parameters:
+        term = f"`{options['metavar']}`" if "metavar" in options else ""
+        if names[0].startswith("-"):
+            value = f" {options['metavar']}" if "metavar" in options else ""
+            term = f"`{', '.join(names)}`{value}"
+        yield f".TP\n{roff(term)}\n{roff(options['help'])}"
 
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")  # of who builds a package
+
+def format_manual() -> str:
+    """Return the man page, in the macros of man(7)."""
+    # Those who build packages set SOURCE_DATE_EPOCH, so that the same input gives the same page.
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     seconds = int(epoch) if re.fullmatch("[0-9]{1,11}", epoch, re.ASCII) else time.time()
     date = time.strftime("%Y-%m-%d", time.gmtime(seconds))
     page = [
@@ -4218,57 +4748,56 @@ def manual() -> str:
         ".SH SYNOPSIS\n.B ft\n<command> [flags]\n.SH COMMANDS",
     ]
     for chosen in COMMANDS.values():
-        page += [
-            f".SS {roff(chosen.usage)}",
-            roff(chosen.description),
-            *entries(chosen.parameters),
-            ".PP\n.EX",
-        ]
-        page += [*(line.translate(special) for line in fold_command(chosen.example, 60)), ".EE"]
-    page += [
-        ".SH GLOBAL FLAGS",
-        "Before or after the command.",
-        *entries((*GLOBALS, HELP, VERSION)),
-    ]
-    for title, terms in MANUAL.items():
-        page += [
-            f".SH {title}",
-            *(f".TP\n{roff(f'`{term}`')}\n{roff(text)}" for term, text in terms.items()),
-        ]
+        page += [f".SS {roff(chosen.usage)}", roff(chosen.description)]
+        page += [*roff_entries([*chosen.arguments, *chosen.flags]), ".PP\n.EX"]
+        page += [line.translate(ROFF_ESCAPES) for line in wrap_command(chosen.example, 60)]
+        page.append(".EE")
+    page += [".SH GLOBAL FLAGS", "Before or after the command."]
+    page += roff_entries((*GLOBAL_FLAGS, HELP_FLAG, VERSION_FLAG))
+    for title, terms in MANUAL_SECTIONS.items():
+        page.append(f".SH {title}")
+        page += [f".TP\n{roff(f'`{term}`')}\n{roff(text)}" for term, text in terms.items()]
     return "\n".join(page) + "\n"
 
 
-# --- run ------------------------------------------------------------------------------------------
+# --- 12. Run -------------------------------------------------------------------------------------
 
 
-def execute(console: Console, argv: Sequence[str]) -> int:
-    """Parse and run a command; its exit code."""
+def run_command(console: Console, part_files: PartFiles, argv: Sequence[str]) -> int:
+    """Run the command that `argv` names and return its exit code. Every failure is an exception."""
+    if argv and argv[0] == "__complete":  # what the completion scripts ask
+        shell, *words = argv[1:] or [""]
+        console.print_raw(complete(shell, words))
+        return 0
     try:
-        args = parse(argv)
-    except HelpAsked as asked:
-        console.write(asked.args[0])
+        args = parse_command_line(argv)
+    except HelpRequested as request:
+        console.print_raw(str(request))
         return 0
     console.verbose = args.verbose
     console.no_color = console.no_color or args.no_color
-    if getattr(args, "version", False):
+    if args.command is None:
         console.print(f"ft {__version__}")
         return 0
-    return args.command.run(Ft(console, args), args) or 0
+    return args.command.function(Context(console, part_files, args), args) or 0
 
 
-def run(console: Console, argv: Sequence[str]) -> int:
-    """The one place that turns exceptions into lines on stderr and exit codes."""
+def run(console: Console, part_files: PartFiles, argv: Sequence[str]) -> int:
+    """Run a command and turn what it raises into lines on stderr and an exit code.
+
+    Nothing else prints errors or chooses exit codes.
+    """
     try:
-        return execute(console, argv)
+        return run_command(console, part_files, argv)
     except FtError as error:
         console.error(error.message)
-        if error.hint:
-            console.hint(error.hint)
+        if error.hint or error.command:
+            console.hint(error.hint, error.command)
         return error.exit_code
-    except BrokenPipeError:  # the reader of stdout went away: `ft list | head -1`
-        return SIGPIPE
-    except Stopped as stopped:
-        console.abandon(sys.stdout)  # its reader may be gone, or asleep
+    except BrokenPipeError:  # as after `ft list | head -1`
+        return EXIT_BROKEN_PIPE
+    except StopSignal as stopped:
+        console.discard_output(sys.stdout)  # its reader may be gone, or asleep
         console.note("interrupted" if stopped.exit_code == 130 else "terminated")
         return stopped.exit_code
     except Exception as error:
@@ -4281,12 +4810,13 @@ def run(console: Console, argv: Sequence[str]) -> int:
 
             for line in traceback.format_exc().splitlines():
                 console.log(line)
-        return FAILED
+        return EXIT_ERROR
 
 
 def open_missing_streams() -> None:
-    """Put the null device where a descriptor was closed (`2>&-`), before a file of ours lands
-    there.
+    """Put the null device in place of streams that are closed (`2>&-`).
+
+    Otherwise the next file to be opened would get their number, and what is printed.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -4295,20 +4825,20 @@ def open_missing_streams() -> None:
             setattr(sys, name, open(descriptor, mode, encoding="utf-8"))
 
 
-def stop_on_signals() -> None:
-    """Let SIGINT, SIGTERM and SIGHUP raise Stopped, unless whoever started us had them ignored
-    (nohup).
+def stop_on_signals(part_files: PartFiles) -> None:
+    """Let SIGINT, SIGTERM and SIGHUP raise StopSignal.
+
+    A signal that is ignored stays so, as nohup wants it.
     """
     last = float("-inf")
 
     def stop(signum: int, frame: FrameType | None) -> None:
         nonlocal last
         now = time.monotonic()
-        if (
-            now - last > 1 and not Target.stopped
-        ):  # the second of two must not interrupt the cleaning up
+        # The second of two signals must not interrupt the cleaning up.
+        if now - last > 1 and not part_files.closed:
             last = now
-            raise Stopped(signum)
+            raise StopSignal(signum)
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         signum = getattr(signal, name, None)  # Windows has no SIGHUP
@@ -4317,18 +4847,18 @@ def stop_on_signals() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The process: streams, signals, `run`, and no hidden file left behind. The exit code."""
+    """Prepare the process, run a command, leave no hidden file behind, and return the exit code."""
     open_missing_streams()
-    console = Console()
+    console, part_files = Console(), PartFiles()
     try:
         try:
-            stop_on_signals()
-            return run(console, sys.argv[1:] if argv is None else argv)
+            stop_on_signals(part_files)
+            return run(console, part_files, sys.argv[1:] if argv is None else argv)
         finally:
-            Target.remove_unfinished()  # from here on signals are too late
-            console.clear()
-    except Stopped as stopped:  # just outside of `run`
-        Target.remove_unfinished()
+            part_files.close()  # from here on signals come too late
+            console.clear_status()
+    except StopSignal as stopped:  # just outside of `run`
+        part_files.close()
         return stopped.exit_code
 
 

@@ -35,7 +35,7 @@ import trustme
 from sandbox import Sandbox
 
 ROOT = Path(__file__).resolve().parent.parent
-CLOCK = ROOT / "tests" / "clock"
+FAST_CLOCK = ROOT / "tests" / "support" / "fast_clock"
 PYTHON = os.environ.get("FT_PYTHON", sys.executable)
 FORMS = [os.environ["FT_FORM"]] if os.environ.get("FT_FORM") else ["ft.py", "ft.pyz"]
 WINDOWS = sys.platform == "win32"
@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Put together what tests/clock/sitecustomize.py measured."""
+    """Put together what tests/support/fast_clock/sitecustomize.py measured."""
     if os.environ.get("FT_COVERAGE") and not hasattr(session.config, "workerinput"):
         directory = Path(os.environ["FT_COVERAGE"])
         data = coverage.CoverageData(str(directory / "data"))
@@ -412,9 +412,9 @@ class Runner:
             result["PYTHONIOENCODING"] = "utf-8"
         result["FINETUNING_API_KEY"] = self.sandbox.key if key is SANDBOX_KEY else key
         if speed:
-            result.update(PYTHONPATH=str(CLOCK), FT_TEST_SPEED=str(speed))
+            result.update(PYTHONPATH=str(FAST_CLOCK), FT_TEST_SPEED=str(speed))
         if os.environ.get("FT_COVERAGE") and self.program.suffix == ".py":
-            result.update(PYTHONPATH=str(CLOCK), FT_COVERAGE=os.environ["FT_COVERAGE"])
+            result.update(PYTHONPATH=str(FAST_CLOCK), FT_COVERAGE=os.environ["FT_COVERAGE"])
         result.update(env or {})
         return {name: value for name, value in result.items() if value is not None}
 

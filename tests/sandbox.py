@@ -79,7 +79,7 @@ Record = Dict[str, Any]
 Headers = List[Tuple[str, str]]
 
 HERE = pathlib.Path(__file__).resolve().parent
-FRAME_BYTES, FRAME_SECONDS = 96, 0.024  # of data/loop.mp3, see data/make_loop.py
+FRAME_BYTES, FRAME_SECONDS = 96, 0.024  # of data/loop.mp3, see tools/make_loop.py
 CHUNK = 256 * 1024
 
 LANGUAGES = ("en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru")

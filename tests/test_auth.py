@@ -115,7 +115,7 @@ def test_login_takes_the_key_from_one_place(ft: Runner) -> None:
     result = ft(
         "auth", "login", "--stdin", "--api-key", KEY, stdin=ft.sandbox.key, key=None, check=2
     )
-    assert "--api-key and from stdin" in result.stderr
+    assert "--api-key and --stdin cannot be used together" in result.stderr
     assert not ft.sandbox.requests
 
 

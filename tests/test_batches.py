@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Any
 
-import patched
+import jumping_clock
 import pytest
 from conftest import Result, Runner
 
@@ -173,7 +173,7 @@ def test_add_failed_without_its_items(ft: Runner, details: Any) -> None:
 def test_429_between_chunks_waits_and_goes_on(ft: Runner) -> None:
     ids = library(ft, 250)
     ft.sandbox.fault("status", status=429, retry_after=58, after=1)
-    result = patched.run(ft, "delete", "--yes", *ids, check=0)
+    result = jumping_clock.run(ft, "delete", "--yes", *ids, check=0)
     assert result.stdout == "Deleted 250 of 250 track(s)\n"
     assert result.stderr == "note: Too many requests (RATE_LIMITED); trying again in 58 s\n"
     assert [request.status for request in ft.sandbox.requests] == [200, 429, 200, 200]
@@ -229,7 +229,7 @@ def test_a_chunk_that_fails_for_good(
     ids = library(ft, 250)
     ids[3] = "not-mine"
     ft.sandbox.fault(kind, after=1, times=None, **params)
-    result = patched.run(ft, "delete", "--yes", "--json", *ids, check=code)
+    result = jumping_clock.run(ft, "delete", "--yes", "--json", *ids, check=code)
     errors = parted(result, ids)
     assert list(errors) == ["not-mine", *ids[100:]]
     assert errors["not-mine"] == "Track not found or not owned by you"
@@ -347,5 +347,5 @@ def test_the_budget_of_waits_is_that_of_a_chunk(ft: Runner) -> None:
     ids = library(ft, 250)
     for after in range(3):
         ft.sandbox.fault("status", status=429, retry_after=50, after=after)
-    result = patched.run(ft, "delete", "--yes", *ids, check=0)
+    result = jumping_clock.run(ft, "delete", "--yes", *ids, check=0)
     assert result.stdout == "Deleted 250 of 250 track(s)\n"

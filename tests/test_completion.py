@@ -1,6 +1,4 @@
-"""`ft completion`: real shells load the script and complete with it, without ft or Python anywhere
-near.
-"""
+"""`ft completion`: real shells load the script and complete with it, by asking ft."""
 
 from __future__ import annotations
 
@@ -90,13 +88,13 @@ CASES: dict[str, list[str]] = {
 
 
 def start(directory: Path, *argv: str, stdin: str | None = None, terminal: bool = False) -> Process:
-    """A shell that finds no program but ls, which fish lists files with: it has to complete by
-    itself.
-    """
+    """Start a shell that finds no programs but ft, and ls, which fish lists files with."""
     programs = directory / "bin"
     programs.mkdir(exist_ok=True)
     if not (programs / "ls").exists():
         (programs / "ls").symlink_to(shutil.which("ls") or "")
+        (programs / "ft").write_text(f'#!/bin/sh\nexec {PYTHON} {ROOT / "ft.py"} "$@"\n')
+        (programs / "ft").chmod(0o755)
     env = {"PATH": str(programs), "HOME": str(directory), "LC_ALL": "C.UTF-8", "TERM": "dumb"}
     program = shutil.which(argv[0]) or argv[0]
     return Process(
@@ -202,8 +200,7 @@ def test_commands_flags_and_choices_are_completed(ft: Runner, shell: Shell) -> N
 @every_shell
 def test_every_flag_of_every_command_is_offered(ft: Runner, shell: Shell) -> None:
     script(ft, shell.__name__)
-    code = f"import ft\nfor command in {COMMANDS}: print(ft.help_text(command.split()), end='\\0')"
-    texts = ft.start(code, _program=[PYTHON, "-c"], cwd=ROOT, check=0).finish().stdout.split("\0")
+    texts = [ft("help", *command.split(), check=0).stdout for command in COMMANDS]
     lines = [f"ft {command} --" for command in COMMANDS]
     for command, text, offered in zip(COMMANDS, texts, shell(ft.cwd, lines)):
         flags = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", text, re.MULTILINE)
@@ -319,4 +316,4 @@ def test_an_unknown_shell_is_a_usage_error(ft: Runner, words: list[str]) -> None
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
     if words == ["tcsh"]:
-        assert "'tcsh' is none of bash, zsh, fish, powershell" in result.stderr
+        assert "invalid shell 'tcsh': choose one of bash, zsh, fish, powershell" in result.stderr

@@ -115,7 +115,7 @@ def test_an_impossible_base_url_is_exit_2(ft: Runner) -> None:
 def test_a_configuration_that_is_not_there_is_fine(ft: Runner) -> None:
     (ft.config_dir / "config.json").unlink()
     result = ft("doctor", "--base-url", ft.sandbox.api_url, check=0)
-    assert f"✓ config: {ft.config_dir / 'config.json'} (not there" in result.stdout
+    assert f"✓ config: {ft.config_dir / 'config.json'} (does not exist" in result.stdout
 
 
 @linux

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable
 
-import patched
+import jumping_clock
 import pytest
 from conftest import PYPY, Result, Runner
 
@@ -25,7 +25,7 @@ def run(ft: Runner, *argv: str, code: int, **how: Any) -> Result:
     """The process's end: one `error:` line and perhaps a hint, no traceback, nothing on stdout when
     it failed.
     """
-    result = patched.run(ft, *argv, **how)
+    result = jumping_clock.run(ft, *argv, **how)
     assert result.code == code, repr(result)
     assert "Traceback" not in result.stderr and "internal error" not in result.stderr, repr(result)
     if code:
@@ -75,7 +75,7 @@ def test_dns(ft: Runner, name: str) -> None:
 )
 def test_connect_timeout(ft: Runner) -> None:
     ft.sandbox.fault("unreachable")
-    result = patched.run(
+    result = jumping_clock.run(
         ft, "generate", "--no-wait", "a song", changes="ft.CONNECT_TIMEOUT = 0.2", check=3
     )
     assert MAY_HAVE not in result.stderr
@@ -502,5 +502,5 @@ def test_5_a_server_that_drips_cannot_outlive_the_deadline(ft: Runner, where: st
     half a minute.
     """
     ft.sandbox.fault("drip", where=where, interval=0.1, times=None)
-    assert "it did not answer in time" in me(ft, 3, changes="ft.CALL_DEADLINE = 0.7").stderr
+    assert "it did not answer in time" in me(ft, 3, changes="ft.CALL_TIMEOUT = 0.7").stderr
     assert len(ft.sandbox.requests) == 1  # the time is over: no other attempt

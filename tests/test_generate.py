@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import patched
 import pytest
 from conftest import Runner
 from sandbox import LANGUAGES, Request
@@ -190,11 +189,8 @@ def test_what_follows_two_dashes_is_prompt(
 def test_two_dashes_where_there_is_nothing_to_take(ft: Runner) -> None:
     assert ft("list", "--", check=0).stdout
     assert "error: unexpected argument '--x'\n" in ft("list", "--", "--x", check=2).stderr
-    assert (
-        "--lyrics: expected one argument"
-        in ft("generate", "x", "--lyrics", "--", "y", check=2).stderr
-    )
-    assert "cannot ask for confirmation" in ft("delete", "--", "abc", "--yes", check=2).stderr
+    assert "--lyrics needs a value" in ft("generate", "x", "--lyrics", "--", "y", check=2).stderr
+    assert "confirmation needed" in ft("delete", "--", "abc", "--yes", check=2).stderr
     assert "`-x`" in ft("help", "--", "-x", check=2).stderr
 
 
@@ -341,28 +337,6 @@ def test_an_output_that_cannot_be_written_is_found_before_the_credit_is_spent(
 
 
 @pytest.mark.source
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no sticky directories")
-def test_what_only_its_owner_may_replace_is_found_before_the_credit_is_spent(
-    ft: Runner, tmp_path: Path
-) -> None:
-    """As others' files in /tmp: they may be writable, but nobody else may rename over them."""
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    (shared / "x.mp3").write_text("theirs")
-    (shared / "x.mp3").chmod(0o666)
-    shared.chmod(0o1777)
-    changes = "ft.os.geteuid = lambda: 12345"
-    result = patched.run(
-        ft, "generate", "dark trap", "-o", "shared/x.mp3", changes=changes, check=1
-    )
-    assert result.stderr == "error: cannot write shared/x.mp3: it belongs to another user\n"
-    assert not ft.sandbox.requests
-    patched.start(
-        ft, "generate", "dark trap", "-o", "shared/y.mp3", changes=changes, speed=20, check=0
-    ).finish()
-
-
-@pytest.mark.source
 @pytest.mark.skipif(sys.platform == "win32", reason="a directory in use stays there")
 def test_in_a_directory_that_is_gone(ft: Runner) -> None:
     script = 'mkdir gone && cd gone && rmdir "$PWD" && '
@@ -370,11 +344,6 @@ def test_in_a_directory_that_is_gone(ft: Runner) -> None:
     env = {"FINETUNING_CONFIG_HOME": str(ft.home / "conf")}
     result = ft.sh(script + "ft generate dark trap", env=env, check=1)
     assert "error: cannot write track-00000000.mp3: No such file or directory\n" in result.stderr
-    result = ft.sh(script + "ft me", env={"FINETUNING_CONFIG_HOME": "conf"}, check=2)
-    assert (
-        "error: FINETUNING_CONFIG_HOME is relative to a working directory that is gone\n"
-        in result.stderr
-    )
     assert not ft.sandbox.requests
 
 

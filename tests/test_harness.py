@@ -12,8 +12,9 @@ import sys
 import threading
 from pathlib import Path
 
+import jumping_clock
 import pytest
-from conftest import CLOCK, PYTHON, ROOT, WINDOWS, Process, Runner, Tls
+from conftest import FAST_CLOCK, PYTHON, ROOT, WINDOWS, Process, Runner, Tls
 
 posix = pytest.mark.skipif(WINDOWS, reason="needs POSIX")
 
@@ -34,7 +35,7 @@ def test_time_runs_as_fast_as_asked(tmp_path: Path) -> None:
         "print([clock() - start for clock, start in zip(clocks, before)])"
     )
     process = python(
-        code, tmp_path, env={"PYTHONPATH": str(CLOCK), "FT_TEST_SPEED": "3000"}, check=0
+        code, tmp_path, env={"PYTHONPATH": str(FAST_CLOCK), "FT_TEST_SPEED": "3000"}, check=0
     )
     elapsed = process.finish(timeout=20).json
     assert all(300 <= seconds < 30000 for seconds in elapsed)
@@ -111,7 +112,7 @@ def test_a_missing_program_skips_or_fails(required: bool, tmp_path: Path) -> Non
     )
     env = {
         **os.environ,
-        "PYTHONPATH": str(ROOT / "tests"),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT / "tests" / "tools")]),
         "FT_REQUIRE_ALL": "1" if required else "0",
     }
     command = [
@@ -170,6 +171,28 @@ def test_the_lines_that_a_process_runs_are_measured(
     source = (ROOT / "ft.py").read_text(encoding="utf-8").split("\n")
     assert any(source[number - 1].startswith("def main(") for number in ran)
     assert not any(source[number - 1].startswith("#") for number in ran)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "ft.SECURITY = '/nowhere'",
+        "ft.KEYCHAIN_TIMEOUT, ft.PATIENCE = 0.3, 1.0",
+        "ft.Api.create = None",
+        "def later():\n    ft.TIMEOUT = 1",
+        "for ft.NUMBER in (1, 2): pass",
+    ],
+)
+def test_changes_of_what_ft_does_not_have_are_refused(ft: Runner, changes: str) -> None:
+    with pytest.raises(AttributeError, match="has no attribute"):
+        jumping_clock.start(ft, "--version", changes=changes)
+    assert not ft.sandbox.requests
+
+
+@pytest.mark.source
+def test_changes_of_what_ft_has_are_made(ft: Runner) -> None:
+    changes = "ft.__version__ = 'changed'\nft.Api.submit = None"
+    assert jumping_clock.run(ft, "--version", changes=changes, check=0).stdout == "ft changed\n"
 
 
 def test_the_certificate_is_trusted_by_its_authority_only(tls: Tls) -> None:

@@ -467,7 +467,7 @@ def test_login_beside_the_variable_stores_and_warns(ft: Runner, keyring: Keyring
         env=keyring.env,
         check=0,
     )
-    assert "warning: FINETUNING_API_KEY is set and wins over the stored key\n" in result.stderr
+    assert "warning: FINETUNING_API_KEY is set and overrides the stored key\n" in result.stderr
     assert keyring.lookup() == ft.sandbox.key
 
 

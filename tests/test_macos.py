@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Iterator
 
-import patched
+import jumping_clock
 import pytest
 from conftest import ROOT, Process, Result, Runner
 
@@ -23,15 +23,9 @@ pytestmark = [
 ]
 ITEM = "finetuning\ndefault"
 SENTENCES = {
-    2: "`security` did not understand the command",
     36: "it cannot be used from here: it is locked, or this is an SSH session",
-    37: "there is no default keychain",
-    45: "the item exists already",
-    50: "there is no such keychain",
-    51: "access was not authorised",
-    53: "no keychain is available",
     128: "the request was cancelled",
-    99: "`security` failed",  # one that the facts do not know
+    **dict.fromkeys((2, 37, 45, 50, 51, 53, 99), "`security` failed"),
 }
 
 
@@ -43,7 +37,7 @@ class Mac:
         self.directory = ft.home / "mac"
         self.directory.mkdir()
         self.security = self.directory / "security"
-        body = (ROOT / "tests" / "data" / "security.py").read_text(encoding="utf-8")
+        body = (ROOT / "tests" / "support" / "fake_security.py").read_text(encoding="utf-8")
         self.security.write_text(f"#!{sys.executable}\n{body}", encoding="utf-8")
         self.security.chmod(0o755)
 
@@ -51,10 +45,10 @@ class Mac:
         lines = [
             "import subprocess, urllib.request",  # while sys.platform is true
             "sys.platform = 'darwin'",
-            f"ft.SECURITY = {str(self.security)!r}",
+            f"ft.SECURITY_TOOL = {str(self.security)!r}",
             changes,
         ]
-        return patched.start(self.ft, *argv, changes="\n".join(lines), **{"key": None, **how})
+        return jumping_clock.start(self.ft, *argv, changes="\n".join(lines), **{"key": None, **how})
 
     def __call__(self, *argv: str, **how: Any) -> Result:
         return self.start(*argv, **how).finish()
@@ -221,7 +215,7 @@ def test_a_removal_that_fails_is_an_error_whatever_its_text_says(mac: Mac, code:
 
 def test_a_window_that_nobody_answers_is_announced_and_given_up_on(mac: Mac) -> None:
     (mac.directory / "mute").touch()
-    result = mac("me", changes="ft.KEYRING_PATIENCE, ft.PROMPT_PATIENCE = 0.3, 1.0", check=1)
+    result = mac("me", changes="ft.KEYCHAIN_TIMEOUT, ft.UNLOCK_TIMEOUT = 0.3, 1.0", check=1)
     note, error, hint = result.stderr.splitlines()
     assert note == "note: waiting for security: answer its prompt if there is one"
     assert error == "error: macOS Keychain: security did not answer within 1 s"
@@ -231,7 +225,7 @@ def test_a_window_that_nobody_answers_is_announced_and_given_up_on(mac: Mac) -> 
 def test_a_window_that_is_answered_late_is_waited_for(mac: Mac) -> None:
     mac.keychain = {ITEM: mac.ft.sandbox.key}
     (mac.directory / "mute").touch()
-    running = mac.start("me", changes="ft.KEYRING_PATIENCE = 0.3", check=0)
+    running = mac.start("me", changes="ft.KEYCHAIN_TIMEOUT = 0.3", check=0)
     running.expect("note: waiting for security")
     (mac.directory / "mute").unlink()
     running.finish()
@@ -295,8 +289,8 @@ def test_the_real_keychain(ft: Runner, service: str) -> None:
 
     def run(*argv: str, **how: Any) -> Result:
         home = {"HOME": str(Path.home())}  # the keychain is the real one's
-        changes = f"ft.SERVICE = {service!r}"
-        return patched.start(
+        changes = f"ft.KEYCHAIN_SERVICE = {service!r}"
+        return jumping_clock.start(
             ft, *argv, changes=changes, key=None, env=home, check=0, **how
         ).finish()
 

@@ -9,15 +9,7 @@ import time
 import pytest
 from conftest import Process, Runner
 
-SECTIONS = [
-    "NAME",
-    "SYNOPSIS",
-    "COMMANDS",
-    "GLOBAL FLAGS",
-    "EXIT STATUS",
-    "ENVIRONMENT",
-    "FILES",
-]
+SECTIONS = ["NAME", "SYNOPSIS", "COMMANDS", "GLOBAL FLAGS", "EXIT STATUS", "ENVIRONMENT", "FILES"]
 
 
 def page(ft: Runner, **env: str) -> str:
@@ -75,7 +67,7 @@ def test_exit_codes_variables_and_files_are_in_it(ft: Runner) -> None:
         "-v, --verbose log HTTP requests",
         "--api-key <key> use this",
         " 0 success",
-        " 1 an error of the API",
+        " 1 an API error",
         " 2 a bad flag",
         " 3 no usable answer",
         "129, 130, 143",
@@ -90,7 +82,7 @@ def test_exit_codes_variables_and_files_are_in_it(ft: Runner) -> None:
         "%APPDATA%\\finetuning",
         "~/Library/Application Support/finetuning",
         "baseUrl, defaultDuration and defaultBpm",
-        "-h, --help show the help",
+        "-h, --help show this help",
         "--version print the version",
         "C, C#, D, D#",
         "show one generation's detail",

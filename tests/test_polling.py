@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-import patched
+import jumping_clock
 import pytest
 from conftest import Runner
 from sandbox import Request, Sandbox
@@ -45,8 +45,8 @@ def the_id(ft: Runner) -> str:
 
 
 def test_polls_after_3_seconds_then_1_3_times_as_long_up_to_15_for_5_minutes(ft: Runner) -> None:
-    patched.run(ft, "generate", FOREVER, check=1)
-    waits = patched.slept(ft)
+    jumping_clock.run(ft, "generate", FOREVER, check=1)
+    waits = jumping_clock.slept(ft)
     # A wait can be slept in two halves: off a terminal a line a minute comes between.
     together, expected, interval = 0.0, [], 3.0
     while together + interval < 300:
@@ -60,7 +60,7 @@ def test_polls_after_3_seconds_then_1_3_times_as_long_up_to_15_for_5_minutes(ft:
 
 
 def test_the_timeout_says_how_to_go_on_with_the_real_id(ft: Runner) -> None:
-    result = patched.run(ft, "generate", FOREVER, "-o", "out dir/x.mp3", check=1)
+    result = jumping_clock.run(ft, "generate", FOREVER, "-o", "out dir/x.mp3", check=1)
     identifier = the_id(ft)
     assert f"error: still processing, run `ft get {identifier}` later\n" in result.stderr
     assert f"ft download {identifier} --wait -o 'out dir/x.mp3'\n" in result.stderr
@@ -70,14 +70,14 @@ def test_the_timeout_says_how_to_go_on_with_the_real_id(ft: Runner) -> None:
 def test_the_5_minutes_hold_with_a_server_that_keeps_silent(ft: Runner) -> None:
     ft.sandbox.fault("stall", path="/v1/generations/.*", times=None)
     impatient = (  # from the first poll on
-        "create = ft.Api.create\n"
+        "submit = ft.Api.submit\n"
         "def impatient(*arguments):\n"
-        "    document = create(*arguments)\n"
+        "    document = submit(*arguments)\n"
         "    ft.READ_TIMEOUT = 0.02\n"
         "    return document\n"
-        "ft.Api.create = impatient\n"
+        "ft.Api.submit = impatient\n"
     )
-    result = patched.run(ft, "generate", "a song", changes=impatient, check=1)
+    result = jumping_clock.run(ft, "generate", "a song", changes=impatient, check=1)
     assert f"still processing, run `ft get {the_id(ft)}` later" in result.stderr
     assert result.stderr.count("it did not answer in time; asking again\n") == len(polls(ft))
 
@@ -86,7 +86,7 @@ def test_a_line_a_minute_off_a_terminal(ft: Runner) -> None:
     """The first answers say pending or processing; then a line with the status and the time, once a
     minute.
     """
-    result = patched.run(ft, "generate", FOREVER, check=1)
+    result = jumping_clock.run(ft, "generate", FOREVER, check=1)
     lines = re.findall(r"^note: (processing, .*)$", result.stderr, re.MULTILINE)
     assert len(lines) in (4, 5)
     assert all(
@@ -125,7 +125,7 @@ def test_a_spinner_on_a_terminal(ft: Runner) -> None:
 )
 def test_faults_while_polling_are_noted_and_survived(ft: Runner, kind: str, tmp_path: Path) -> None:
     ft.sandbox.fault(kind, path="/v1/generations/.*", times=3)
-    result = patched.run(ft, "generate", "a song", "-o", "song.mp3", check=0)
+    result = jumping_clock.run(ft, "generate", "a song", "-o", "song.mp3", check=0)
     assert (tmp_path / "song.mp3").read_bytes() == ft.sandbox.track(the_id(ft))
     assert result.stderr.count("; asking again\n") == 3
     assert len(polls(ft)) == 4  # not 4 attempts each: polling is its own retrying
@@ -134,7 +134,7 @@ def test_faults_while_polling_are_noted_and_survived(ft: Runner, kind: str, tmp_
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 599])
 def test_429_and_5xx_while_polling_are_noted_and_survived(ft: Runner, status: int) -> None:
     ft.sandbox.fault("status", status=status, path="/v1/generations/.*", times=3, body="html")
-    result = patched.run(ft, "generate", "a song", "-o", "song.mp3", check=0)
+    result = jumping_clock.run(ft, "generate", "a song", "-o", "song.mp3", check=0)
     assert result.stderr.count("; asking again\n") == 3 and len(polls(ft)) == 4
     the_id(ft)
 
@@ -152,22 +152,22 @@ def test_no_connection_while_polling_is_survived(ft: Runner) -> None:
 
 def test_429_while_polling_waits_as_long_as_it_says(ft: Runner) -> None:
     ft.sandbox.fault("status", status=429, retry_after=40, path="/v1/generations/.*")
-    patched.run(ft, "generate", "a song", "--json", check=0)
-    assert sum(patched.slept(ft)) == pytest.approx(43, abs=0.1)  # 3 s before the first poll
+    jumping_clock.run(ft, "generate", "a song", "--json", check=0)
+    assert sum(jumping_clock.slept(ft)) == pytest.approx(43, abs=0.1)  # 3 s before the first poll
 
 
 @pytest.mark.parametrize("wait", [600, 999999999])
 def test_429_that_asks_for_longer_than_the_5_minutes(ft: Runner, wait: int) -> None:
     ft.sandbox.fault("status", status=429, retry_after=wait, path="/v1/generations/.*", times=None)
-    result = patched.run(ft, "generate", "a song", check=1)
-    assert sum(patched.slept(ft)) == pytest.approx(300, abs=1)
+    result = jumping_clock.run(ft, "generate", "a song", check=1)
+    assert sum(jumping_clock.slept(ft)) == pytest.approx(300, abs=1)
     assert f"still processing, run `ft get {the_id(ft)}` later" in result.stderr
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 def test_a_refusal_while_polling_ends_it_and_names_the_id(ft: Runner, status: int) -> None:
     ft.sandbox.fault("status", status=status, path="/v1/generations/.*", times=None)
-    result = patched.run(ft, "generate", "a song", check=2 if status == 400 else 1)
+    result = jumping_clock.run(ft, "generate", "a song", check=2 if status == 400 else 1)
     assert f"the track is not lost: ft download {the_id(ft)} --wait" in result.stderr
     assert len(polls(ft)) == 1
 
@@ -184,7 +184,7 @@ def test_a_refusal_while_polling_ends_it_and_names_the_id(ft: Runner, status: in
 )
 def test_a_status_that_is_none_is_asked_again(ft: Runner, fields: dict[str, object]) -> None:
     ft.sandbox.fault("record", path="/v1/generations/.*", times=2, **fields)
-    patched.run(ft, "generate", "a song", check=0)
+    jumping_clock.run(ft, "generate", "a song", check=0)
     assert len(polls(ft)) == 3
 
 
@@ -208,7 +208,7 @@ def test_a_lost_answer_to_a_submission_may_have_been_accepted(ft: Runner, kind: 
     it.
     """
     ft.sandbox.fault(kind, method="POST", times=None, work=True)
-    result = patched.run(ft, "generate", "one of a kind", check=3)
+    result = jumping_clock.run(ft, "generate", "one of a kind", check=3)
     assert re.search(
         "^error: .*; the submission may have been accepted$", result.stderr, re.MULTILINE
     )
@@ -241,7 +241,7 @@ def test_whatever_happens_there_is_one_post(ft: Runner, prompt: str) -> None:
         ft.sandbox.fault(kind, path="/v1/generations/.*")
     ft.sandbox.fault("status", status=503, path="/v1/generations/.*")
     ft.sandbox.fault("close", origin="media")
-    patched.run(ft, "generate", prompt, check=prompt == "fail")
+    jumping_clock.run(ft, "generate", prompt, check=prompt == "fail")
     assert the_id(ft)
 
 
@@ -294,5 +294,5 @@ def test_download_with_wait_goes_on(ft: Runner, tmp_path: Path) -> None:
 def test_download_with_wait_times_out_as_generate_does(ft: Runner) -> None:
     identifier = ft.sandbox.add_generation(prompt="a song", status="processing", duration=5)["id"]
     ft.sandbox.seconds = 1e6
-    result = patched.run(ft, "download", identifier, "--wait", check=1)
+    result = jumping_clock.run(ft, "download", identifier, "--wait", check=1)
     assert f"still processing, run `ft get {identifier}` later" in result.stderr

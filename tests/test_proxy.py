@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Iterator
 
-import patched
+import jumping_clock
 import pytest
 from conftest import FAST, Runner, Tls
 from sandbox import Sandbox
@@ -174,7 +174,7 @@ def test_a_proxy_that_refuses_is_named(
     """
     with Proxy(answer) as proxy:
         env = environ(tls, f"http://jane:s3cret@{proxy.host}")
-        result = patched.run(ft, "generate", "--no-wait", "a song", env=env, check=3)
+        result = jumping_clock.run(ft, "generate", "--no-wait", "a song", env=env, check=3)
     host = service.api_url.partition("//")[2]
     assert f"error: cannot connect to {host} through the proxy {proxy.host}: " in result.stderr
     assert why in result.stderr
@@ -185,7 +185,7 @@ def test_a_proxy_that_refuses_is_named(
 def test_a_proxy_that_is_not_there_is_named(ft: Runner, service: Sandbox, tls: Tls) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         host = f"127.0.0.1:{listener.getsockname()[1]}"
-    result = patched.run(ft, "me", env=environ(tls, f"http://jane:s3cret@{host}"), check=3)
+    result = jumping_clock.run(ft, "me", env=environ(tls, f"http://jane:s3cret@{host}"), check=3)
     assert (
         f"through the proxy {host}: Connection refused" in result.stderr
         and "s3cret" not in result.stderr

@@ -10,7 +10,7 @@ import time
 from email.utils import formatdate
 from typing import Any
 
-import patched
+import jumping_clock
 import pytest
 from conftest import Result, Runner
 
@@ -26,15 +26,15 @@ GIVE_UP = 4  # attempts
 
 
 def attempt(ft: Runner, request: str, code: int, requests: int, **how: Any) -> Result:
-    result = patched.run(ft, *REQUESTS[request], **how)
+    result = jumping_clock.run(ft, *REQUESTS[request], **how)
     assert (result.code, len(ft.sandbox.requests)) == (code, requests), repr(result)
     return result
 
 
 def waits(ft: Runner, *argv: str, random: float = 0.5, **how: Any) -> tuple[Result, list[float]]:
     """The result, and the seconds that ft wanted to sleep; its jitter draws `random` each time."""
-    result = patched.run(ft, *argv, changes=f"random.random = lambda: {random}", **how)
-    return result, patched.slept(ft)
+    result = jumping_clock.run(ft, *argv, changes=f"random.random = lambda: {random}", **how)
+    return result, jumping_clock.slept(ft)
 
 
 # --- not sent -------------------------------------------------------------------------------------
@@ -44,7 +44,7 @@ def waits(ft: Runner, *argv: str, random: float = 0.5, **how: Any) -> tuple[Resu
 def test_not_sent(ft: Runner, request_: str, attempts: int) -> None:
     """Retried by all, once by a submission; nothing is said to be of unknown outcome."""
     ft.sandbox.down()
-    result = patched.run(ft, "-v", *REQUESTS[request_], check=3)
+    result = jumping_clock.run(ft, "-v", *REQUESTS[request_], check=3)
     assert result.stderr.count("< not sent: ") == attempts
     assert "may have been" not in result.stderr and "unknown" not in result.stderr
 
@@ -52,7 +52,7 @@ def test_not_sent(ft: Runner, request_: str, attempts: int) -> None:
 @pytest.mark.parametrize("request_", REQUESTS)
 def test_not_sent_at_first_and_then_well(ft: Runner, request_: str) -> None:
     ft.sandbox.down()
-    process = patched.start(
+    process = jumping_clock.start(
         ft, "-v", *REQUESTS[request_], changes="random.random = lambda: 0.99", check=0
     )
     process.expect("< not sent: ")
@@ -314,5 +314,5 @@ def test_full_jitter(ft: Runner, random: float) -> None:
 def test_no_attempt_begins_after_a_minute(ft: Runner) -> None:
     """However long its attempts and waits took: here 31 s, then 62 s."""
     ft.sandbox.fault("close", times=None)
-    patched.run(ft, "me", changes="ft.RETRY_BUDGET = 1e9\nrandom.random = lambda: 31", check=3)
+    jumping_clock.run(ft, "me", changes="ft.RETRY_TIME = 1e9\nrandom.random = lambda: 31", check=3)
     assert len(ft.sandbox.requests) == 3

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Iterator
 
-import patched
+import jumping_clock
 import pytest
 from conftest import Result, Runner
 from keychains import Keyring, program
@@ -160,7 +160,7 @@ def test_a_service_that_repeats_the_key_does_not_get_it_shown(
 def test_a_key_that_a_line_is_too_short_for_is_not_shown_in_pieces(
     ft: Runner, columns: int
 ) -> None:
-    """Tables cut and details fold what the service sends, and the live line cuts what ft says."""
+    """Tables cut and details wrap what the service sends, and the status line cuts what ft says."""
     key = ft.sandbox.key
     record = ft.sandbox.add_generation(
         prompt=key, title=key, errorMessage=f"is {key} a key? " * 9, status="failed"
@@ -190,10 +190,10 @@ def broken(*arguments):
     import os
     key = os.environ["FINETUNING_API_KEY"]
     raise RuntimeError(f"with {key}", {"X-API-Key": key}, key.encode()) from ValueError(key)
-ft.text_of = broken
+ft.field_text = broken
 """
     for flags in ([], ["-v"]):
-        result = patched.start(ft, *flags, "me", changes=changes, check=1).finish()
+        result = jumping_clock.start(ft, *flags, "me", changes=changes, check=1).finish()
         assert "error: internal error: RuntimeError: " in result.stderr
         assert ("Traceback" in result.stderr) == bool(flags)
         assert_silent(result, ft.sandbox.key)

@@ -55,6 +55,10 @@ SEQUENCES = re.compile(
     "[\U0001f1e6-\U0001f1ff]{2}|.[\ufe0f\U0001f3fb-\U0001f3ff]?(?:\u200d.[\ufe0f\U0001f3fb-\U0001f3ff]?)+"
     "|.[\ufe0f\U0001f3fb-\U0001f3ff]"
 )
+# Emoji, and scripts from Devanagari to Hangul's single letters, and Khmer.
+DISPUTED = re.compile(
+    "[\u0900-\u11ff\u1780-\u17ff\u200d\ufe0f]|[\u2600-\u27bf\U0001f000-\U0001faff]"
+)
 TERMINALS: dict[str, Callable[[str], str]] = {
     "side by side": lambda text: text,
     "as one": lambda text: SEQUENCES.sub("🎵", text),
@@ -104,7 +108,7 @@ def check_lines(result: Result, columns: int) -> None:
         assert not re.search(r"^[|/\\-] |[0-9]+%|\x1b", text, re.MULTILINE), text
         assert screen.cursor.x == 0
     for line in SGR.sub("", result.stdout).split("\n"):
-        assert "\x1b" not in re.sub(r"\x1b\[K|\x1b\[[0-9]+G", "", line)
+        assert "\x1b" not in line.replace("\x1b[K", "")
 
 
 def tables(screen: pyte.Screen) -> Iterator[tuple[list[str], list[list[str]]]]:
@@ -121,20 +125,19 @@ def tables(screen: pyte.Screen) -> Iterator[tuple[list[str], list[list[str]]]]:
 
 
 def check_columns(result: Result, columns: int, count: int) -> None:
-    """Under each name of a table's header a cell begins (or, for numbers, ends), two blanks after
-    the one before.
+    """Check that each cell begins (or, for numbers, ends) under its name in the header, two blanks
+    after the one before, but for text on whose width terminals disagree.
     """
-    for terminal in TERMINALS.values():
-        found = list(tables(draw(terminal(result.stdout), columns)))
-        assert len(found) == 1
-        header, rows = found[0]
-        assert len(rows) == count
-        for name in re.finditer(r"\S+", "".join(header)):
-            for row in rows:
-                shown = "".join(row)
-                assert row[name.start() - 2 : name.start()] in ([], [" ", " "]), shown
-                where = name.end() - 1 if name[0] == "TRACKS" else name.start()
-                assert row[where] != " ", shown
+    ((header, rows),) = tables(draw(result.stdout, columns))
+    assert len(rows) == count
+    certain = [row for row in rows if not DISPUTED.search("".join(row))]
+    assert len(certain) >= min(count, 4)
+    for name in re.finditer(r"\S+", "".join(header)):
+        for row in certain:
+            shown = "".join(row)
+            assert row[name.start() - 2 : name.start()] in ([], [" ", " "]), shown
+            where = name.end() - 1 if name[0] == "TRACKS" else name.start()
+            assert row[where] != " ", shown
 
 
 @pytest.fixture

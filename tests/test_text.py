@@ -70,12 +70,12 @@ def test_widths_add_up(left: str, right: str) -> None:
     ],
 )
 def test_clip_cuts_with_three_dots(text: str, cells: int, clipped: str) -> None:
-    assert ft.clip(text, cells) == clipped
+    assert ft.truncate(text, cells) == clipped
 
 
 @given(TEXT, st.integers(0, 40))
 def test_clip_fits_and_leaves_alone_what_fits(text: str, cells: int) -> None:
-    clipped = ft.clip(text, cells)
+    clipped = ft.truncate(text, cells)
     assert ft.cell_width(clipped) <= cells
     if ft.cell_width(text) <= cells:
         assert clipped == text
@@ -83,28 +83,32 @@ def test_clip_fits_and_leaves_alone_what_fits(text: str, cells: int) -> None:
 
 @given(TEXT, st.integers(0, 40))
 def test_cut_loses_nothing(text: str, cells: int) -> None:
-    head, rest = ft.cut(text, cells)
+    head, rest = ft.split_at_width(text, cells)
     assert head + rest == text
     assert ft.cell_width(head) <= cells
 
 
 def test_fold_breaks_at_spaces_where_there_are_any() -> None:
-    assert ft.fold("one two  three", 7) == ["one two", "three"]
-    assert ft.fold("abcdefgh ij", 3) == ["abc", "def", "gh", "ij"]
-    assert ft.fold("夜の図書館", 4) == ["夜の", "図書", "館"]
-    assert ft.fold("夜", 1) == ["夜"], "which fits nowhere"
+    assert ft.wrap_text("one two  three", 7) == ["one two", "three"]
+    assert ft.wrap_text("abcdefgh ij", 3) == ["abc", "def", "gh", "ij"]
+    assert ft.wrap_text("夜の図書館", 4) == ["夜の", "図書", "館"]
+    assert ft.wrap_text("夜", 1) == ["夜"], "which fits nowhere"
 
 
 @given(WORDS, st.integers(2, 30))
 def test_fold_fits_and_loses_only_spaces(text: str, cells: int) -> None:
-    lines = ft.fold(text, cells)
+    lines = ft.wrap_text(text, cells)
     assert all(ft.cell_width(line) <= cells for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
 
 
 @given(TEXT)
 def test_pad_fills_up(text: str) -> None:
-    assert ft.cell_width(ft.pad(text, 200)) == ft.cell_width(ft.pad(text, 200, right=True)) == 200
+    assert (
+        ft.cell_width(ft.pad_to_width(text, 200))
+        == ft.cell_width(ft.pad_to_width(text, 200, right=True))
+        == 200
+    )
 
 
 # --- what is safe ---------------------------------------------------------------------------------
@@ -112,14 +116,14 @@ def test_pad_fills_up(text: str) -> None:
 
 @given(TEXT)
 def test_visible_text_has_nothing_that_a_terminal_may_act_on(text: str) -> None:
-    for c in ft.visible(text):
+    for c in ft.sanitise(text):
         assert unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp")
         assert unicodedata.category(c) != "Cf" or c in "\u200c\u200d"
 
 
 @given(st.text(st.characters(exclude_categories=["C", "Z"])))
 def test_visible_leaves_ordinary_text_alone(text: str) -> None:
-    assert ft.visible(text) == text
+    assert ft.sanitise(text) == text
 
 
 def test_redact_shows_the_first_12_characters() -> None:
@@ -137,7 +141,7 @@ def test_no_key_survives_redaction(before: str, key: str, after: str) -> None:
 @given(st.text() | KEYS.map(lambda key: f"  {key}\n"))
 def test_check_key_takes_a_key_or_says_how_long_it_is(text: str) -> None:
     try:
-        assert re.fullmatch("ft_live_[0-9A-Za-z]{32}", ft.check_key(text, "somewhere"))
+        assert re.fullmatch("ft_live_[0-9A-Za-z]{32}", ft.parse_key(text, "somewhere"))
     except ft.UsageError as error:
         assert f"somewhere is malformed: {len(text.strip())} characters" in error.message
 
@@ -145,7 +149,7 @@ def test_check_key_takes_a_key_or_says_how_long_it_is(text: str) -> None:
 @given(st.lists(st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]))))
 def test_a_command_to_paste_means_what_it_should(words: list[str]) -> None:
     """What shlex does not know is pasted into real shells by test_newer."""
-    assert shlex.split(ft.shell(*words)) == words
+    assert shlex.split(ft.quote_command(*words)) == words
 
 
 # --- durations, times, sizes ----------------------------------------------------------------------
@@ -174,14 +178,14 @@ def test_a_command_to_paste_means_what_it_should(words: list[str]) -> None:
     ],
 )
 def test_length(seconds: object, text: str) -> None:
-    assert ft.length(seconds) == text
+    assert ft.format_duration(seconds) == text
 
 
 @given(st.floats(0, 1e8))
 def test_length_is_right_to_the_second_below_an_hour_and_to_the_minute_above(
     seconds: float,
 ) -> None:
-    match = re.fullmatch(r"(?:(\d+)h ?)?(?:(\d+)m ?)?(?:(\d+)s)?", ft.length(seconds))
+    match = re.fullmatch(r"(?:(\d+)h ?)?(?:(\d+)m ?)?(?:(\d+)s)?", ft.format_duration(seconds))
     assert match
     hours, minutes, rest = (int(group or 0) for group in match.groups())
     assert minutes < 60
@@ -220,7 +224,7 @@ NOW = 1_736_937_000.0  # 2025-01-15 10:30:00 UTC
     ],
 )
 def test_age(timestamp: object, text: str) -> None:
-    assert ft.age(timestamp, NOW) == text
+    assert ft.format_age(timestamp, NOW) == text
 
 
 @given(st.datetimes(), st.booleans())
@@ -233,7 +237,7 @@ def test_both_shapes_of_a_timestamp_are_the_same_time(when: object, fraction: bo
 
 @given(st.text() | st.none() | st.integers())
 def test_age_bears_anything(timestamp: object) -> None:
-    assert isinstance(ft.age(timestamp), str)
+    assert isinstance(ft.format_age(timestamp), str)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +258,7 @@ def test_age_bears_anything(timestamp: object) -> None:
     ],
 )
 def test_size(count: object, text: str) -> None:
-    assert ft.size(count) == text
+    assert ft.format_size(count) == text
 
 
 # --- names of files -------------------------------------------------------------------------------
@@ -277,12 +281,12 @@ def test_size(count: object, text: str) -> None:
     ],
 )
 def test_slug(text: str, slug: str) -> None:
-    assert ft.slug(text) == slug
+    assert ft.slugify(text) == slug
 
 
 @given(TEXT)
 def test_a_slug_is_short_and_of_letters_digits_and_single_hyphens(text: str) -> None:
-    slug = ft.slug(text)
+    slug = ft.slugify(text)
     assert len(slug) <= 40
     assert not re.search("--|^-|-$", slug)
     assert all(c == "-" or c.isalnum() or unicodedata.category(c)[0] == "M" for c in slug)
@@ -296,7 +300,7 @@ def test_a_slug_is_short_and_of_letters_digits_and_single_hyphens(text: str) -> 
 def test_a_file_name_is_safe_on_every_system(
     title: object, prompt: object, identifier: object
 ) -> None:
-    name = ft.file_name({"title": title, "prompt": prompt, "id": identifier})
+    name = ft.default_filename({"title": title, "prompt": prompt, "id": identifier})
     assert re.fullmatch(r"[^\x00-\x1f<>:\"/\\|?*\x7f. ]+\.mp3", name)
     assert len(name.encode()) <= 255
     assert not name.startswith("-")
@@ -319,15 +323,15 @@ def test_a_file_name_is_safe_on_every_system(
 def test_a_file_is_named_after_its_title_else_its_prompt_and_the_ids_first_8_characters(
     record: dict[str, object], name: str
 ) -> None:
-    assert ft.file_name(record) == name
+    assert ft.default_filename(record) == name
 
 
 # --- suggestions ----------------------------------------------------------------------------------
 
 
 def test_nearest() -> None:
-    assert ft.nearest("genrate", ["generate", "get"]) == "; did you mean `generate`?"
-    assert ft.nearest("xyzzy", ["generate", "get"]) == ""
+    assert ft.suggest_nearest("genrate", ["generate", "get"]) == "; did you mean `generate`?"
+    assert ft.suggest_nearest("xyzzy", ["generate", "get"]) == ""
 
 
 # --- JSON -----------------------------------------------------------------------------------------
@@ -366,7 +370,7 @@ def test_escaped_json_means_the_same_and_is_safe_for_a_terminal(
     plain = ft.format_json(ft.parse_json(text))
     escaped = ft.escape_json(plain, ascii_only)
     assert tokens(escaped) == tokens(plain)
-    assert ft.visible(escaped.replace("\n", "")) == escaped.replace("\n", "")
+    assert ft.sanitise(escaped.replace("\n", "")) == escaped.replace("\n", "")
     assert escaped.isascii() or not ascii_only
 
 

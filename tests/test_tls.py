@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
-import patched
+import jumping_clock
 import pytest
 import trustme
 from conftest import FAST, PYPY, PYTHON, Result, Runner, Tls
@@ -84,7 +84,7 @@ def test_another_ca_in_ssl_cert_file(ft: Runner, tls: Tls, tmp_path: Path) -> No
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(str(other))
     with secure(ft, tls.context) as service:
-        refused(ft, service, other, f"hint: SSL_CERT_FILE names {other}: does it hold the CA")
+        refused(ft, service, other, f"hint: SSL_CERT_FILE names {other}: does it contain the CA")
 
 
 def test_an_ssl_cert_file_that_does_not_exist(ft: Runner, tls: Tls, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_the_stricter_check_of_python_3_13_is_explained(ft: Runner, tmp_path: Pa
 
 
 def test_a_server_that_speaks_no_tls(ft: Runner) -> None:
-    result = patched.run(
+    result = jumping_clock.run(
         ft, "me", "--base-url", ft.sandbox.api_url.replace("http:", "https:"), check=3
     )
     assert "error: cannot connect to " in result.stderr
@@ -187,6 +187,6 @@ def test_what_fails_before_tls_begins_was_not_sent(ft: Runner, tls: Tls, tmp_pat
         "SSLKEYLOGFILE": str(tmp_path / "no" / "such" / "file"),
     }
     with secure(ft, tls.context) as service:
-        result = patched.run(ft, "generate", "--no-wait", "a song", env=env, check=3)
+        result = jumping_clock.run(ft, "generate", "--no-wait", "a song", env=env, check=3)
         assert "cannot connect" in result.stderr and "may have been" not in result.stderr
         assert service.connections() == 0

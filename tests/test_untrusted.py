@@ -12,7 +12,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any, Iterator
 
-import patched
+import jumping_clock
 import pytest
 from conftest import Result, Runner
 
@@ -77,7 +77,7 @@ def safe(text: str) -> None:
 
 
 def run(ft: Runner, *argv: str, **how: Any) -> Result:
-    result = patched.run(ft, *argv, **how)
+    result = jumping_clock.run(ft, *argv, **how)
     assert result.code in (0, 1, 2, 3), repr(result)
     assert "Traceback" not in result.stderr and "internal error" not in result.stderr, repr(result)
     return result

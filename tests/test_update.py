@@ -16,7 +16,7 @@ from typing import Any, Iterator, Sequence
 
 import build
 import pytest
-from conftest import CLOCK, PYTHON, ROOT, WINDOWS, Process, Result
+from conftest import FAST_CLOCK, PYTHON, ROOT, WINDOWS, Process, Result
 from release_server import ReleaseServer
 
 pytestmark = pytest.mark.skipif(WINDOWS, reason="install.ps1 has tests of its own")
@@ -75,7 +75,7 @@ class Installed:
             "LC_ALL": "C.UTF-8",
             "FT_RELEASE_URL": server.url,
             "FINETUNING_API_KEY": "ft_live_" + "k" * 32,
-            "PYTHONPATH": str(CLOCK),
+            "PYTHONPATH": str(FAST_CLOCK),
             "FT_TEST_SPEED": "100",
         }
 

@@ -13,7 +13,7 @@ from ctypes import wintypes
 from pathlib import Path
 from typing import Any, Iterator
 
-import patched
+import jumping_clock
 import pytest
 from conftest import Result, Runner
 
@@ -54,8 +54,8 @@ class Vault:
         self.advapi: Any = ctypes.WinDLL("advapi32", use_last_error=True)  # type: ignore[attr-defined]
 
     def __call__(self, *argv: str, **how: Any) -> Result:
-        changes = f"ft.SERVICE = {self.service!r}"
-        return patched.start(self.ft, *argv, changes=changes, **{"key": None, **how}).finish()
+        changes = f"ft.KEYCHAIN_SERVICE = {self.service!r}"
+        return jumping_clock.start(self.ft, *argv, changes=changes, **{"key": None, **how}).finish()
 
     def write(self, target: str, user: str, blob: bytes) -> None:
         data = ctypes.create_string_buffer(blob, len(blob))
@@ -215,7 +215,7 @@ def test_every_error_of_the_credential_manager_is_one_sentence(
 ) -> None:
     """Runs everywhere: with an advapi32 whose calls fail."""
     changes = FAILING.format(error=error)
-    result = patched.start(
+    result = jumping_clock.start(
         ft, *argv, changes=changes, key=None, stdin=ft.sandbox.key, check=1
     ).finish()
     reason = FAILURES[error].format(function=function)

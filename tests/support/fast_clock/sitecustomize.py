@@ -40,7 +40,8 @@ def measure(directory: str) -> None:
     """Note each line of ft.py that runs, in all threads, and write them down at the end, if that is
     possible.
     """
-    measured = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", "ft.py"))
+    here = os.path.dirname(os.path.abspath(__file__))
+    measured = os.path.normpath(os.path.join(here, "..", "..", "..", "ft.py"))
     lines = set()
 
     def on_line(frame: FrameType, event: str, argument: Any) -> Any:

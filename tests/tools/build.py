@@ -1,10 +1,10 @@
 """Builds ft.pyz, the one file that runs on any Python from 3.8 up, and the directory of a release.
 
-    python3 tests/build.py pyz OUT [--python PATH]...
+    python3 tests/tools/build.py pyz OUT [--python PATH]...
         ft.pyz, with bytecode for each Python found or named
-    python3 tests/build.py dist DIRECTORY [--python PATH]...
+    python3 tests/tools/build.py dist DIRECTORY [--python PATH]...
         what a static web server serves as the release address
-    python3 tests/build.py pythons
+    python3 tests/tools/build.py pythons
         the Pythons found, one a line
 
 The archive holds ft.py and, for each CPython at hand, its bytecode. The bytecodes lie in one xz
@@ -32,7 +32,7 @@ import zipfile
 from pathlib import Path
 from typing import Iterable, Mapping
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 INSTALLERS = ["install.sh", "install.ps1"]
 NO_CACHE = os.path.join(os.devnull, "none")  # a directory that cannot be
 PYTHON = re.compile(r"(python|pypy)3(\.\d+)?(\.exe)?")

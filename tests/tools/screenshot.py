@@ -1,5 +1,5 @@
-"""Make the picture in the README, data/session.svg, from a real session: ft on a terminal, against
-the sandbox.
+"""Make the picture in the README, tests/data/session.svg, from a real session: ft on a terminal,
+against the sandbox.
 
 `make picture` runs it. It always makes the same picture; test_readme.py compares it with the one
 that is there.
@@ -17,8 +17,11 @@ from html import escape
 from pathlib import Path
 
 import pyte
-from conftest import CLOCK, ROOT, Process
 from pyte.screens import wcwidth
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from conftest import FAST_CLOCK, ROOT, Process
 from sandbox import Sandbox
 
 PICTURE = ROOT / "tests" / "data" / "session.svg"
@@ -78,7 +81,7 @@ def session() -> pyte.Screen:
         for line in SESSION:
             command = line.format(*sandbox.book)
             fast = (
-                {"PYTHONPATH": str(CLOCK), "FT_TEST_SPEED": "20"}
+                {"PYTHONPATH": str(FAST_CLOCK), "FT_TEST_SPEED": "20"}
                 if command.startswith("generate")
                 else {}
             )

@@ -7,9 +7,16 @@ no test.
 
 from __future__ import annotations
 
+import ast
+import re
+import sys
+from operator import attrgetter
 from typing import Any
 
-from conftest import PYTHON, Process, Result, Runner
+from conftest import PYTHON, ROOT, Process, Result, Runner
+
+sys.path.insert(0, str(ROOT))
+import ft as module
 
 JUMP = """
 clock, jumped = time.monotonic, [0.0]
@@ -22,10 +29,22 @@ time.sleep = sleep
 """
 
 
+def refuse_unknown_names(changes: str) -> None:
+    """Raise AttributeError where `changes` name what ft lacks, before anything runs: setting it
+    would change nothing, and a test that believes otherwise may reach somebody's real keychain.
+    """
+    for node in ast.walk(ast.parse(changes)):
+        if isinstance(node, ast.Attribute):
+            dotted = re.fullmatch(r"ft\.([\w.]+)", ast.get_source_segment(changes, node) or "")
+            if dotted:
+                attrgetter(dotted[1])(module)
+
+
 def start(ft: Runner, *argv: str, changes: str = "", **how: Any) -> Process:
     """`changes` are Python statements; in them `ft` is the module, and `time`, `random` and `sys`
-    are imported.
+    are imported. AttributeError for a name that ft does not have.
     """
+    refuse_unknown_names(changes)
     code = f"import random, sys, time\nsys.path.insert(0, {str(ft.program.parent)!r})\nimport ft\n"
     return ft.start(*argv, _program=[PYTHON, "-c", f"{code}{changes}\nsys.exit(ft.main())"], **how)
 

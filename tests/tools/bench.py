@@ -1,7 +1,7 @@
 """Measures how soon ft starts and how fast it downloads, as ratios of paired runs.
 
-    python3 tests/bench/bench.py [starts] [keyring] [downloads] [--rounds N]   all three if none is
-    named
+    python3 tests/tools/bench.py [starts] [keyring] [downloads] [--rounds N]
+        all three if none is named
 
 Every command of a table runs once a round, in turn, so that a busy machine slows all of them alike.
 A ratio is the median over the rounds of the ratio within the round. Python is the interpreter of a

@@ -1,7 +1,6 @@
 """Make loop.mp3, the music of the sandbox: a soft 6/8 arpeggio over four chords, 7.2 s.
 
-python3 tests/data/make_loop.py needs lame (apt-get install lame) and writes loop.mp3 beside this
-file.
+python3 tests/tools/make_loop.py needs lame (apt-get install lame) and writes tests/data/loop.mp3.
 
 24 kHz mono at a constant 32 kbit/s makes every frame 96 bytes and 24 ms, so the loop is exactly 300
 frames. Without a bit reservoir (--nores) no frame needs the one before it: the frames can be
@@ -22,6 +21,7 @@ import wave
 RATE = 24000
 NOTE = 0.3  # seconds
 FRAME_BYTES, FRAMES = 96, 300
+LOOP = pathlib.Path(__file__).resolve().parent.parent / "data" / "loop.mp3"
 CHORDS = (  # bass, then the arpeggio, as MIDI notes
     (45, (60, 64, 67, 71, 67, 64)),  # Am9
     (41, (57, 60, 64, 67, 64, 60)),  # Fmaj9
@@ -89,7 +89,7 @@ def main() -> None:
         middle[i : i + 2] == middle[:2] and middle[i + 4] == 0
         for i in range(0, len(middle), FRAME_BYTES)
     )
-    pathlib.Path(__file__).with_name("loop.mp3").write_bytes(middle)
+    LOOP.write_bytes(middle)
 
 
 main()
