@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
-import patched
+import jumping_clock
 import pytest
 import traced
 from conftest import PYPY, PYTHON, Result, Runner, Tls
@@ -709,7 +709,7 @@ def test_a_hidden_file_that_cannot_be_removed_at_first_is_removed_at_the_end(
         ft.sandbox.fault("short", origin="media", times=None)
     busy = BUSY.format(str(ft.home / "refused"))
     argv = (command, track, "-o", "song.mp3")
-    clean(patched.start(ft, *argv, changes=busy, speed=SPEED, check=code).finish())
+    clean(jumping_clock.start(ft, *argv, changes=busy, speed=SPEED, check=code).finish())
     refused = Path((ft.home / "refused").read_text().strip())
     assert refused.parent == here and refused.name.startswith(".")
     assert names(here) == ["song.mp3"]
@@ -854,7 +854,7 @@ def test_the_hint_of_several_failures_is_that_of_the_first_which_has_one(
     """It is printed once, after all of them."""
     failures = [
         (str(ft.sandbox.add_generation(status="failed")["id"]), None),
-        (str(ft.sandbox.add_generation(status="pending")["id"]), "--wait waits for it"),
+        (str(ft.sandbox.add_generation(status="pending")["id"]), "use `--wait` to wait for it"),
         ("abc", "an id has 36 characters: `ft list` shows them"),
     ]
     gates = [ft.sandbox.hold(f"/v1/generations/{identifier}") for identifier, _ in failures]

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
-import patched
+import jumping_clock
 import pytest
 from conftest import PYPY, Process, Result, Runner
 
@@ -285,7 +285,7 @@ def test_a_second_signal_does_not_interrupt_the_cleaning_up(
     changes = SECOND.format(log=str(log), second=int(second), later=later)
     ids = [str(ft.sandbox.add_generation(duration=240)["id"]) for _ in range(tracks)]
     ft.sandbox.fault("stall", origin="media", where="body", at=5000, times=None)
-    running = patched.start(ft, "download", *ids, changes=changes)
+    running = jumping_clock.start(ft, "download", *ids, changes=changes)
     ft.sandbox.wait_for(
         lambda _: [r.status for r in ft.sandbox.requests if r.origin == "media"] == [200] * tracks
     )
