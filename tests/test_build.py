@@ -4,12 +4,9 @@ when.
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
-import lzma
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -22,7 +19,7 @@ from typing import Any, Iterator
 
 import build
 import pytest
-from conftest import FAST_CLOCK, PYTHON, ROOT, WINDOWS, Process, Result
+from conftest import FAST_CLOCK, PYPY, PYTHON, ROOT, WINDOWS, Process, Result
 
 SOURCE = ROOT / "ft.py"
 OLD = """
@@ -146,7 +143,8 @@ def test_it_holds_the_source_and_the_bytecode_of_each_python(pyz: Path) -> None:
     assert pyz.read_bytes().startswith(b"#!/usr/bin/env python3\nPK")
     with zipfile.ZipFile(pyz) as archive:
         assert archive.testzip() is None
-        assert archive.namelist() == ["__main__.py", "bytecode.xz", "ft.py"]
+        bytecodes = [f"bytecode/{magic}" for magic in sorted(found())]
+        assert archive.namelist() == ["__main__.py", *bytecodes, "ft.py"]
         assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert archive.read("ft.py") == SOURCE.read_bytes()
 
@@ -161,29 +159,9 @@ def test_each_bytecode_is_what_its_python_makes_of_the_source(pyz: Path, tmp_pat
     """
     with zipfile.ZipFile(pyz) as archive:
         archive.extractall(tmp_path)
-    line = re.search(r"^    PLACES = ({.*?})", (tmp_path / "__main__.py").read_text(), re.MULTILINE)
-    assert line
-    places = ast.literal_eval(line[1])
-    assert places.keys() == found().keys()
-    unpacked = lzma.decompress((tmp_path / "bytecode.xz").read_bytes())
-    assert [0, *(end for _, end in places.values())] == [
-        *(start for start, _ in places.values()),
-        len(unpacked),
-    ]
-    for magic, (start, end) in places.items():
-        (tmp_path / magic).write_bytes(unpacked[start:end])
-        run(
-            found()[magic],
-            "-I",
-            "-X",
-            "no_debug_ranges",
-            "-c",
-            compare,
-            "ft.py",
-            magic,
-            cwd=tmp_path,
-            check=0,
-        )
+    for magic, python in found().items():
+        arguments = ("-I", "-X", "no_debug_ranges", "-c", compare, "ft.py", f"bytecode/{magic}")
+        run(python, *arguments, cwd=tmp_path, check=0)
 
 
 def test_it_is_small(pyz: Path, tmp_path: Path) -> None:
@@ -215,9 +193,7 @@ def test_it_runs_with_each_python(pyz: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v")
 def test_it_starts_with_little_memory(pyz: Path, tmp_path: Path) -> None:
-    """To unpack its bytecode takes no more memory than that has: a Python that starts runs ft,
-    too.
-    """
+    """Check that a Python which can start at all runs ft, too."""
     for python in found().values():
         for limit in range(20_000, 200_000, 5_000):
             command = ["sh", "-c", f'ulimit -v {limit} && exec "$@"', "sh", python, "-I"]
@@ -255,19 +231,26 @@ def test_each_python_loads_its_own_bytecode_and_no_other(stub: Path, tmp_path: P
         )
 
 
-def test_a_python_without_bytecode_or_without_lzma_compiles_the_source(
-    stub: Path, tmp_path: Path
-) -> None:
+def test_a_python_without_bytecode_compiles_the_source(stub: Path, tmp_path: Path) -> None:
     build.pyz(tmp_path / "ft.pyz", [], stub)
     result = run(PYTHON, "ft.pyz", cwd=tmp_path, check=0)
     assert result.stdout.replace("\\", "/").endswith("ft.pyz/ft.py\n")
+
+
+@pytest.mark.skipif(PYPY, reason="PyPy has no bytecode in ft.pyz")
+def test_damaged_bytecode_is_never_run(stub: Path, tmp_path: Path) -> None:
+    """zipimport verifies nothing: of 150 flipped bits, 64 loaded in silence and 4 crashed."""
     build.pyz(tmp_path / "ft.pyz", [PYTHON], stub)
-    (tmp_path / "none").mkdir()
-    (tmp_path / "none" / "lzma.py").write_text(
-        "raise ImportError"
-    )  # as where Python was built without it
-    result = run(PYTHON, "ft.pyz", cwd=tmp_path, check=0, PYTHONPATH=str(tmp_path / "none"))
-    assert result.stdout.replace("\\", "/").endswith("ft.pyz/ft.py\n")
+    whole = (tmp_path / "ft.pyz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "ft.pyz") as archive:
+        (member,) = (m for m in archive.infolist() if m.filename.startswith("bytecode/"))
+    start = member.header_offset + 30 + len(member.filename)
+    for place in range(start, start + member.compress_size, max(1, member.compress_size // 15)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x10
+        (tmp_path / "ft.pyz").write_bytes(damaged)
+        result = run(PYTHON, "ft.pyz", cwd=tmp_path, check=0)
+        assert result.stdout.replace("\\", "/").endswith("ft.pyz/ft.py\n"), place
 
 
 def test_a_module_in_the_working_directory_is_not_imported(pyz: Path, tmp_path: Path) -> None:

@@ -7,12 +7,13 @@
     python3 tests/tools/build.py pythons
         the Pythons found, one a line
 
-The archive holds ft.py and, for each CPython at hand, its bytecode. The bytecodes lie in one xz
-file, newest Python first: they have so much in common that six together take half of what they take
-as files of the archive. `__main__.py` knows by the magic number of the running Python's bytecode
-where its own is, and unpacks no further. A Python without one, or without lzma, compiles ft.py;
-none can load another's bytecode, and nothing is written to the user's disk. Only the sources, the
-Pythons and the zlib and lzma at hand decide what bytes come out.
+The archive contains ft.py and, for each CPython at hand, its bytecode, in a member named after the
+magic number of that Python's bytecode. `__main__.py` runs it if its checksum is right. A Python
+without bytecode compiles ft.py, no Python can load another's bytecode, and nothing is written to
+the user's disk. Only the sources, the Pythons and the zlib at hand decide what bytes come out.
+
+Six bytecodes take half a megabyte. Packed into one xz they took half of that, but each start had to
+unpack those of all newer Pythons first, which took as long as starting Python.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import argparse
 import glob
 import hashlib
 import io
-import lzma
 import os
 import re
 import shutil
@@ -29,8 +29,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Iterable, Mapping
+from typing import Iterable
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 INSTALLERS = ["install.sh", "install.ps1"]
@@ -55,38 +56,28 @@ try:
 except KeyboardInterrupt:
     sys.exit(130)
 """
-# Comes before its `import ft`, which then finds what this made. PLACES tells where each bytecode
-# lies in bytecode.xz.
+# Comes before its `import ft`, which then finds what this made. zipimport verifies no checksum, and
+# bytecode with a flipped bit can do anything.
 LOADER = """\
-    PLACES = {}
+    CHECKSUMS = {}
 
     try:
         from importlib.util import MAGIC_NUMBER
+        from marshal import loads
+        from zlib import crc32
 
-        start, end = PLACES[MAGIC_NUMBER.hex()]
-        from lzma import LZMADecompressor
-    except (KeyError, ImportError):
+        magic = MAGIC_NUMBER.hex()
+        bytecode = __loader__.get_data("bytecode/" + magic)
+        if crc32(bytecode) != CHECKSUMS[magic]:
+            raise ValueError
+    except Exception:  # there is none, or it is damaged
         pass
     else:
-        from marshal import loads
-
-        bytecode = LZMADecompressor().decompress(__loader__.get_data("bytecode.xz"), end)[start:]
         ft = sys.modules["ft"] = type(sys)("ft")
         ft.__file__, ft.__loader__ = sys.path[0] + "/ft.pyc", __loader__
         exec(loads(bytecode), ft.__dict__)
 
 """
-# For bytes of no alignment. Who unpacks it takes memory for the whole dictionary, 2 MB here and 64
-# MB by default.
-XZ = [
-    {
-        "id": lzma.FILTER_LZMA2,
-        "preset": 9 | lzma.PRESET_EXTREME,
-        "dict_size": 2 << 20,
-        "lc": 4,
-        "pb": 0,
-    }
-]
 
 DESCRIBE = """\
 import sys, importlib.util
@@ -176,40 +167,26 @@ def bytecode(python: str, source: Path) -> bytes:
         return Path(target).read_bytes()
 
 
-def pack(bytecodes: Mapping[str, bytes]) -> tuple[dict[str, tuple[int, int]], bytes]:
-    """Bytecodes by their magic numbers, newest first: where each begins and ends, and all of them
-    in one xz.
-    """
-    places, packed = {}, b""
-    for magic in sorted(
-        bytecodes,
-        key=lambda magic: int.from_bytes(bytes.fromhex(magic[:4]), "little"),
-        reverse=True,
-    ):
-        places[magic] = len(packed), len(packed) + len(bytecodes[magic])
-        packed += bytecodes[magic]
-    return places, lzma.compress(packed, check=lzma.CHECK_CRC32, filters=XZ)
-
-
 def archive(paths: Iterable[str], source: Path) -> bytes:
     """The bytes of ft.pyz, with the bytecode of those `paths` that are CPythons from 3.8 up."""
-    found = pythons(paths).items()
-    places, packed = pack(
-        {magic: bytecode(path, source) for magic, (name, path) in found if name == "cpython"}
-    )
+    bytecodes = {
+        magic: bytecode(path, source)
+        for magic, (name, path) in sorted(pythons(paths).items())
+        if name == "cpython"
+    }
     members = {"__main__.py": MAIN.encode(), "ft.py": source.read_bytes()}
-    if places:
-        loader = LOADER.replace("{}", str(places))
-        members["__main__.py"] = MAIN.replace(
-            "    import ft\n", loader + "    import ft\n"
-        ).encode()
-        members["bytecode.xz"] = packed
+    if bytecodes:
+        checksums = {magic: zlib.crc32(data) for magic, data in bytecodes.items()}
+        loader = LOADER.replace("{}", str(checksums))
+        main = MAIN.replace("    import ft\n", loader + "    import ft\n")
+        members["__main__.py"] = main.encode()
+        members.update({f"bytecode/{magic}": data for magic, data in bytecodes.items()})
     buffer = io.BytesIO(b"#!/usr/bin/env python3\n")
     buffer.seek(0, io.SEEK_END)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED, compresslevel=9) as zipped:
         for name, data in sorted(members.items()):
             member = zipfile.ZipInfo(name)  # dated 1980, the same everywhere
-            member.compress_type = zipfile.ZIP_STORED if data is packed else zipfile.ZIP_DEFLATED
+            member.compress_type = zipfile.ZIP_DEFLATED
             member.create_system = 3
             member.external_attr = 0o100644 << 16
             zipped.writestr(member, data)
