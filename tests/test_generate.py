@@ -338,6 +338,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_credit_is_spent(
 
 @pytest.mark.source
 @pytest.mark.skipif(sys.platform == "win32", reason="a directory in use stays there")
+@pytest.mark.needs("mkdir", "rmdir")
 def test_in_a_directory_that_is_gone(ft: Runner) -> None:
     script = 'mkdir gone && cd gone && rmdir "$PWD" && '
     ft.config_dir.rename(ft.home / "conf")

@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterator, Mapping
 
 import build
 import pytest
-from conftest import PYTHON, ROOT, WINDOWS, Process, Result, Tls
+from conftest import PYTHON, ROOT, WINDOWS, Process, Result, Tls, require
 from release_server import ReleaseServer, archive, release, sums
 
 SCRIPT = ROOT / "install.sh"
@@ -169,6 +169,7 @@ def server(site: Path) -> Iterator[ReleaseServer]:
 def install(tmp_path: Path, server: ReleaseServer) -> Iterator[Installer]:
     if WINDOWS:
         pytest.skip("install.ps1 is for Windows")
+    require("sh", *TOOLS)
     installer = Installer(tmp_path, server)
     yield installer
     for process in installer.started:
