@@ -339,9 +339,20 @@ def test_the_configuration_is_taken(ft: Runner, sandbox: Sandbox) -> None:
     assert len(re.findall(r'"(\w+)":', text)) == 3
 
 
-def test_its_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(((?!https://)[^)]+)\)", README):
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_its_links_lead_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(((?!https://)[^)]+)\)", text):
         assert (ROOT / target).exists(), target
+
+
+def test_the_map_for_contributors_is_true() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?`) \|", text.partition("## Rules")[0], re.MULTILINE)
+    paths = [path for row in rows for path in re.findall(r"`([^`]+)`", row)]
+    assert len(paths) > 5
+    for path in paths:
+        assert list(ROOT.glob(path.rstrip("/"))), path
 
 
 def test_what_ft_says_of_itself_agrees(ft: Runner) -> None:
