@@ -24,7 +24,7 @@ test: $(VENV)/ready
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy ft.py tests/sandbox.py tests/tools/build.py
+	$(BIN)/mypy ft.py tests/sandbox.py tests/support/faults.py tests/tools/build.py
 	$(BIN)/python tests/tools/check_names.py
 	shellcheck install.sh .ci/run
 

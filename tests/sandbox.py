@@ -1,31 +1,29 @@
-"""A stand-in for Finetuning.ai on loopback: the tests' server, and a place to try ft without an
-account.
+"""Stand in for Finetuning.ai on loopback: the tests' server, and a place to try ft.
 
-    python3 tests/sandbox.py generate "lofi chill piano, mellow, late night"   # any ft command
-    python3 tests/sandbox.py --seconds 1 --fault reset,path=/v1/me me          # its own options
-    come first python3 tests/sandbox.py                                                   # serves
-    until Ctrl-C
+    python3 tests/sandbox.py generate "lofi chill piano, mellow, late night"  # any ft command
+    python3 tests/sandbox.py --seconds 1 --fault reset,path=/v1/me me  # options
+    python3 tests/sandbox.py  # serves until Ctrl-C
 
 From Python:
 
     with Sandbox(seconds=0.1) as sandbox:
         sandbox.fault("status", status=503, path="/v1/me", times=2)
-        ...                                            # something talks to sandbox.api_url with
-        sandbox.key assert [request.status for request in sandbox.requests] == [503, 503, 200]
+        ...  # something talks to sandbox.api_url with sandbox.key
+        assert [request.status for request in sandbox.requests] == [503, 503, 200]
 
 It serves two origins, the API and the media host, and logs every request that reaches either.
 
-Prompts (`tags`, `prompt`) ask for what should become of them by containing a word:
+A prompt (`tags`, `prompt`) says what should become of it by containing a word:
     fail      the generation ends as failed, with an errorMessage
     forever   it stays in processing until Sandbox.finish() is called
     reject    the submission is answered with 500 GENERATION_FAILED and costs nothing
 
-Faults: `Sandbox.fault(kind, path=, origin=, method=, times=, after=, work=, **parameters)`, on the
+Faults: `Sandbox.fault(kind, path=, origin=, method=, times=, after=, work=, **options)`, on the
 command line `--fault KIND,key=value,...`. `path` is a regular expression for the whole path. The
 oldest fault that matches and is not used up takes the request. `work` says whether the request is
-carried out before it is answered wrongly: a submission that was dropped (`close`) or whose answer
-was lost (`close,work=true`, in short `lost`). The kinds are the functions marked @kind and the
-short names in SHORT; `--help` lists them.
+carried out before it is answered wrongly: a submission that was dropped (`close`), or one whose
+answer was lost (`close,work=true`, in short `lost`). tests/support/faults.py has them all, and
+`--help` lists them.
 """
 
 from __future__ import annotations
@@ -34,17 +32,14 @@ import argparse
 import collections
 import contextlib
 import email.utils
-import gzip
 import hashlib
 import http.server
-import inspect
 import json
 import math
 import os
 import pathlib
 import random
 import re
-import select
 import shlex
 import signal
 import socket
@@ -52,22 +47,30 @@ import struct
 import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
 import time
 import urllib.parse
 import uuid
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Tuple,
-    TypeVar,
-    cast,
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, cast
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "support"))
+
+from faults import (  # noqa: E402
+    ERRORS,
+    HTML,
+    MEDIA_ROWS,
+    ORIGIN_KINDS,
+    Answer,
+    Body,
+    Fault,
+    Headers,
+    Record,
+    as_bytes,
+    error_answer,
+    fault_list,
+    json_answer,
+    parse_fault,
 )
 
 if TYPE_CHECKING:
@@ -75,189 +78,13 @@ if TYPE_CHECKING:
     from email.message import Message
     from types import TracebackType
 
-Record = Dict[str, Any]
-Headers = List[Tuple[str, str]]
-
-HERE = pathlib.Path(__file__).resolve().parent
 FRAME_BYTES, FRAME_SECONDS = 96, 0.024  # of data/loop.mp3, see tools/make_loop.py
-CHUNK = 256 * 1024
-
 LANGUAGES = ("en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru")
 KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 STATUSES = ("pending", "processing", "completed", "failed")
 CREATES = ("/v1/generations", "/v1/instrumental", "/v1/sound-effects")
 
-# What the error answers say unless told otherwise: code and message by status.
-ERRORS = {
-    400: ("VALIDATION_ERROR", "Invalid request"),
-    401: ("INVALID_API_KEY", "Invalid API key"),
-    402: ("MONTHLY_LIMIT_REACHED", "Monthly generation limit reached"),
-    403: ("PRO_PLAN_REQUIRED", "API access requires a Pro or Lifetime plan"),
-    404: ("NOT_FOUND", "Not found"),
-    429: ("RATE_LIMITED", "Too many requests"),
-}
-ERROR = ("INTERNAL_ERROR", "Internal server error")
-HTML = (
-    b"<!DOCTYPE html>\n<html><head><title>Gateway</title></head><body>Something went "
-    b"wrong</body></html>\n"
-)
-
-
-# --- what goes over the wire ----------------------------------------------------------------------
-
-
-class Body:
-    """`prefix`, then `pattern` over and over: `size` bytes from `start` on, made as they are
-    sent.
-    """
-
-    def __init__(
-        self, prefix: bytes, pattern: bytes = b"", size: int | None = None, start: int = 0
-    ) -> None:
-        self.prefix, self.pattern, self.start = prefix, pattern, start
-        self.size = len(prefix) if size is None else size
-
-    def part(self, start: int, stop: int) -> Body:
-        return Body(
-            self.prefix, self.pattern, max(0, min(stop, self.size) - start), self.start + start
-        )
-
-    def chunks(self) -> Iterator[memoryview]:
-        position, end = self.start, self.start + self.size
-        block = memoryview(b"")
-        while position < end:
-            if position < len(self.prefix):
-                piece = memoryview(self.prefix)[position : min(end, position + CHUNK)]
-            else:
-                if not block:
-                    turns = min(CHUNK, end - position) // len(self.pattern) + 2
-                    block = memoryview(self.pattern * turns)
-                offset = (position - len(self.prefix)) % len(self.pattern)
-                piece = block[offset : offset + min(CHUNK, end - position)]
-            yield piece
-            position += len(piece)
-
-    def __bytes__(self) -> bytes:
-        return b"".join(self.chunks())
-
-
-class Answer:
-    """An HTTP answer, and how its sending goes wrong.
-
-    Places in it are pairs (where, at): `where` is "start", "headers" or "body", `at` the number of
-    bytes into that part, None for its middle.
-    """
-
-    def __init__(self, status: int, headers: Headers, body: Body) -> None:
-        self.status: int | None = status
-        self.headers = headers
-        self.body = body
-        self.raw_head: bytes | None = None
-        self.extra_lines = b""  # raw lines after the status line
-        self.chunked = False
-        self.tail = b""
-        self.head_only = False
-        self.cut: tuple[str, int | None] | None = None  # where the sending ends,
-        self.end = "keep"  # and how: keep (the connection open), close or reset
-        self.pause: tuple[str, int | None] | None = None  # where it waits,
-        self.gate: Gate | None = None  # and for whom
-        # From where on it is slow, the bytes at a time, and the seconds after each.
-        self.slow: tuple[str, int, float] | None = None
-        self.set_body(body)
-
-    def get(self, name: str) -> str | None:
-        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
-
-    def set(self, name: str, value: str | None) -> None:
-        """Replace a header in its place, append it, or with None remove it."""
-        names = [key.lower() for key, _ in self.headers]
-        place = names.index(name.lower()) if name.lower() in names else len(names)
-        self.headers = [pair for pair in self.headers if pair[0].lower() != name.lower()]
-        if value is not None:
-            self.headers.insert(place, (name, value))
-
-    def set_body(self, body: Body, content_type: str | None = None) -> None:
-        self.body = body
-        self.set("Content-Length", str(body.size))
-        if content_type:
-            self.set("Content-Type", content_type)
-
-    def head(self) -> bytes:
-        if self.raw_head is not None:
-            return self.raw_head
-        status = self.status or 0
-        reason = http.server.BaseHTTPRequestHandler.responses.get(status, ("Unknown", ""))[0]
-        lines = "".join("{}: {}\r\n".format(*pair) for pair in self.headers)
-        start = f"HTTP/1.1 {status} {reason}\r\n"
-        return start.encode() + self.extra_lines + lines.encode("latin-1") + b"\r\n"
-
-    def wire(self, head: bytes) -> Iterator[memoryview]:
-        yield memoryview(head)
-        if self.head_only:
-            return
-        for piece in self.body.chunks():
-            if self.chunked:
-                yield memoryview(b"%x\r\n" % len(piece) + bytes(piece) + b"\r\n")
-            else:
-                yield piece
-        yield memoryview(self.tail)
-
-    def send(
-        self,
-        connection: socket.socket,
-        stopping: threading.Event,
-        answered: Callable[[int | None], None],
-    ) -> None:
-        """Send it as far as it goes; `answered` is called with the status just before the headers
-        are out.
-        """
-        head = self.head()
-
-        def offset(place: tuple[str, int | None] | None) -> int | None:
-            if place is None:
-                return None
-            where, at = place
-            if where == "start":
-                return 0
-            if where == "headers":
-                return min(len(head) - 1, len(head) // 2 if at is None else at)
-            return len(head) + (self.body.size // 2 if at is None else at)
-
-        cut, pause = offset(self.cut), offset(self.pause)
-        slow_from, size, interval = self.slow or ("body", 0, 0.0)
-        slow = offset((slow_from, 0)) if self.slow else None
-        position = 0
-        for piece in self.wire(head):
-            start = 0
-            while start < len(piece):
-                if position == cut:
-                    return
-                if position == pause and self.gate:
-                    self.gate.stall(connection, stopping)
-                    pause = None
-                stop = len(piece)
-                for mark in (cut, pause, slow):
-                    if mark is not None and mark > position:
-                        stop = min(stop, start + mark - position)
-                if slow is not None and position >= slow:
-                    stop = min(stop, start + size)
-                if position < len(head) <= position + stop - start:
-                    answered(self.status)
-                connection.sendall(piece[start:stop])
-                position += stop - start
-                start = stop
-                if slow is not None and position > slow and stopping.wait(interval):
-                    return
-        if pause is not None and self.gate:
-            self.gate.stall(connection, stopping)
-
-
-def json_answer(status: int, document: Any, headers: Iterable[tuple[str, str]] = ()) -> Answer:
-    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(
-        "utf-8", "surrogatepass"
-    )
-    own = [("Content-Type", "application/json; charset=utf-8")]
-    return Answer(status, own + list(headers), Body(body))
+# --- the service ----------------------------------------------------------------------------------
 
 
 class Request:
@@ -297,479 +124,6 @@ class Request:
         return f"<{self.origin} {self.method} {self.target}: {self.status}>"
 
 
-class Matcher:
-    def __init__(self, path: str, origin: str | None, method: str | None) -> None:
-        self.path, self.origin, self.method = re.compile(path), origin, method
-
-    def matches(self, request: Request) -> bool:
-        return (
-            self.origin in (None, request.origin)
-            and self.method in (None, request.method)
-            and self.path.fullmatch(request.path) is not None
-        )
-
-
-class Gate(Matcher):
-    """Requests stop at it until it is released; `reached` is set once one is there."""
-
-    def __init__(
-        self, path: str, origin: str | None, method: str | None, work: bool = False
-    ) -> None:
-        super().__init__(path, origin, method)
-        self.work = work
-        self.reached, self.released = threading.Event(), threading.Event()
-
-    def release(self) -> None:
-        self.released.set()
-
-    def stall(self, connection: socket.socket, stopping: threading.Event) -> None:
-        """Wait for the release; raise ConnectionAbortedError when the client gives up first."""
-        self.wait(stopping, lambda: bool(select.select([connection], [], [], 0)[0]))
-
-    def wait(self, stopping: threading.Event, given_up: Callable[[], bool] = lambda: False) -> None:
-        self.reached.set()
-        while not self.released.wait(0.02):
-            if stopping.is_set() or given_up():
-                raise ConnectionAbortedError
-
-
-class Fault(Gate):
-    """A scripted fault: `hits` are the requests it took. A `stall` and a `hold` go on after
-    release().
-    """
-
-    def __init__(
-        self,
-        kind: str,
-        path: str,
-        origin: str | None,
-        method: str | None,
-        times: int | None,
-        after: int,
-        params: dict[str, Any],
-    ) -> None:
-        super().__init__(path, origin, method)
-        self.times, self.after = times, after
-        self.hits: list[Request] = []
-        self.random: random.Random | None = None
-        if kind == "random":
-            self.random, self.probability = (
-                random.Random(params.pop("seed", 0)),
-                float(params.pop("p", 0.2)),
-            )
-            if params:
-                raise ValueError("random takes p and seed, not {}".format(", ".join(params)))
-        else:
-            self.effect = effect(kind, params)
-
-    def draw(self, request: Request) -> tuple[Callable[..., None], dict[str, Any], bool] | None:
-        if not self.random:
-            return self.effect
-        if self.random.random() >= self.probability:
-            return None
-        kind, params = self.random.choice(RANDOM[request.origin])
-        return effect(kind, dict(params))
-
-
-class Exchange:
-    """What a fault works on: the request, and the answer it is about to get."""
-
-    def __init__(self, sandbox: Sandbox, request: Request, fault: Fault, answer: Answer) -> None:
-        self.sandbox, self.request, self.fault, self.answer = sandbox, request, fault, answer
-
-    def data(self) -> tuple[Any, Record]:
-        """The answer's document, and the object in it that faults change."""
-        document = json.loads(bytes(self.answer.body))
-        inner = document.get("data", document.get("error", document))
-        return document, inner if isinstance(inner, dict) else document
-
-
-# --- faults ---------------------------------------------------------------------------------------
-
-F = TypeVar("F", bound=Callable[..., None])
-KINDS: dict[
-    str, tuple[Callable[..., None], bool]
-] = {}  # name: (function, whether the request is carried out)
-MEDIA_KINDS = (
-    "etag",
-    "no-range",
-    "wrong-range",
-    "ignore-if-range",
-    "changed",
-)  # make no sense on the API
-ORIGIN_KINDS = (
-    "refuse",
-    "hangup",
-    "unreachable",
-)  # about connections, not requests: see Sandbox.fault
-
-
-def as_bytes(data: Any) -> bytes:
-    """Bytes as they are; text, from the command line, with its escapes such as \\r\\n resolved."""
-    if isinstance(data, bytes):
-        return data
-    return str(data).encode("utf-8").decode("unicode_escape").encode("latin-1")
-
-
-def kind(name: str, work: bool) -> Callable[[F], F]:
-    def register(function: F) -> F:
-        KINDS[name] = function, work
-        return function
-
-    return register
-
-
-def effect(name: str, params: dict[str, Any]) -> tuple[Callable[..., None], dict[str, Any], bool]:
-    """What the fault does, its parameters checked; ValueError for unknown ones."""
-    name, defaults = SHORT.get(name, (name, {}))
-    if name not in KINDS:
-        raise ValueError(
-            "unknown fault {}; there are {}".format(
-                name, ", ".join(sorted([*KINDS, *SHORT, *ORIGIN_KINDS, "random"]))
-            )
-        )
-    params = {**defaults, **params}
-    function, work = KINDS[name]
-    work = params.pop("work", work or params.get("where", "start") != "start")
-    try:
-        inspect.signature(function).bind(None, **params)
-    except TypeError as error:
-        raise ValueError(f"fault {name}: {error}") from None
-    return function, params, work
-
-
-@kind("close", work=False)
-def close(x: Exchange, where: str = "start", at: int | None = None) -> None:
-    """End the connection before the answer, in its headers or its body: where=start|headers|body,
-    at=N.
-    """
-    x.answer.cut, x.answer.end = (where, at), "close"
-
-
-@kind("reset", work=False)
-def reset(x: Exchange, where: str = "start", at: int | None = None) -> None:
-    """The same with a TCP reset."""
-    x.answer.cut, x.answer.end = (where, at), "reset"
-
-
-@kind("stall", work=True)
-def stall(x: Exchange, where: str = "start", at: int | None = None) -> None:
-    """Stop there until the client leaves or Fault.release() is called; Fault.reached is set
-    meanwhile.
-    """
-    x.answer.pause, x.answer.gate = (where, at), x.fault
-
-
-@kind("delay", work=True)
-def delay(x: Exchange, seconds: float = 1.0) -> None:
-    """Answer well, but late."""
-    x.sandbox.stopping.wait(seconds)
-
-
-@kind("drip", work=True)
-def drip(x: Exchange, where: str = "body", interval: float = 1.0, size: int = 1) -> None:
-    """Send `size` bytes every `interval` seconds, from where=start|headers|body on."""
-    x.answer.slow = where, size, interval
-
-
-@kind("raw", work=False)
-def raw(x: Exchange, data: Any = b"") -> None:
-    """Send exactly these bytes and close; text may hold escapes such as \\r\\n."""
-    x.answer.status, x.answer.raw_head, x.answer.body, x.answer.end = (
-        None,
-        as_bytes(data),
-        Body(b""),
-        "close",
-    )
-
-
-@kind("garbage", work=False)
-def garbage(x: Exchange) -> None:
-    """A status line that is none."""
-    raw(x, b"\x00\xff\xfe SMTP ready? 220\r\n\r\n")
-
-
-@kind("bad-header", work=True)
-def bad_header(x: Exchange, line: str = "this is no header") -> None:
-    """A malformed line at the head of the headers."""
-    x.answer.extra_lines, x.answer.end = line.encode() + b"\r\n", "close"
-
-
-@kind("many-headers", work=True)
-def many_headers(x: Exchange, count: int = 300) -> None:
-    """More headers than http.client takes."""
-    x.answer.extra_lines = b"".join(b"X-Header-%d: x\r\n" % n for n in range(count))
-
-
-@kind("long-header", work=True)
-def long_header(x: Exchange, size: int = 70_000) -> None:
-    """A header line longer than http.client takes."""
-    x.answer.extra_lines = b"X-Long: " + b"x" * size + b"\r\n"
-
-
-@kind("header", work=True)
-def header(x: Exchange, name: str, value: Any = None, status: int | None = None) -> None:
-    """Set a header, or remove it (value=none); and the status, if given."""
-    x.answer.set(name, None if value is None else str(value))
-    x.answer.status = status or x.answer.status
-
-
-@kind("chunked", work=True)
-def chunked(x: Exchange, at: int | None = None, boundary: bool = True) -> None:
-    """Send it chunked; at=N cuts it after N bytes of the body, between chunks or (boundary=false)
-    in one.
-    """
-    x.answer.set("Content-Length", None)
-    x.answer.set("Transfer-Encoding", "chunked")
-    x.answer.chunked, x.answer.tail = True, b"0\r\n\r\n"
-    if at is not None:
-        x.answer.body, x.answer.end = x.answer.body.part(0, at), "close"
-        x.answer.tail = b"" if boundary else b"400\r\nonly a part of it"
-
-
-@kind("no-length", work=True)
-def no_length(x: Exchange, at: int | None = None) -> None:
-    """No Content-Length: the end of the connection ends the body (at=N: after N bytes)."""
-    x.answer.set("Content-Length", None)
-    x.answer.cut, x.answer.end = None if at is None else ("body", at), "close"
-
-
-@kind("long", work=True)
-def long(x: Exchange, size: int = 10) -> None:
-    """More bytes than the Content-Length says."""
-    x.answer.tail, x.answer.end = b"x" * size, "close"
-
-
-@kind("two-lengths", work=True)
-def two_lengths(x: Exchange, value: int = 7) -> None:
-    """A second Content-Length that differs."""
-    x.answer.headers.append(("Content-Length", str(value)))
-
-
-@kind("bad-length", work=True)
-def bad_length(x: Exchange, value: Any = "lots") -> None:
-    """A Content-Length that is no number."""
-    x.answer.set("Content-Length", str(value))
-    x.answer.end = "close"
-
-
-@kind("body", work=True)
-def body(x: Exchange, data: Any = b"", type: str | None = None, status: int | None = None) -> None:  # noqa: A002
-    """Another body of the right length; its type and status may change too."""
-    x.answer.set_body(Body(data.encode() if isinstance(data, str) else data), type)
-    x.answer.status = status or x.answer.status
-
-
-@kind("gzip", work=True)
-def gzip_(x: Exchange) -> None:
-    """Content-Encoding: gzip, though nobody asked."""
-    x.answer.set_body(Body(gzip.compress(bytes(x.answer.body))))
-    x.answer.set("Content-Encoding", "gzip")
-
-
-@kind("huge", work=True)
-def huge(x: Exchange, size: int = 200_000_000) -> None:
-    """The right JSON and white space up to `size` bytes."""
-    x.answer.set_body(Body(bytes(x.answer.body), b" " * 65536, size))
-
-
-@kind("bad-json", work=True)
-def bad_json(x: Exchange) -> None:
-    """Half of the JSON, with the right Content-Length."""
-    x.answer.set_body(x.answer.body.part(0, x.answer.body.size // 2))
-
-
-@kind("literal", work=True)
-def literal(x: Exchange, value: Any, field: str = "unknown") -> None:
-    """A field of `data` becomes this text or these bytes, JSON or not."""
-    document, data = x.data()
-    data[field] = "\x00literal\x00"
-    text = json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    text = text.replace(
-        b'"\\u0000literal\\u0000"', value if isinstance(value, bytes) else str(value).encode()
-    )
-    x.answer.set_body(Body(text))
-
-
-@kind("big-integer", work=True)
-def big_integer(x: Exchange, digits: int = 5000, field: str = "unknown") -> None:
-    """An integer that Python 3.11 and later refuse to parse."""
-    literal(x, b"7" * digits, field)
-
-
-@kind("deep", work=True)
-def deep(x: Exchange, levels: int = 100_000, field: str = "unknown") -> None:
-    """Arrays within arrays."""
-    literal(x, b"[" * levels + b"]" * levels, field)
-
-
-@kind("record", work=True)
-def record(x: Exchange, **fields: Any) -> None:
-    """Other values in the record, or in each one of a list."""
-    document, data = x.data()
-    lists = [
-        value
-        for value in data.values()
-        if isinstance(value, list) and all(isinstance(item, dict) for item in value)
-    ]
-    for item in lists[0] if lists and "id" not in data else [data]:
-        item.update(fields)
-    x.answer.set_body(json_answer(200, document).body)
-
-
-@kind("status", work=False)
-def status(
-    x: Exchange,
-    status: int = 500,
-    code: str | None = None,
-    message: str | None = None,
-    details: Any = None,
-    retry_after: Any = None,
-    body: str = "json",
-) -> None:
-    """An error answer; retry_after is a number or any text, body json, html, empty, huge,
-    truncated, stalled or reset.
-    """
-    standard = ERRORS.get(status, ERROR)
-    error = ApiError(status, code or standard[0], message or standard[1], details)
-    if isinstance(retry_after, int):
-        error.retry_after = retry_after
-    x.answer = json_answer(status, error.document(), x.sandbox.rate_headers())
-    if retry_after is not None:
-        x.answer.set("Retry-After", str(retry_after))
-    if body == "html":
-        x.answer.set_body(Body(HTML), "text/html; charset=utf-8")
-    elif body == "empty":
-        x.answer.set_body(Body(b""))
-    elif body == "huge":
-        huge(x)
-    elif body in ("truncated", "reset", "stalled"):
-        {"truncated": close, "reset": reset, "stalled": stall}[body](x, "body")
-    elif body != "json":
-        raise ValueError(f"fault status: no body is called {body}")
-
-
-@kind("redirect", work=False)
-def redirect(x: Exchange, status: int = 302, location: str = "self") -> None:
-    """Somewhere else; {api} and {media} in the location stand for the origins, "self" for the same
-    again.
-    """
-    target = x.request.target if location == "self" else location
-    target = target.replace("{api}", x.sandbox.api_url).replace("{media}", x.sandbox.media_url)
-    x.answer = Answer(status, [("Location", target)], Body(b""))
-
-
-@kind("etag", work=True)
-def etag(x: Exchange, value: str | None = "new") -> None:
-    """Another ETag, given literally, or weak, or new with each request; value=none for no ETag."""
-    own = x.answer.get("ETag") or '"none"'
-    x.answer.set(
-        "ETag",
-        {"new": f'"{uuid.uuid4().hex}"', "weak": "W/" + own}.get(value, value) if value else None,
-    )
-
-
-@kind("no-range", work=True)
-def no_range(x: Exchange) -> None:
-    """Range is not understood: always 200 and the whole."""
-    x.answer = x.sandbox.media_answer(x.request, ranges=False)
-
-
-@kind("ignore-if-range", work=True)
-def ignore_if_range(x: Exchange) -> None:
-    """The range is sent although If-Range does not match."""
-    x.answer = x.sandbox.media_answer(x.request, if_range=False)
-
-
-@kind("wrong-range", work=True)
-def wrong_range(x: Exchange, value: str | None = None, shift: int = 96) -> None:
-    """A 206 whose Content-Range is `value`, or begins `shift` bytes later than asked, as does the
-    body.
-    """
-    if x.answer.status == 206:
-        start, last, total = map(int, re.findall("[0-9]+", x.answer.get("Content-Range") or ""))
-        if value is None:
-            x.answer.set_body(x.answer.body.part(shift, x.answer.body.size))
-        x.answer.set("Content-Range", value or f"bytes {start + shift}-{last}/{total}")
-
-
-@kind("changed", work=True)
-def changed(x: Exchange) -> None:
-    """The track is another one from this request on: other bytes, another ETag (Sandbox.track()
-    follows).
-    """
-    x.sandbox.change(x.request.path)
-    x.answer = x.sandbox.media_answer(x.request)
-
-
-SHORT: dict[str, tuple[str, dict[str, Any]]] = {
-    "lost": ("close", {"work": True}),
-    "short": ("close", {"where": "body"}),
-    "html": ("body", {"data": HTML, "type": "text/html; charset=utf-8"}),
-    "empty": ("body", {}),
-    "text": ("body", {"data": b"hello\n", "type": "text/plain"}),
-    "array": ("body", {"data": b"[]"}),
-    "string": ("body", {"data": b'"hello"'}),
-    "null": ("body", {"data": b"null"}),
-    "type": ("header", {"name": "Content-Type", "value": "text/html; charset=utf-8"}),
-    "not-utf8": ("literal", {"value": b'"\xff\xfe\xe9"'}),
-    "nan": ("literal", {"value": "NaN"}),
-    "infinity": ("literal", {"value": "1e999"}),
-    "weak-etag": ("etag", {"value": "weak"}),
-    "no-etag": ("etag", {"value": None}),
-}
-
-RANDOM: dict[str, list[tuple[str, dict[str, Any]]]] = {  # what `random` draws from
-    "api": [
-        ("close", {}),
-        ("reset", {}),
-        ("lost", {}),
-        ("reset", {"work": True}),
-        ("close", {"where": "headers"}),
-        ("reset", {"where": "headers"}),
-        ("short", {}),
-        ("reset", {"where": "body"}),
-        ("chunked", {"at": 20}),
-        ("garbage", {}),
-        ("garbage", {"work": True}),
-        ("bad-header", {}),
-        ("html", {}),
-        ("empty", {}),
-        ("bad-json", {}),
-        ("status", {"status": 429, "retry_after": 1}),
-        ("status", {"status": 500}),
-        ("status", {"status": 502, "body": "html"}),
-        ("status", {"status": 503, "retry_after": 1, "work": True}),
-        ("status", {"status": 500, "body": "truncated"}),
-        ("redirect", {"location": "{media}/elsewhere"}),
-        ("delay", {"seconds": 0.2}),
-    ],
-    "media": [
-        ("close", {}),
-        ("reset", {}),
-        ("close", {"where": "headers"}),
-        ("short", {}),
-        ("short", {"at": 0}),
-        ("reset", {"where": "body", "at": 5000}),
-        ("chunked", {"at": 5000}),
-        ("chunked", {"at": 5000, "boundary": False}),
-        ("no-length", {"at": 5000}),
-        ("garbage", {}),
-        ("html", {}),
-        ("no-range", {}),
-        ("wrong-range", {}),
-        ("weak-etag", {}),
-        ("changed", {}),
-        ("status", {"status": 500}),
-        ("status", {"status": 503, "body": "html"}),
-        ("delay", {"seconds": 0.2}),
-    ],
-}
-
-
-# --- the service ----------------------------------------------------------------------------------
-
-
 class ApiError(Exception):
     """An error answer of the API."""
 
@@ -789,14 +143,6 @@ class ApiError(Exception):
             details,
             retry_after,
         )
-
-    def document(self) -> Record:
-        error: Record = {"code": self.code, "message": self.message}
-        if self.details is not None:
-            error["details"] = self.details
-        if self.retry_after is not None:
-            error["retryAfter"] = self.retry_after
-        return {"error": error}
 
 
 def invalid(field: str, message: str, **details: Any) -> ApiError:
@@ -975,7 +321,6 @@ class Sandbox:
         self._calls: dict[tuple[str, bool], collections.deque[float]] = collections.defaultdict(
             collections.deque
         )
-        self._gates: list[Gate] = []
         self._faults: list[Fault] = []
         self._random = random.Random("library")
         self._lock = threading.RLock()
@@ -1043,14 +388,10 @@ class Sandbox:
         origin: str | None = "api",
         method: str | None = None,
         work: bool = False,
-    ) -> Gate:
-        """Requests that match are logged, then wait for the gate's release(); with `work`, once
-        done.
-        """
-        gate = Gate(path, origin, method, work)
-        with self._lock:
-            self._gates.append(gate)
-        return gate
+    ) -> Fault:
+        """Let requests wait for the fault's release(), unheard or, with `work`, carried out."""
+        where = "start" if work else "request"
+        return self.fault("stall", path=path, origin=origin, method=method, times=None, where=where)
 
     def fault(
         self,
@@ -1061,10 +402,9 @@ class Sandbox:
         method: str | None = None,
         times: int | None = 1,
         after: int = 0,
-        **params: Any,
+        **options: Any,
     ) -> Fault:
-        """The next `times` requests that match (None: all), but for the first `after` of them, go
-        wrong.
+        """Let the next `times` requests that match (None: all), after `after` others, go wrong.
 
         Three kinds are about connections and know only `origin`: `refuse` (nobody listens, from now
         on or for `seconds`), `unreachable` (the same, but connecting takes for ever; Linux only)
@@ -1073,12 +413,11 @@ class Sandbox:
         if kind in ORIGIN_KINDS:
             for name, listening in self._origins.items():
                 if origin in (None, name):
-                    listening.misbehave(kind, times, **params)
-            return Fault("close", path, origin, method, 0, 0, {})
-        if SHORT.get(kind, (kind,))[0] in MEDIA_KINDS:
-            origin = "media"
+                    listening.misbehave(kind, times, **options)
+            return Fault("close", {}, times=0)
+        origin = "media" if kind in MEDIA_ROWS else origin
         fault = Fault(
-            kind, path, origin, method, None if kind == "random" else times, after, params
+            kind, options, path=path, origin=origin, method=method, times=times, after=after
         )
         with self._lock:
             self._faults.append(fault)
@@ -1224,33 +563,21 @@ class Sandbox:
     # -- requests
 
     def handle(self, request: Request) -> Answer:
-        """Log it, let gates and faults at it, carry it out."""
+        """Log a request and answer it, wrongly if there is a fault for it."""
         with self._changed:
             self.requests.append(request)
             request.number = len(self.requests)
             self._changed.notify_all()
-            gates = [gate for gate in self._gates if gate.matches(request)]
-            fault, drawn = self._fault_for(request)
-        for gate in gates:
-            if not gate.work:
-                gate.wait(self.stopping)
-        if drawn and fault:
-            function, params, work = drawn
-            answer = (
-                self._respond(request)
-                if work or request.origin == "media"
-                else json_answer(200, {})
-            )
-            exchange = Exchange(self, request, fault, answer)
-            function(exchange, **params)
-            answer = exchange.answer
-        else:
-            answer = self._respond(request)
-        for gate in gates:
-            if gate.work:
-                gate.wait(self.stopping)
+            taken = ((fault, fault.take(request)) for fault in self._faults)
+            fault, plan = next((pair for pair in taken if pair[1]), (None, None))
+        answer = fault.spoil(self, request, plan) if fault and plan else self.respond(request)
         answer.head_only = request.method == "HEAD"
         return answer
+
+    def respond(self, request: Request, seen: Mapping[str, str | None] = {}) -> Answer:
+        """Carry a request out. `seen` are headers that replace those sent, None for no header."""
+        with self._lock:
+            return self._media(request, seen) if request.origin == "media" else self._api(request)
 
     def answered(self, request: Request, status: int | None) -> None:
         with self._changed:
@@ -1265,52 +592,28 @@ class Sandbox:
         if self.on_done:
             self.on_done(request)
 
-    def _fault_for(
-        self, request: Request
-    ) -> tuple[Fault | None, tuple[Callable[..., None], dict[str, Any], bool] | None]:
-        for fault in self._faults:
-            if fault.times == 0 or not fault.matches(request):
-                continue
-            if fault.after > 0:
-                fault.after -= 1
-                continue
-            drawn = fault.draw(request)
-            if drawn:
-                if fault.times is not None:
-                    fault.times -= 1
-                fault.hits.append(request)
-                return fault, drawn
-        return None, None
-
-    def _respond(self, request: Request) -> Answer:
-        if request.origin == "media":
-            return self.media_answer(request)
-        with self._lock:
-            return self._api(request)
-
     # -- the media host
 
-    def media_answer(self, request: Request, ranges: bool = True, if_range: bool = True) -> Answer:
-        """As an object store answers, but for what is switched off."""
-        with self._lock:
-            self._advance()
-            generation_id = request.path.rpartition("/")[2][:-4]
-            record = self._generations.get(generation_id) or self.sound_effects.get(generation_id)
-            if request.method not in ("GET", "HEAD"):
-                return Answer(405, [("Content-Type", "text/html")], Body(HTML))
-            if not request.path.endswith(".mp3") or not record or record["status"] != "completed":
-                return Answer(404, [("Content-Type", "text/html")], Body(HTML))
-            track = self._track(generation_id)
-            version = self._states[generation_id].version
+    def _media(self, request: Request, seen: Mapping[str, str | None]) -> Answer:
+        """Answer as an object store does."""
+
+        def given(name: str) -> str | None:
+            sent: str | None = request.headers.get(name)
+            return seen.get(name, sent) if sent else None
+
+        self._advance()
+        generation_id = request.path.rpartition("/")[2][:-4]
+        record = self._generations.get(generation_id) or self.sound_effects.get(generation_id)
+        if request.method not in ("GET", "HEAD"):
+            return Answer(405, [("Content-Type", "text/html")], Body(HTML))
+        if not request.path.endswith(".mp3") or not record or record["status"] != "completed":
+            return Answer(404, [("Content-Type", "text/html")], Body(HTML))
+        track, version = self._track(generation_id), self._states[generation_id].version
         name = f"{generation_id} {version} {track.size}"
         tag = '"' + hashlib.sha256(name.encode()).hexdigest()[:32] + '"'
-        headers = [("Content-Type", "audio/mpeg"), ("ETag", tag)]
-        if ranges:
-            headers.append(("Accept-Ranges", "bytes"))
-        asked = re.fullmatch("bytes=([0-9]*)-([0-9]*)", request.headers.get("Range") or "")
-        if not ranges or not asked or not any(asked.groups()):
-            return Answer(200, headers, track)
-        if if_range and (request.headers.get("If-Range") or tag) != tag:
+        headers = [("Content-Type", "audio/mpeg"), ("ETag", tag), ("Accept-Ranges", "bytes")]
+        asked = re.fullmatch("bytes=([0-9]*)-([0-9]*)", given("Range") or "")
+        if not asked or not any(asked.groups()) or (given("If-Range") or tag) != tag:
             return Answer(200, headers, track)
         first, last = asked.groups()
         start = int(first) if first else max(0, track.size - int(last))
@@ -1371,9 +674,8 @@ class Sandbox:
                     return json_answer(status, {"data": data}, headers)
             raise not_found("Resource")
         except ApiError as error:
-            if error.retry_after is not None:
-                headers.append(("Retry-After", str(error.retry_after)))
-            return json_answer(error.status, error.document(), headers)
+            known = (error.code, error.message, error.details, error.retry_after)
+            return error_answer(error.status, *known, headers)
 
     def _account(self, request: Request) -> Account:
         key = request.headers.get("X-API-Key")
@@ -2111,58 +1413,6 @@ def fill(sandbox: Sandbox) -> None:
 
 
 # --- the command line -----------------------------------------------------------------------------
-
-
-def parse_fault(text: str) -> tuple[str, dict[str, Any]]:
-    """KIND,key=value,...: numbers, true, false and none mean what they say; a comma in a value is
-    \\,
-    """
-    name, *pairs = [part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]
-    params: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise argparse.ArgumentTypeError(f"{pair!r} is not key=value")
-        params[key.replace("-", "_")] = plain(value)
-    return name, params
-
-
-def plain(value: str) -> Any:
-    if re.fullmatch(r"-?[0-9]+", value):
-        return int(value)
-    if re.fullmatch(r"-?[0-9]+\.[0-9]+", value):
-        return float(value)
-    return {"true": True, "false": False, "none": None}.get(value, value)
-
-
-def fault_list() -> str:
-    lines = [
-        (
-            "faults (path=, origin=api|media|none, method=, times=N|none, after=N, work=true|false "
-            "go with each):"
-        )
-    ]
-    for name, (function, _) in sorted(KINDS.items()):
-        names = [f"{parameter}=" for parameter in list(inspect.signature(function).parameters)[1:]]
-        lines.append(f"  {name:15} {' '.join(names)}")
-        lines += textwrap.wrap(
-            function.__doc__ or "", 100, initial_indent=" " * 18, subsequent_indent=" " * 18
-        )
-    lines.append("  random          p= seed=")
-    lines.append(" " * 18 + "Each request goes wrong with this probability, in a random way.")
-    lines.append(
-        "  refuse, unreachable (seconds=) and hangup (data=): no connection to the origin."
-    )
-    short = [
-        "{} = {}".format(name, ",".join([long_name, *params]))
-        for name, (long_name, params) in sorted(SHORT.items())
-    ]
-    return "\n".join(
-        lines
-        + textwrap.wrap(
-            "short for some: " + "; ".join(short), 110, initial_indent="  ", subsequent_indent="  "
-        )
-    )
 
 
 def log_to(stream: Any) -> Callable[[Request], None]:

@@ -22,6 +22,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
+import faults
 import pytest
 import sandbox as module
 import trustme
@@ -1020,9 +1021,9 @@ def test_faults_of_media(sandbox: Sandbox) -> None:
     assert (plain.status, plain.body, plain.headers["Accept-Ranges"]) == (200, whole, None)
     sandbox.fault("wrong-range")
     shifted = fetch(Range="bytes=1000-")
-    assert shifted.headers["Content-Range"] == f"bytes 1096-{len(whole) - 1}/{len(whole)}"
-    assert shifted.body == whole[1096:]
-    sandbox.fault("wrong-range", value="bytes 1-2/*")
+    assert shifted.headers["Content-Range"] == f"bytes 96-{len(whole) - 1}/{len(whole)}"
+    assert shifted.body == whole[96:]
+    sandbox.fault("header", origin="media", name="Content-Range", value="bytes 1-2/*")
     lying = fetch(Range="bytes=1000-")
     assert (lying.headers["Content-Range"], lying.body) == ("bytes 1-2/*", whole[1000:])
     sandbox.fault("type", origin="media")
@@ -1163,8 +1164,9 @@ def test_serving_until_a_signal(tmp_path: Path, signum: str) -> None:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A copy of the sandbox beside an ft.py that only tells how it was started."""
-    (tmp_path / "tests" / "data").mkdir(parents=True)
-    for name in ("sandbox.py", "data/loop.mp3"):
+    for name in ("data", "support"):
+        (tmp_path / "tests" / name).mkdir(parents=True)
+    for name in ("sandbox.py", "data/loop.mp3", "support/faults.py"):
         (tmp_path / "tests" / name).write_bytes((PROGRAM.parent / name).read_bytes())
     (tmp_path / "ft.py").write_text(
         "import json, os, signal, sys, time, urllib.request as u\n"
@@ -1255,5 +1257,5 @@ def test_help_lists_every_fault(tmp_path: Path) -> None:
     with start("--help", cwd=tmp_path) as process:
         output, _ = process.communicate(timeout=20)
     assert process.returncode == 0
-    for name in [*module.KINDS, *module.SHORT, *module.ORIGIN_KINDS, "random"]:
+    for name in [*faults.ROWS, *faults.ORIGIN_KINDS, "random"]:
         assert name in output
