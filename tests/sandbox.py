@@ -31,7 +31,9 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import dataclasses
 import email.utils
+import functools
 import hashlib
 import http.server
 import json
@@ -51,9 +53,10 @@ import threading
 import time
 import urllib.parse
 import uuid
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, cast
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, NamedTuple, Sequence, cast
 
 HERE = pathlib.Path(__file__).resolve().parent
+FT = HERE.parent / "ft.py"
 sys.path.insert(0, str(HERE / "support"))
 
 from faults import (  # noqa: E402
@@ -84,11 +87,12 @@ KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 STATUSES = ("pending", "processing", "completed", "failed")
 CREATES = ("/v1/generations", "/v1/instrumental", "/v1/sound-effects")
 
-# --- the service ----------------------------------------------------------------------------------
+
+# --- requests -------------------------------------------------------------------------------------
 
 
 class Request:
-    """One request as it came in.
+    """Hold one request as it came in.
 
     `status` is what it was answered with, None as long as the headers of the answer are not out.
     `sent` says that the sending is over, well or not. `time` is monotonic. `number` counts from 1.
@@ -97,13 +101,8 @@ class Request:
     def __init__(
         self, origin: str, method: str, target: str, headers: Message, body: bytes
     ) -> None:
-        self.origin, self.method, self.target, self.headers, self.body = (
-            origin,
-            method,
-            target,
-            headers,
-            body,
-        )
+        self.origin, self.method, self.target = origin, method, target
+        self.headers, self.body = headers, body
         parts = urllib.parse.urlsplit(target)
         self.path = parts.path  # as sent, percent-encoded
         self.query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
@@ -114,7 +113,7 @@ class Request:
 
     @property
     def json(self) -> Any:
-        """The body parsed; None for no JSON."""
+        """Return the parsed body, or None if it is not JSON."""
         try:
             return json.loads(self.body)
         except ValueError:
@@ -125,24 +124,11 @@ class Request:
 
 
 class ApiError(Exception):
-    """An error answer of the API."""
+    """An error answer of the API: status, code, message, details, seconds to wait."""
 
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        details: Any = None,
-        retry_after: int | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.details, self.retry_after = (
-            status,
-            code,
-            message,
-            details,
-            retry_after,
-        )
+    def __init__(self, *known: Any) -> None:
+        super().__init__(*known)
+        self.known: Any = (*known, None, None)[:5]
 
 
 def invalid(field: str, message: str, **details: Any) -> ApiError:
@@ -153,10 +139,130 @@ def not_found(what: str) -> ApiError:
     return ApiError(404, "NOT_FOUND", what + " not found")
 
 
-class Account:
-    """Who a key belongs to. `name` is what tests call it: pro, lifetime, free, broke, deleted,
-    other.
+def number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+class Field(NamedTuple):
+    """Say what the contract allows under one name.
+
+    `low` and `high` limit the length of texts and lists and the value of whole numbers. Any other
+    number out of range is clamped.
     """
+
+    kind: str
+    low: float = 0
+    high: float = math.inf
+    default: Any = None
+    required: bool = False
+    choices: Sequence[str] = ()
+
+
+# A kind's values, what is wrong with any others, and with a size out of range.
+KINDS: dict[str, tuple[Callable[[Any], Any], str, str]] = {
+    "text": (
+        lambda value: isinstance(value, str),
+        "must be a string",
+        "must be at most {high} characters",
+    ),
+    "url": (
+        lambda value: isinstance(value, str) and value.lower().startswith("https://"),
+        "must be an https URL",
+        "must be at most {high} characters",
+    ),
+    "ids": (
+        lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+        "must be an array of strings",
+        "must contain between {low} and {high} ids",
+    ),
+    "whole": (
+        lambda value: re.fullmatch("[0-9]{1,15}", value),
+        "must be a whole number",
+        "must be a number from {low} to {high}",
+    ),
+    "number": (number, "must be a number", ""),
+    "boolean": (lambda value: isinstance(value, bool), "must be true or false", ""),
+}
+WEBHOOK = Field("url", high=2048)
+PROMPT = Field("text", high=700, required=True)
+IDS = Field("ids", 1, 100, required=True)
+MUSIC = {
+    "tags": PROMPT,
+    "lyrics": Field("text", high=2000),
+    "duration": Field("number", 5, 210, default=60),
+    "bpm": Field("number", 60, 200, default=120),
+    "language": Field("text", choices=LANGUAGES, default="en"),
+    "key": Field("text", choices=KEYS, default="C"),
+    "scale": Field("text", choices=("major", "minor"), default="major"),
+    "timesignature": Field("text", choices=("2", "3", "4", "5", "6", "7"), default="4"),
+    "seed": Field("number", low=-math.inf),
+    "webhook": WEBHOOK,
+}
+INSTRUMENTAL = {
+    "prompt": PROMPT,
+    "duration": Field("number", 30, 210, default=120),
+    "enhance": Field("boolean", default=True),
+    "seed": Field("number", low=-math.inf),
+    "webhook": WEBHOOK,
+}
+EFFECT = {
+    "prompt": PROMPT,
+    "duration": Field("number", 1, 30, default=5),
+    "enhance": Field("boolean", default=True),
+    "webhook": WEBHOOK,
+}
+PAGE = {
+    "limit": Field("whole", 1, 99, default=20),
+    "offset": Field("whole", default=0),
+    "status": Field("text", choices=STATUSES),
+}
+LIST = {**PAGE, "type": Field("text", choices=("music", "instrumental"))}
+TRACKS = {"trackIds": IDS}
+MOVE = {"trackIds": IDS, "targetPlaylistId": Field("text", required=True)}
+
+
+def checked(given: Record, fields: Mapping[str, Field]) -> Record:
+    """Return a body or a query with its defaults. Raises ApiError for what the contract refuses."""
+    for name in given:
+        if name not in fields:
+            raise invalid(name, "is unknown", allowed=list(fields))
+    return {name: value_of(given, name, field) for name, field in fields.items()}
+
+
+def value_of(given: Record, name: str, field: Field) -> Any:
+    if name not in given and not field.required:
+        return field.default
+    value = given.get(name, "")
+    is_valid, problem, out_of_range = KINDS[field.kind]
+    if field.required and (name not in given or (isinstance(value, str) and not value.strip())):
+        raise invalid(name, "is required")
+    if not is_valid(value):
+        raise invalid(name, problem)
+    if field.choices and value not in field.choices:
+        choices = list(field.choices)
+        raise invalid(name, "must be one of: " + ", ".join(choices), allowed=choices)
+    if field.kind == "number":
+        return max(field.low, min(field.high, value))
+    value = int(value) if field.kind == "whole" else value
+    size = value if isinstance(value, int) else len(value)
+    if not field.low <= size <= field.high:
+        limits = {"low": field.low, "high": field.high}
+        raise invalid(name, out_of_range.format(**limits), max=field.high)
+    return value
+
+
+def document_of(request: Request) -> Record:
+    document = request.json
+    if not isinstance(document, dict):
+        raise ApiError(400, "VALIDATION_ERROR", "Request body must be a JSON object")
+    return document
+
+
+# --- the service ----------------------------------------------------------------------------------
+
+
+class Account:
+    """Hold an account. Tests call it pro, lifetime, free, broke, deleted or other."""
 
     def __init__(
         self, name: str, tier: str, used: int = 42, pack: int = 10, monthly: int = 2000
@@ -179,77 +285,39 @@ class Account:
             self.pack -= 1
 
 
+@dataclasses.dataclass
 class State:
-    """What the service knows about a generation and does not show."""
+    """Hold what the service knows about a generation and does not show.
 
-    def __init__(self, owner: str, prompt: str, length: float, order: int) -> None:
-        self.owner, self.prompt, self.length, self.order = owner, prompt, length, order
-        self.submitted: float | None = None  # monotonic; None: nothing will happen to it by itself
-        self.seconds = 0.0
-        self.version = 0
+    `submitted` is monotonic, or None if nothing will happen to it by itself.
+    """
+
+    owner: str
+    prompt: str
+    length: float
+    submitted: float | None = None
+    seconds: float = 0.0
+    version: int = 0
 
 
 def stamp(when: float, rfc: bool) -> str:
-    """A time of the epoch in one of the service's two shapes."""
+    """Return a time of the epoch in one of the service's two shapes."""
     if rfc:
-        return (
-            time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when)) + f".{int(when % 1 * 1000):03}Z"
-        )
+        whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when))
+        return f"{whole}.{int(when % 1 * 1000):03}Z"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(when))
 
 
-def number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def title_of(prompt: str) -> str:
+    return prompt.split(",")[0][:60]
 
 
-def clamped(document: Record, field: str, default: int, low: int, high: int) -> Any:
-    value = document.get(field, default)
-    if not number(value):
-        raise invalid(field, "must be a number")
-    return max(low, min(high, value))
-
-
-def text_of(document: Record, field: str, longest: int, required: bool = False) -> str:
-    value = document.get(field, None if required else "")
-    if not isinstance(value, str) or (required and not value.strip()):
-        raise invalid(field, "is required" if required else "must be a string")
-    if len(value) > longest:
-        raise invalid(field, f"must be at most {longest} characters", max=longest)
-    return value
-
-
-def one_of(document: Record, field: str, default: str, choices: Iterable[str]) -> str:
-    value = document.get(field, default)
-    if value not in choices:
-        raise invalid(field, "must be one of: " + ", ".join(choices), allowed=list(choices))
-    return cast(str, value)
-
-
-def ids_of(document: Record, field: str) -> list[str]:
-    ids = document.get(field)
-    if not isinstance(ids, list) or not all(isinstance(item, str) for item in ids):
-        raise invalid(field, "must be an array of strings")
-    if not 1 <= len(ids) <= 100:
-        raise invalid(field, "must contain between 1 and 100 ids", max=100)
-    return ids
-
-
-def page(request: Request) -> tuple[int, int, str]:
-    """limit, offset and status of a list."""
-    values = []
-    for field, default, low, high in (("limit", 20, 1, 99), ("offset", 0, 0, 10**9)):
-        value = request.query.get(field, str(default))
-        if not re.fullmatch("[0-9]{1,9}", value) or not low <= int(value) <= high:
-            raise invalid(field, f"must be a number from {low} to {high}", max=high)
-        values.append(int(value))
-    wanted = request.query.get("status", "")
-    if wanted and wanted not in STATUSES:
-        raise invalid("status", "must be one of: " + ", ".join(STATUSES), allowed=list(STATUSES))
-    return values[0], values[1], wanted
+def words_of(prompt: str) -> list[str]:
+    return re.findall("[a-z]+", prompt.lower())
 
 
 def id3(**frames: bytes) -> bytes:
-    """An ID3v2.3 tag, so that each track is its own and players show the prompt."""
+    """Return an ID3v2.3 tag, so that each track is its own and players show the prompt."""
     data = b"".join(
         name.encode() + struct.pack(">IH", len(value), 0) + value for name, value in frames.items()
     )
@@ -257,8 +325,24 @@ def id3(**frames: bytes) -> bytes:
     return b"ID3\x03\x00\x00" + size + data
 
 
+def outcome(
+    verb: str,
+    ids: list[str],
+    act: Callable[[str], str | None],
+    name: str = "trackId",
+    failure: tuple[str, str] | None = None,
+) -> tuple[int, Record]:
+    """Do `act`, which returns why it cannot, for each id. Raises ApiError if all fail."""
+    reasons = [(item, act(item)) for item in ids]
+    done = [item for item, reason in reasons if not reason]
+    errors = [{name: item, "error": reason} for item, reason in reasons if reason]
+    if failure and not done:
+        raise ApiError(400, *failure, errors)
+    return 200, {verb: done, "errors": errors} if errors else {verb: done}
+
+
 class Sandbox:
-    """The service. A context manager; start() and stop() do the same.
+    """Serve the API and the media host. A context manager; start() and stop() do the same.
 
     `seconds`: from submission to completion, the first third of it pending. `window`: the length of
     the rate limits' minute. `queue_limit`: submissions that a user may have in flight.
@@ -283,44 +367,28 @@ class Sandbox:
         seed: int | None = 0,
         on_done: Callable[[Request], None] | None = None,
     ) -> None:
-        self.seconds, self.rate_limits, self.window, self.queue_limit = (
-            seconds,
-            rate_limits,
-            window,
-            queue_limit,
-        )
-        self.track_bytes = track_bytes
+        self.seconds, self.rate_limits, self.window = seconds, rate_limits, window
+        self.queue_limit, self.track_bytes, self.on_done = queue_limit, track_bytes, on_done
         self.prefix = ""  # of the API's paths, as behind a gateway: "/proxy"
-        self.on_done = on_done
         self.stopping = threading.Event()
         self.requests: list[Request] = []
         self.book: list[str] = []  # the ids of the generations that cost a credit
         accounts = (
-            Account("pro", "pro"),
-            Account("other", "pro"),
-            Account("lifetime", "lifetime"),
-            Account("free", "free"),
-            Account("broke", "pro", used=2000, pack=0),
+            *(Account("pro", "pro"), Account("other", "pro"), Account("lifetime", "lifetime")),
+            *(Account("free", "free"), Account("broke", "pro", used=2000, pack=0)),
             Account("deleted", "pro"),
         )
         self.keys = {account.name: account for account in accounts}
-        (
-            self.key,
-            self.key_other,
-            self.key_lifetime,
-            self.key_free,
-            self.key_broke,
-            self.key_deleted,
-        ) = (account.key for account in accounts)
+        self.key, self.key_other, self.key_lifetime = (a.key for a in accounts[:3])
+        self.key_free, self.key_broke, self.key_deleted = (a.key for a in accounts[3:])
         self.playlists: dict[str, Record] = {}
         self.contents: dict[str, list[str]] = {}  # the ids of a playlist's tracks
         self.sound_effects: dict[str, Record] = {}
         self._owners: dict[str, str] = {}  # of the playlists
         self._generations: dict[str, Record] = {}
         self._states: dict[str, State] = {}
-        self._calls: dict[tuple[str, bool], collections.deque[float]] = collections.defaultdict(
-            collections.deque
-        )
+        self._calls: dict[tuple[str, bool], collections.deque[float]]
+        self._calls = collections.defaultdict(collections.deque)
         self._faults: list[Fault] = []
         self._random = random.Random("library")
         self._lock = threading.RLock()
@@ -358,7 +426,7 @@ class Sandbox:
         self.stop()
 
     def posts(self) -> list[Request]:
-        """The submissions."""
+        """Return the submissions."""
         with self._lock:
             return [
                 r
@@ -367,9 +435,9 @@ class Sandbox:
             ]
 
     def wait_for(self, predicate: Callable[[Request], Any], timeout: float = 20.0) -> Request:
-        """The first request, come or still to come, for which `predicate` holds; else TimeoutError.
+        """Return the first request, come or still to come, for which `predicate` holds.
 
-        It is asked again when a request's `status` or `sent` change.
+        It is asked again when a request's `status` or `sent` change. Raises TimeoutError.
         """
         deadline = time.monotonic() + timeout
         with self._changed:
@@ -434,14 +502,14 @@ class Sandbox:
             origin.up()
 
     def down(self, origin: str = "api") -> None:
-        """Connections to the origin are refused from now on."""
+        """Refuse connections to the origin from now on."""
         self._origins[origin].down()
 
     def up(self, origin: str = "api") -> None:
         self._origins[origin].up()
 
     def connections(self, origin: str = "api") -> int:
-        """How many were accepted."""
+        """Return how many were accepted."""
         return self._origins[origin].accepted
 
     @property
@@ -457,61 +525,63 @@ class Sandbox:
     def add_generation(
         self, *, owner: str = "pro", age: float = 0.0, seconds: float | None = None, **fields: Any
     ) -> Record:
-        """A new record, by default completed. `seconds` is the length of the track, `age` how old
-        it is.
+        """Add a record, by default completed, and return it.
 
-        `fields` are fields of the record; a `duration` among them is the length as well, unless
-        `seconds` is.
+        `seconds` is the length of the track, and `age` how old it is. `fields` are fields of the
+        record; a `duration` among them is the length as well, unless `seconds` is.
         """
         with self._lock:
             order = len(self._states)
             generation_id = str(fields.pop("id", None) or self._uuid())
             prompt = str(fields.get("prompt", "lofi chill piano night"))
             status = fields.get("status", "completed")
-            done = status == "completed"
             length: float = fields["duration"] if number(fields.get("duration")) else 60
             if seconds is not None:
                 length = seconds
             born = time.time() - age
-            record: Record = {
-                "id": generation_id,
-                "title": prompt.split(",")[0][:60] if done else None,
-                "prompt": prompt,
-                "status": status,
-                "audioUrl": self._audio_url(generation_id) if done else None,
-                "duration": length if done else None,
-                "fileSize": None,
-                "isPublic": False,
-                "playCount": 0,
-                "downloadCount": 0,
-                "likeCount": 0,
-                "parameters": {
-                    "bpm": 120,
-                    "duration": length,
-                    "keyscale": "C major",
-                    "timesignature": 4,
-                    "seed": self._random.randrange(2**31),
-                },
-                "errorMessage": "The model could not follow this prompt"
-                if status == "failed"
-                else None,
-                "generationTime": 17 if done else None,
-                "webhook": None,
-                "createdAt": stamp(born, rfc=order % 3 == 2),
-                "completedAt": stamp(born + 17, rfc=True)
-                if status in ("completed", "failed")
-                else None,
-                "type": "music",
-                "model": "ft-music-1.5",
-                "tags": None,
-            }
+            parameters = {"bpm": 120, "duration": length, "keyscale": "C major", "timesignature": 4}
+            parameters["seed"] = self._random.randrange(2**31)
+            record = self._add_record(
+                generation_id, prompt, parameters, stamp(born, order % 3 == 2)
+            )
+            self._states[generation_id] = State(owner, prompt, length)
+            record.update(status=status, tags=None)
+            if status == "completed":
+                url, size = self._audio_url(generation_id), self._track(generation_id).size
+                record.update(title=title_of(prompt), audioUrl=url, duration=length)
+                record.update(generationTime=17, fileSize=size if order % 2 else None)
+            if status == "failed":
+                record["errorMessage"] = "The model could not follow this prompt"
+            if status in ("completed", "failed"):
+                record["completedAt"] = stamp(born + 17, rfc=True)
             record.update(fields)
-            self._states[generation_id] = State(owner, prompt, length, order)
-            if done and order % 2:
-                record.setdefault("fileSize", None)
-                record["fileSize"] = fields.get("fileSize", self._track(generation_id).size)
-            self._generations[generation_id] = record
             return record
+
+    def _add_record(
+        self, generation_id: str, prompt: str, parameters: Record, created: str
+    ) -> Record:
+        record = self._generations[generation_id] = {
+            "id": generation_id,
+            "title": None,
+            "prompt": prompt,
+            "status": "pending",
+            "audioUrl": None,
+            "duration": None,
+            "fileSize": None,
+            "isPublic": False,
+            "playCount": 0,
+            "downloadCount": 0,
+            "likeCount": 0,
+            "parameters": parameters,
+            "errorMessage": None,
+            "generationTime": None,
+            "webhook": None,
+            "createdAt": created,
+            "completedAt": None,
+            "type": "music",
+            "model": "ft-music-1.5",
+        }
+        return record
 
     def add_playlist(
         self,
@@ -522,7 +592,7 @@ class Sandbox:
         age: float = 180.0,
         **fields: Any,
     ) -> Record:
-        """A new playlist with these tracks; `age`, in seconds, is that of its last change."""
+        """Add a playlist with these tracks. `age`, in seconds, is that of its last change."""
         with self._lock:
             playlist_id = str(fields.pop("id", None) or self._uuid())
             now = time.time()
@@ -549,12 +619,12 @@ class Sandbox:
             self._settle(generation_id, error)
 
     def track(self, generation_id: str) -> bytes:
-        """Exactly what the media host serves for it now."""
+        """Return exactly what the media host serves for it now."""
         with self._lock:
             return bytes(self._track(generation_id))
 
     def change(self, path: str) -> None:
-        """The track at this path of the media host becomes another one."""
+        """Make the track at this path of the media host another one."""
         with self._lock:
             state = self._states.get(path.rpartition("/")[2][:-4])
             if state:
@@ -603,7 +673,7 @@ class Sandbox:
 
         self._advance()
         generation_id = request.path.rpartition("/")[2][:-4]
-        record = self._generations.get(generation_id) or self.sound_effects.get(generation_id)
+        record = self._find(generation_id)
         if request.method not in ("GET", "HEAD"):
             return Answer(405, [("Content-Type", "text/html")], Body(HTML))
         if not request.path.endswith(".mp3") or not record or record["status"] != "completed":
@@ -659,23 +729,22 @@ class Sandbox:
             create = request.method == "POST" and path in CREATES
             limit, remaining, wait = self._count(account, create)
             headers = self.rate_headers(limit, remaining)
-            if wait and create:
-                raise ApiError(
-                    429, "GENERATION_RATE_LIMITED", "Too many generations, slow down", None, wait
-                )
             if wait:
-                raise ApiError(429, "RATE_LIMITED", "Too many requests", None, wait)
+                known = ("GENERATION_RATE_LIMITED", "Too many generations, slow down")
+                raise ApiError(429, *(known if create else ERRORS[429]), None, wait)
             self._advance()
-            for method, pattern, endpoint in ROUTES:
+            for method, pattern, fields, endpoint in ROUTES:
                 match = re.fullmatch(pattern, path)
                 if match and method == request.method:
-                    arguments = [urllib.parse.unquote(group) for group in match.groups()]
-                    status, data = endpoint(self, account, request, *arguments)
+                    given = checked(request.query, fields if method == "GET" else {})
+                    if method == "POST":
+                        given = checked(document_of(request), fields)
+                    ids = [urllib.parse.unquote(group) for group in match.groups()]
+                    status, data = endpoint(self, account, given, *ids)
                     return json_answer(status, {"data": data}, headers)
             raise not_found("Resource")
         except ApiError as error:
-            known = (error.code, error.message, error.details, error.retry_after)
-            return error_answer(error.status, *known, headers)
+            return error_answer(headers, *error.known)
 
     def _account(self, request: Request) -> Account:
         key = request.headers.get("X-API-Key")
@@ -691,7 +760,7 @@ class Sandbox:
         return account
 
     def _count(self, account: Account, create: bool) -> tuple[int, int, int]:
-        """Limit, what is left of it, and the seconds to wait if it is used up."""
+        """Return the limit, what is left of it, and the seconds to wait if it is used up."""
         limit = 10 if create else 60
         if not self.rate_limits:
             return limit, limit, 0
@@ -706,301 +775,194 @@ class Sandbox:
     def _uuid(self) -> str:
         return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
 
+    def _find(self, generation_id: str) -> Record | None:
+        return self._generations.get(generation_id) or self.sound_effects.get(generation_id)
+
     def _advance(self) -> None:
         """Let time do its work on what was submitted."""
         now = time.monotonic()
         for generation_id, state in self._states.items():
             if state.submitted is None:
                 continue
-            record = self._generations.get(generation_id) or self.sound_effects.get(generation_id)
+            record, words = self._find(generation_id), words_of(state.prompt)
             passed = now - state.submitted
-            words = re.findall("[a-z]+", state.prompt.lower())
             if record is None:
                 state.submitted = None
             elif passed >= state.seconds and "forever" not in words:
-                self._settle(
-                    generation_id,
-                    "Generation failed: the prompt asked for it" if "fail" in words else None,
-                )
+                error = "Generation failed: the prompt asked for it" if "fail" in words else None
+                self._settle(generation_id, error)
             elif passed >= state.seconds / 3:
                 record["status"] = "processing"
 
     def _settle(self, generation_id: str, error: str | None) -> None:
-        record = self._generations.get(generation_id) or self.sound_effects[generation_id]
-        state = self._states[generation_id]
+        record, state = self._find(generation_id), self._states[generation_id]
+        assert record
         state.submitted = None
-        record.update(
-            status="failed" if error else "completed",
-            errorMessage=error,
-            completedAt=stamp(time.time(), rfc=True),
-        )
+        status, now = "failed" if error else "completed", stamp(time.time(), rfc=True)
+        record.update(status=status, errorMessage=error, completedAt=now)
         if "generationTime" in record:
             record["generationTime"] = math.ceil(state.seconds)
         if not error:
             record.update(audioUrl=self._audio_url(generation_id), duration=state.length)
             if "title" in record:
-                record["title"] = state.prompt.split(",")[0][:60]
+                record["title"] = title_of(state.prompt)
 
     def _owned(self, account: Account, generation_id: str) -> bool:
-        return (
-            generation_id in self._generations and self._states[generation_id].owner == account.name
-        )
+        known = generation_id in self._generations
+        return known and self._states[generation_id].owner == account.name
 
-    def _in_flight(self, account: Account) -> list[State]:
-        return [
-            s for s in self._states.values() if s.owner == account.name and s.submitted is not None
-        ]
+    def _in_flight(self, account: Account) -> int:
+        states = self._states.values()
+        return sum(s.owner == account.name and s.submitted is not None for s in states)
 
-    def me(self, account: Account, request: Request) -> tuple[int, Record]:
+    def me(self, account: Account, given: Record) -> tuple[int, Record]:
         limits = {
             "monthlyGenerations": account.monthly,
             "generationsUsed": account.used,
             "monthlyRemaining": account.monthly - account.used,
             "packCredits": account.pack,
             "totalRemaining": account.left,
-            "queueDepth": len(self._in_flight(account)),
+            "queueDepth": self._in_flight(account),
         }
-        identity = {
+        return 200, {
             "id": account.id,
             "email": account.email,
             "name": account.full_name,
             "tier": account.tier,
-        }
-        return 200, {
-            **identity,
             "limits": limits,
             "betaFeatures": ["instrumental", "sound-effects"],
         }
 
     def _submit(self, account: Account, prompt: str, length: float, cost: bool = True) -> str:
-        """The checks of a submission whose fields are valid; the new id, paid for."""
+        """Accept a submission whose fields are valid, and return the new id, paid for."""
         if cost and account.left <= 0:
             raise ApiError(402, *ERRORS[402])
-        if len(self._in_flight(account)) >= self.queue_limit:
-            raise ApiError(
-                429, "QUEUE_FULL", "Too many generations in the queue", {"max": self.queue_limit}, 5
-            )
-        if "reject" in re.findall("[a-z]+", prompt.lower()):
+        if self._in_flight(account) >= self.queue_limit:
+            details = {"max": self.queue_limit}
+            raise ApiError(429, "QUEUE_FULL", "Too many generations in the queue", details, 5)
+        if "reject" in words_of(prompt):
             raise ApiError(500, "GENERATION_FAILED", "The queue did not accept the generation")
         generation_id = self._uuid()
-        state = self._states[generation_id] = State(account.name, prompt, length, len(self._states))
-        state.submitted, state.seconds = time.monotonic(), self.seconds
+        now = time.monotonic()
+        self._states[generation_id] = State(account.name, prompt, length, now, self.seconds)
         if cost:
             account.pay()
             self.book.append(generation_id)
         return generation_id
 
     def _created(
-        self, account: Account, prompt: str, parameters: Record, document: Record, kind: str
+        self, account: Account, given: Record, prompt: str, parameters: Record, kind: str
     ) -> tuple[int, Record]:
-        webhook = document.get("webhook")
-        if webhook is not None and not (
-            isinstance(webhook, str)
-            and webhook.lower().startswith("https://")
-            and len(webhook) <= 2048
-        ):
-            raise invalid("webhook", "must be an https URL of at most 2048 characters", max=2048)
-        seed = document.get("seed", self._random.randrange(2**31))
-        if not number(seed):
-            raise invalid("seed", "must be a number")
+        seed = self._random.randrange(2**31) if given["seed"] is None else given["seed"]
+        parameters["seed"] = seed
         generation_id = self._submit(account, prompt, parameters["duration"])
-        now = time.time()
-        record: Record = {
-            "id": generation_id,
-            "title": None,
-            "prompt": prompt,
-            "status": "pending",
-            "audioUrl": None,
-            "duration": None,
-            "fileSize": None,
-            "isPublic": False,
-            "playCount": 0,
-            "downloadCount": 0,
-            "likeCount": 0,
-            "parameters": {**parameters, "seed": seed},
-            "errorMessage": None,
-            "generationTime": None,
-            "webhook": webhook,
-            "createdAt": stamp(now, rfc=False),
-            "completedAt": None,
-            "type": kind,
-            "model": "ft-music-1.5",
-        }
-        if "timesignature" in parameters:
-            record["parameters"]["timesignature"] = int(parameters["timesignature"])
-        self._generations[generation_id] = record
+        now, kept = time.time(), dict(parameters)
+        if "timesignature" in kept:
+            kept["timesignature"] = int(kept["timesignature"])
+        record = self._add_record(generation_id, prompt, kept, stamp(now, rfc=False))
+        record.update(webhook=given["webhook"], type=kind)
         return 202, {
             "id": generation_id,
             "status": "processing",
             "prompt": prompt,
-            "parameters": {**parameters, "seed": seed},
-            "webhook": webhook,
+            "parameters": parameters,
+            "webhook": given["webhook"],
             "creditsRemaining": account.left,
             "createdAt": stamp(now, rfc=True),
             "estimatedSeconds": self.seconds,
         }
 
-    def create(self, account: Account, request: Request) -> tuple[int, Record]:
-        document = document_of(request)
-        prompt = text_of(document, "tags", 700, required=True)
-        text_of(document, "lyrics", 2000)
-        if not isinstance(document.get("timesignature", "4"), str):
-            raise invalid("timesignature", "must be a string")
-        parameters = {
-            "bpm": clamped(document, "bpm", 120, 60, 200),
-            "duration": clamped(document, "duration", 60, 5, 210),
-            "timesignature": one_of(document, "timesignature", "4", "234567"),
-            "language": one_of(document, "language", "en", LANGUAGES),
-            "keyscale": "{} {}".format(
-                one_of(document, "key", "C", KEYS),
-                one_of(document, "scale", "major", ("major", "minor")),
-            ),
-        }
-        return self._created(account, prompt, parameters, document, "music")
+    def create(self, account: Account, given: Record) -> tuple[int, Record]:
+        names = ("bpm", "duration", "timesignature", "language")
+        parameters = {name: given[name] for name in names}
+        parameters["keyscale"] = f"{given['key']} {given['scale']}"
+        return self._created(account, given, given["tags"], parameters, "music")
 
-    def create_instrumental(self, account: Account, request: Request) -> tuple[int, Record]:
-        document = document_of(request)
-        prompt = text_of(document, "prompt", 700, required=True)
-        duration = round(clamped(document, "duration", 120, 30, 210) / 15) * 15
-        parameters = {"duration": duration, "enhance": document.get("enhance") is not False}
-        return self._created(account, prompt, parameters, document, "instrumental")
+    def create_instrumental(self, account: Account, given: Record) -> tuple[int, Record]:
+        duration = round(given["duration"] / 15) * 15
+        parameters = {"duration": duration, "enhance": given["enhance"]}
+        return self._created(account, given, given["prompt"], parameters, "instrumental")
 
-    def list_generations(self, account: Account, request: Request) -> tuple[int, Record]:
-        limit, offset, status = page(request)
-        kind = request.query.get("type")
-        if kind not in (None, "music", "instrumental"):
-            raise invalid(
-                "type", "must be one of: music, instrumental", allowed=["music", "instrumental"]
-            )
-        records = [
+    def _list(self, name: str, records: Iterable[Record], given: Record) -> tuple[int, Record]:
+        """Return a page of the records, newest first, that have the status asked for."""
+        limit, offset, status = given["limit"], given["offset"], given["status"]
+        found = [record for record in records if status in (None, record["status"])][::-1]
+        rest = offset + limit if len(found) > offset + limit else None
+        page = found[offset : offset + limit]
+        return 200, {name: page, "hasMore": rest is not None, "nextOffset": rest}
+
+    def list_generations(self, account: Account, given: Record) -> tuple[int, Record]:
+        records = (
             record
             for generation_id, record in self._generations.items()
-            if self._owned(account, generation_id)
-            and status in ("", record["status"])
-            and kind in (None, record.get("type"))
-        ]
-        records.reverse()
-        more = len(records) > offset + limit
-        return 200, {
-            "generations": records[offset : offset + limit],
-            "hasMore": more,
-            "nextOffset": offset + limit if more else None,
-        }
+            if self._owned(account, generation_id) and given["type"] in (None, record.get("type"))
+        )
+        return self._list("generations", records, given)
 
     def get_generation(
-        self, account: Account, request: Request, generation_id: str
+        self, account: Account, given: Record, generation_id: str
     ) -> tuple[int, Record]:
         if not self._owned(account, generation_id):
             raise not_found("Generation")
         return 200, self._generations[generation_id]
 
-    def bulk_delete(self, account: Account, request: Request) -> tuple[int, Record]:
-        deleted, errors = [], []
-        for generation_id in ids_of(document_of(request), "ids"):
+    def bulk_delete(self, account: Account, given: Record) -> tuple[int, Record]:
+        def delete(generation_id: str) -> str | None:
             if not self._owned(account, generation_id):
-                errors.append({"id": generation_id, "error": "Track not found or not owned by you"})
-                continue
-            deleted.append(generation_id)
+                return "Track not found or not owned by you"
             del self._generations[generation_id]
             for playlist_id, tracks in self.contents.items():
                 if generation_id in tracks:
                     tracks.remove(generation_id)
                     self._recount(playlist_id)
-        return 200, outcome("deleted", deleted, errors)
+            return None
 
-    def list_playlists(self, account: Account, request: Request) -> tuple[int, Record]:
-        own = [
-            record
-            for playlist_id, record in self.playlists.items()
-            if self._owners[playlist_id] == account.name
-        ]
-        return 200, {"playlists": own}
+        return outcome("deleted", given["ids"], delete, "id")
 
-    def get_playlist(
-        self, account: Account, request: Request, playlist_id: str
-    ) -> tuple[int, Record]:
+    def list_playlists(self, account: Account, given: Record) -> tuple[int, Record]:
+        records = self.playlists.items()
+        return 200, {"playlists": [r for key, r in records if self._owners[key] == account.name]}
+
+    def get_playlist(self, account: Account, given: Record, playlist_id: str) -> tuple[int, Record]:
         playlist = self.playlists.get(playlist_id)
         own = self._owners.get(playlist_id) == account.name
         if not playlist or not (own or playlist["isPublic"]):
             raise not_found("Playlist")
-        fields = (
-            "id",
-            "title",
-            "prompt",
-            "status",
-            "audioUrl",
-            "duration",
-            "isPublic",
-            "createdAt",
-        )
+        fields = ("id", "title", "prompt", "status", "audioUrl", "duration", "isPublic")
         tracks = [
-            self._generations[item]
-            for item in self.contents[playlist_id]
-            if item in self._generations
+            {field: track.get(field) for field in (*fields, "createdAt")}
+            for track in self._tracks(playlist_id)
         ]
-        return 200, {
-            **playlist,
-            "isOwner": own,
-            "tracks": [{field: track.get(field) for field in fields} for track in tracks],
-        }
+        return 200, {**playlist, "isOwner": own, "tracks": tracks}
 
-    def add_tracks(
-        self, account: Account, request: Request, playlist_id: str
-    ) -> tuple[int, Record]:
-        added, errors = [], []
-        for track_id in ids_of(document_of(request), "trackIds"):
-            reason = self._add(account, playlist_id, track_id)
-            if reason:
-                errors.append({"trackId": track_id, "error": reason})
-            else:
-                added.append(track_id)
-        if not added:
-            raise ApiError(400, "ADD_FAILED", "Failed to add tracks to playlist", errors)
-        return 200, outcome("added", added, errors)
+    def add_tracks(self, account: Account, given: Record, playlist_id: str) -> tuple[int, Record]:
+        failure = ("ADD_FAILED", "Failed to add tracks to playlist")
+        add = functools.partial(self._add, account, playlist_id)
+        return outcome("added", given["trackIds"], add, failure=failure)
 
     def remove_tracks(
-        self, account: Account, request: Request, playlist_id: str
+        self, account: Account, given: Record, playlist_id: str
     ) -> tuple[int, Record]:
-        removed, errors = [], []
-        for track_id in ids_of(document_of(request), "trackIds"):
-            if self._remove(account, playlist_id, track_id):
-                removed.append(track_id)
-            else:
-                errors.append(
-                    {"trackId": track_id, "error": "Track not found in playlist or not authorized"}
-                )
-        return 200, outcome("removed", removed, errors)
+        remove = functools.partial(self._remove, account, playlist_id)
+        return outcome("removed", given["trackIds"], remove)
 
-    def move_tracks(
-        self, account: Account, request: Request, playlist_id: str
-    ) -> tuple[int, Record]:
-        document = document_of(request)
-        target = text_of(document, "targetPlaylistId", 100, required=True)
+    def move_tracks(self, account: Account, given: Record, playlist_id: str) -> tuple[int, Record]:
+        target = given["targetPlaylistId"]
         if target == playlist_id:
             raise invalid("targetPlaylistId", "must differ from the source playlist")
-        moved, errors = [], []
-        for track_id in ids_of(document, "trackIds"):
-            reason: str | None = "Track not found in playlist or not authorized"
-            if (
-                self._owners.get(playlist_id) == account.name
-                and track_id in self.contents[playlist_id]
-            ):
-                reason = self._add(account, target, track_id)
-            if reason:
-                errors.append({"trackId": track_id, "error": reason})
-            else:
-                self._remove(account, playlist_id, track_id)
-                moved.append(track_id)
-        if not moved:
-            raise ApiError(400, "MOVE_FAILED", "Failed to move tracks between playlists", errors)
-        return 200, outcome("moved", moved, errors)
+
+        def move(track_id: str) -> str | None:
+            reason = self._not_there(account, playlist_id, track_id)
+            reason = reason or self._add(account, target, track_id)
+            return reason or self._remove(account, playlist_id, track_id)
+
+        failure = ("MOVE_FAILED", "Failed to move tracks between playlists")
+        return outcome("moved", given["trackIds"], move, failure=failure)
 
     def _add(self, account: Account, playlist_id: str, track_id: str) -> str | None:
-        """Add a track; the reason if it cannot be."""
-        playlist, own = (
-            self.playlists.get(playlist_id),
-            self._owners.get(playlist_id) == account.name,
-        )
+        """Add a track, or return why it cannot be added."""
+        playlist = self.playlists.get(playlist_id)
+        own = self._owners.get(playlist_id) == account.name
         if not playlist or not (own or playlist["isPublic"]):
             return "Playlist not found"
         if not own:
@@ -1016,31 +978,33 @@ class Sandbox:
         self._recount(playlist_id, touch=True)
         return None
 
-    def _remove(self, account: Account, playlist_id: str, track_id: str) -> bool:
-        if (
-            self._owners.get(playlist_id) != account.name
-            or track_id not in self.contents[playlist_id]
-        ):
-            return False
-        self.contents[playlist_id].remove(track_id)
-        self._recount(playlist_id, touch=True)
-        return True
+    def _not_there(self, account: Account, playlist_id: str, track_id: str) -> str | None:
+        own = self._owners.get(playlist_id) == account.name
+        if own and track_id in self.contents[playlist_id]:
+            return None
+        return "Track not found in playlist or not authorized"
+
+    def _remove(self, account: Account, playlist_id: str, track_id: str) -> str | None:
+        """Remove a track, or return why it cannot be removed."""
+        reason = self._not_there(account, playlist_id, track_id)
+        if not reason:
+            self.contents[playlist_id].remove(track_id)
+            self._recount(playlist_id, touch=True)
+        return reason
+
+    def _tracks(self, playlist_id: str) -> list[Record]:
+        ids = self.contents[playlist_id]
+        return [self._generations[item] for item in ids if item in self._generations]
 
     def _recount(self, playlist_id: str, touch: bool = False) -> None:
-        tracks = [
-            self._generations[item]
-            for item in self.contents[playlist_id]
-            if item in self._generations
-        ]
+        tracks = self._tracks(playlist_id)
         total = sum(track["duration"] for track in tracks if number(track["duration"]))
         self.playlists[playlist_id].update(trackCount=len(tracks), totalDuration=total)
         if touch:
             self.playlists[playlist_id]["updatedAt"] = stamp(time.time(), rfc=True)
 
-    def create_sound_effect(self, account: Account, request: Request) -> tuple[int, Record]:
-        document = document_of(request)
-        prompt = text_of(document, "prompt", 700, required=True)
-        duration = clamped(document, "duration", 5, 1, 30)
+    def create_sound_effect(self, account: Account, given: Record) -> tuple[int, Record]:
+        prompt, duration = given["prompt"], given["duration"]
         effect_id = self._submit(account, prompt, duration, cost=False)
         self.sound_effects[effect_id] = {
             "id": effect_id,
@@ -1049,7 +1013,7 @@ class Sandbox:
             "requestedDuration": duration,
             "audioUrl": None,
             "duration": None,
-            "webhook": document.get("webhook"),
+            "webhook": given["webhook"],
             "dailyRemaining": 99 - len(self.sound_effects),
             "errorMessage": None,
             "createdAt": stamp(time.time(), rfc=True),
@@ -1057,55 +1021,35 @@ class Sandbox:
         }
         return 202, self.sound_effects[effect_id]
 
-    def list_sound_effects(self, account: Account, request: Request) -> tuple[int, Record]:
-        limit, offset, status = page(request)
-        records = [
-            record
-            for effect_id, record in self.sound_effects.items()
-            if self._states[effect_id].owner == account.name and status in ("", record["status"])
-        ]
-        records.reverse()
-        more = len(records) > offset + limit
-        return 200, {
-            "soundEffects": records[offset : offset + limit],
-            "hasMore": more,
-            "nextOffset": offset + limit if more else None,
-        }
+    def list_sound_effects(self, account: Account, given: Record) -> tuple[int, Record]:
+        records = self.sound_effects.items()
+        own = (r for key, r in records if self._states[key].owner == account.name)
+        return self._list("soundEffects", own, given)
 
     def get_sound_effect(
-        self, account: Account, request: Request, effect_id: str
+        self, account: Account, given: Record, effect_id: str
     ) -> tuple[int, Record]:
         if effect_id not in self.sound_effects or self._states[effect_id].owner != account.name:
             raise not_found("Sound effect")
         return 200, self.sound_effects[effect_id]
 
 
-def document_of(request: Request) -> Record:
-    document = request.json
-    if not isinstance(document, dict):
-        raise ApiError(400, "VALIDATION_ERROR", "Request body must be a JSON object")
-    return document
-
-
-def outcome(verb: str, done: list[str], errors: list[Record]) -> Record:
-    return {verb: done, "errors": errors} if errors else {verb: done}
-
-
-ROUTES: tuple[tuple[str, str, Callable[..., tuple[int, Record]]], ...] = (
-    ("GET", "/v1/me", Sandbox.me),
-    ("POST", "/v1/generations", Sandbox.create),
-    ("GET", "/v1/generations", Sandbox.list_generations),
-    ("POST", "/v1/generations/bulk-delete", Sandbox.bulk_delete),
-    ("GET", "/v1/generations/([^/]+)", Sandbox.get_generation),
-    ("GET", "/v1/playlists", Sandbox.list_playlists),
-    ("GET", "/v1/playlists/([^/]+)", Sandbox.get_playlist),
-    ("POST", "/v1/playlists/([^/]+)/tracks", Sandbox.add_tracks),
-    ("POST", "/v1/playlists/([^/]+)/tracks/bulk-remove", Sandbox.remove_tracks),
-    ("POST", "/v1/playlists/([^/]+)/tracks/move", Sandbox.move_tracks),
-    ("POST", "/v1/instrumental", Sandbox.create_instrumental),
-    ("POST", "/v1/sound-effects", Sandbox.create_sound_effect),
-    ("GET", "/v1/sound-effects", Sandbox.list_sound_effects),
-    ("GET", "/v1/sound-effects/([^/]+)", Sandbox.get_sound_effect),
+# Method, path, the members of the body or the parameters of the query, and who answers.
+ROUTES: tuple[tuple[str, str, Mapping[str, Field], Callable[..., tuple[int, Record]]], ...] = (
+    ("GET", "/v1/me", {}, Sandbox.me),
+    ("POST", "/v1/generations", MUSIC, Sandbox.create),
+    ("GET", "/v1/generations", LIST, Sandbox.list_generations),
+    ("POST", "/v1/generations/bulk-delete", {"ids": IDS}, Sandbox.bulk_delete),
+    ("GET", "/v1/generations/([^/]+)", {}, Sandbox.get_generation),
+    ("GET", "/v1/playlists", {}, Sandbox.list_playlists),
+    ("GET", "/v1/playlists/([^/]+)", {}, Sandbox.get_playlist),
+    ("POST", "/v1/playlists/([^/]+)/tracks", TRACKS, Sandbox.add_tracks),
+    ("POST", "/v1/playlists/([^/]+)/tracks/bulk-remove", TRACKS, Sandbox.remove_tracks),
+    ("POST", "/v1/playlists/([^/]+)/tracks/move", MOVE, Sandbox.move_tracks),
+    ("POST", "/v1/instrumental", INSTRUMENTAL, Sandbox.create_instrumental),
+    ("POST", "/v1/sound-effects", EFFECT, Sandbox.create_sound_effect),
+    ("GET", "/v1/sound-effects", PAGE, Sandbox.list_sound_effects),
+    ("GET", "/v1/sound-effects/([^/]+)", {}, Sandbox.get_sound_effect),
 )
 
 _loop: list[bytes] = []
@@ -1121,7 +1065,7 @@ def loop_mp3() -> bytes:
 
 
 class Origin:
-    """One listening port. It keeps its port while it is down."""
+    """Listen on one port, which stays its own while it is down."""
 
     def __init__(
         self, sandbox: Sandbox, name: str, host: str, port: int, tls: ssl.SSLContext | None
@@ -1135,11 +1079,8 @@ class Origin:
         self._plugs: list[socket.socket] = []
         self._listener = self._bind(port)
         self.port: int = self._listener.getsockname()[1]
-        self.url = (
-            ("https" if tls else "http")
-            + (f"://[{host}]" if ":" in host else f"://{host}")
-            + f":{self.port}"
-        )
+        name = f"[{host}]" if ":" in host else host
+        self.url = f"{'https' if tls else 'http'}://{name}:{self.port}"
 
     def _bind(self, port: int) -> socket.socket:
         listener = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
@@ -1162,7 +1103,7 @@ class Origin:
         self._listener = self._bind(self.port)
 
     def close(self) -> None:
-        """The end: of listening, and of the open connections."""
+        """Stop listening, and end the open connections."""
         self._close_listener()
         self._unplug()
         with self._lock:
@@ -1190,10 +1131,8 @@ class Origin:
         self, kind: str, times: int | None, seconds: float | None = None, data: Any = b""
     ) -> None:
         if kind == "hangup":
-            self.hangups, self.hangup_data = (
-                (sys.maxsize if times is None else times),
-                as_bytes(data),
-            )
+            self.hangups = sys.maxsize if times is None else times
+            self.hangup_data = as_bytes(data)
             return
         self.down()
         if kind == "unreachable":  # a full backlog: the system ignores further attempts
@@ -1280,7 +1219,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_CONNECT = answer  # noqa: N815
 
     def _body(self) -> bytes:
-        """What came of it, if the client goes away."""
+        """Return the body, or what came of it if the client went away."""
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
         body = b""
@@ -1360,7 +1299,7 @@ KNOWN_IDS = {  # those in the command reference's examples
 
 
 def fill(sandbox: Sandbox) -> None:
-    """The library that is there from the start: two users' generations and playlists."""
+    """Add what is there from the start: two users' generations and playlists."""
     hour, day = 3600.0, 86400.0
 
     def add(prompt: str, age: float, **fields: Any) -> str:
@@ -1437,27 +1376,21 @@ def log_to(stream: Any) -> Callable[[Request], None]:
 
 
 def run(sandbox: Sandbox, command: list[str], home: str) -> int:
-    """Run ft in the sandbox; its exit code. Not what writes to the keychain, which would be the
-    user's own.
+    """Run ft in the sandbox and return its exit code.
+
+    It refuses to run what writes to the keychain, which would be the user's own.
     """
     if {("auth", "login"), ("auth", "logout")} & set(zip(command, command[1:])):
-        print(
-            "error: `ft auth login` and `ft auth logout` are about your own keychain: run ft "
-            "itself",
-            file=sys.stderr,
-        )
+        names = "`ft auth login` and `ft auth logout`"
+        print(f"error: {names} are about your own keychain: run ft itself", file=sys.stderr)
         return 2
     environment = {**os.environ, "FINETUNING_API_KEY": sandbox.key, "FINETUNING_CONFIG_HOME": home}
     for name in ("NO_PROXY", "no_proxy"):
-        environment[name] = ",".join(
-            filter(None, [os.environ.get(name), "127.0.0.1,localhost,::1"])
-        )
-    signal.signal(
-        signal.SIGINT, lambda signum, frame: None
-    )  # the child gets it from the terminal too
-    child = subprocess.Popen(
-        [sys.executable, str(HERE.parent / "ft.py"), *command], env=environment
-    )
+        hosts = [os.environ.get(name), "127.0.0.1,localhost,::1"]
+        environment[name] = ",".join(filter(None, hosts))
+    # The child gets a Ctrl-C from the terminal too.
+    signal.signal(signal.SIGINT, lambda signum, frame: None)
+    child = subprocess.Popen([sys.executable, str(FT), *command], env=environment)
 
     def pass_on(signum: int, frame: Any) -> None:
         child.send_signal(signum)
@@ -1497,26 +1430,15 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--port", type=int, default=0, help="of the API (default: a free one)")
-    parser.add_argument(
-        "--media-port", type=int, default=0, help="of the media host (default: a free one)"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=4.0, help="a generation takes (default: 4)"
-    )
-    parser.add_argument(
-        "--window", type=float, default=60.0, help="length of the rate limits' minute, in seconds"
-    )
-    parser.add_argument(
-        "--no-rate-limits", action="store_true", help="answer any number of requests"
-    )
-    parser.add_argument(
-        "--fault", action="append", default=[], type=parse_fault, metavar="KIND[,key=value...]"
-    )
-    parser.add_argument(
-        "--log", metavar="FILE", help="write each request as a line of JSON; - for stderr"
-    )
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="ft command and its arguments")
+    option = parser.add_argument
+    option("--port", type=int, default=0, help="of the API (default: a free one)")
+    option("--media-port", type=int, default=0, help="of the media host (default: a free one)")
+    option("--seconds", type=float, default=4.0, help="a generation takes (default: 4)")
+    option("--window", type=float, default=60.0, help="the rate limits' minute, in seconds")
+    option("--no-rate-limits", action="store_true", help="answer any number of requests")
+    option("--log", metavar="FILE", help="write each request as a line of JSON; - for stderr")
+    option("--fault", action="append", default=[], type=parse_fault, metavar="KIND[,key=value...]")
+    option("command", nargs=argparse.REMAINDER, help="ft command and its arguments")
     options = parser.parse_args(arguments)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     with contextlib.ExitStack() as stack:

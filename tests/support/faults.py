@@ -208,7 +208,7 @@ def json_answer(status: int, document: Any, headers: Iterable[tuple[str, str]] =
 
 
 def error_answer(
-    status: int, code: str, message: str, details: Any, retry_after: Any, headers: Headers
+    headers: Headers, status: int, code: str, message: str, details: Any, retry_after: Any
 ) -> Answer:
     """Return an error of the API. Only a `retry_after` that is a number is in its document too."""
     error: Record = {"code": code, "message": message}
@@ -368,7 +368,7 @@ def status(
     """
     own_code, own_message = ERRORS.get(status, ERROR)
     code, message, headers = code or own_code, message or own_message, x.service.rate_headers()
-    x.answer = error_answer(status, code, message, details, retry_after, headers)
+    x.answer = error_answer(headers, status, code, message, details, retry_after)
     if body not in ERROR_BODIES:
         raise ValueError(f"fault status: no body is called {body}")
     ERROR_BODIES[body](x)
@@ -387,7 +387,7 @@ EMPTY = Body(b"")
 VERBS: tuple[Any, ...] = (cut, stall, delay, drip, raw, header, body, field, status, redirect)
 
 
-PAGE = {"data": HTML, "type": "text/html; charset=utf-8"}
+PAGE: Record = {"data": HTML, "type": "text/html; charset=utf-8"}
 
 ERROR_BODIES: dict[str, Callable[[Exchange], None]] = {
     "json": lambda x: None,
