@@ -2,6 +2,7 @@
 
     python3 tests/sandbox.py generate "lofi chill piano, mellow, late night"  # any ft command
     python3 tests/sandbox.py --seconds 1 --fault reset,path=/v1/me me  # options
+    python3 tests/sandbox.py --keep demo list  # the library lasts, in demo/library.json
     python3 tests/sandbox.py  # serves until Ctrl-C
 
 From Python:
@@ -86,6 +87,8 @@ LANGUAGES = ("en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru")
 KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 STATUSES = ("pending", "processing", "completed", "failed")
 CREATES = ("/v1/generations", "/v1/instrumental", "/v1/sound-effects")
+# The parts of the library that Sandbox.save() writes as they are.
+KEPT = ("_generations", "_owners", "book", "contents", "playlists", "sound_effects")
 
 
 # --- requests -------------------------------------------------------------------------------------
@@ -612,6 +615,40 @@ class Sandbox:
             self._recount(playlist_id)
             self.playlists[playlist_id].update(fields)
             return self.playlists[playlist_id]
+
+    def save(self, file: pathlib.Path) -> None:
+        """Write the library to a file, in place of what it holds. Raises OSError."""
+        with self._lock:
+            self._advance()
+            states = {key: vars(state).copy() for key, state in self._states.items()}
+            for state in states.values():
+                if state["submitted"] is not None:
+                    state["submitted"] += time.time() - time.monotonic()
+            accounts = {name: [a.used, a.pack] for name, a in self.keys.items()}
+            document = {name: getattr(self, name) for name in KEPT}
+            document.update(states=states, accounts=accounts)
+        new = file.with_name(file.name + ".new")
+        new.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        os.replace(new, file)
+
+    def load(self, file: pathlib.Path) -> None:
+        """Replace the library with a saved one.
+
+        Raises OSError, or ValueError, LookupError, TypeError or AttributeError if it is damaged.
+        """
+        document = json.loads(file.read_text(encoding="utf-8"))
+        with self._lock:
+            for name in KEPT:
+                setattr(self, name, type(getattr(self, name))(document[name]))
+            self._states = {key: State(**state) for key, state in document["states"].items()}
+            for state in self._states.values():
+                if state.submitted is not None:
+                    state.submitted -= time.time() - time.monotonic()
+            for name, (used, pack) in document["accounts"].items():
+                self.keys[name].used, self.keys[name].pack = used, pack
+            for record in (*self._generations.values(), *self.sound_effects.values()):
+                if record["audioUrl"]:  # the port is another one each time
+                    record["audioUrl"] = self._audio_url(record["id"])
 
     def finish(self, generation_id: str, error: str | None = None) -> None:
         """Complete a generation now, or let it fail with this message."""
@@ -1403,22 +1440,35 @@ def run(sandbox: Sandbox, command: list[str], home: str) -> int:
 
 
 def serve(sandbox: Sandbox, home: str) -> int:
-    """Say how to use it, and wait for the end."""
+    """Print how to use the sandbox, and wait for a signal."""
     over = threading.Event()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda signum, frame: over.set())
-    print("export FINETUNING_API_KEY=" + shlex.quote(sandbox.key))
-    print("export FINETUNING_CONFIG_HOME=" + shlex.quote(home), flush=True)
-    print(
-        f"The sandbox is at {sandbox.api_url}. Paste these two lines into another shell, then try "
-        "`python3 ft.py list`. Ctrl-C ends it.",
-        file=sys.stderr,
-        flush=True,
+    variables = {"FINETUNING_CONFIG_HOME": home, "FINETUNING_API_KEY": sandbox.key}
+    values = (f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    print(f"The sandbox is at {sandbox.api_url}. Paste this into another shell:", file=sys.stderr)
+    print("export", *values, flush=True)
+    lines = (
+        "There ft uses it, from any directory; this one or, as `ft list`, an installed one:",
+        f"python3 {shlex.quote(str(FT))} list",
+        "This ends that, and Ctrl-C here stops the sandbox:",
+        f"unset {' '.join(variables)}",
     )
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
     while not over.wait(0.5):  # Windows delivers no signal during an endless wait
         pass
     return 0
+
+
+def keep(sandbox: Sandbox, file: pathlib.Path) -> None:
+    """Load the library from a file if there is one. Raises OSError or ValueError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists():
+        try:
+            sandbox.load(file)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is damaged: {error!r}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -1431,6 +1481,9 @@ def main(arguments: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     option = parser.add_argument
+    option(
+        "--keep", metavar="DIR", help="load the library from DIR/library.json, and save it there"
+    )
     option("--port", type=int, default=0, help="of the API (default: a free one)")
     option("--media-port", type=int, default=0, help="of the media host (default: a free one)")
     option("--seconds", type=float, default=4.0, help="a generation takes (default: 4)")
@@ -1454,6 +1507,13 @@ def main(arguments: list[str] | None = None) -> int:
             seed=None,
             on_done=log_to(log) if options.log else None,
         )
+        if options.keep:
+            file = pathlib.Path(options.keep, "library.json")
+            try:
+                keep(sandbox, file)
+            except (OSError, ValueError) as error:
+                parser.error(f"argument --keep: {error}")
+            stack.callback(sandbox.save, file)
         home = stack.enter_context(tempfile.TemporaryDirectory(prefix="ft-sandbox-"))
         config = json.dumps({"baseUrl": sandbox.api_url}) + "\n"
         pathlib.Path(home, "config.json").write_text(config, encoding="utf-8")
