@@ -23,7 +23,8 @@ venv:
 check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy ft.py tests/sandbox.py tests/run.py tests/tools/build.py
+	$(BIN)/mypy ft.py tests/sandbox.py tests/support/faults.py tests/run.py tests/tools/build.py
+	$(BIN)/python tests/tools/check_names.py
 	$(BIN)/python tests/tools/check_names.py
 	shellcheck install.sh .ci/run
 

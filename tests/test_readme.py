@@ -273,7 +273,7 @@ def test_the_first_track_needs_no_account(machine: Callable[..., Result], tmp_pa
     """As written, in what a clone holds of it."""
     clone = tmp_path / "clone"
     (clone / "tests").mkdir(parents=True)
-    for name in ("ft.py", "tests/sandbox.py", "tests/data"):
+    for name in ("ft.py", "tests/sandbox.py", "tests/support", "tests/data"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, clone / name)
     result = machine(block("sandbox.py"), cwd=clone, key=None)
     (track,) = clone.glob("lofi-chill-piano-*.mp3")
