@@ -31,6 +31,40 @@ they are used, because every start of ft pays for an import at the top.
 
 from __future__ import annotations
 
+import sys
+
+
+def restrict_module_path() -> None:
+    """Take modules from Python's own library only and, where ft is installed, from site-packages.
+
+    Somebody's json.py in the working directory, the directory of this script or one of PYTHONPATH
+    would run with the API key in its environment. ft.pyz begins with this function as well, so
+    without the annotation it must be Python 2 (see tests/tools/build.py).
+    """
+    library = sys.modules["encodings"].__path__[0][: -len("/encodings")]
+    sys.path.insert(0, library)  # because after `python3 -S` nothing has imported os yet
+    import os
+
+    entries = sys.path[1:]
+    archive = getattr(globals().get("__loader__"), "archive", None)
+    is_isolated = sys.flags.isolated or getattr(sys.flags, "safe_path", False)
+    if __name__ == "__main__" and archive is None and not is_isolated:
+        del entries[0]  # the directory of the script, or after `python3 -m ft` the working one
+    try:
+        here = os.getcwd()
+    except OSError:
+        here = ""
+    given = os.environ.get("PYTHONPATH", "")
+    given_entries = given.split(os.pathsep) if given else []
+    foreign = {os.path.normpath(os.path.join(here, entry)) for entry in given_entries}
+    # PYTHONPATH may repeat directories that are Python's own.
+    foreign -= {library, os.path.join(library, "lib-dynload")}
+    foreign.discard(os.path.join(sys.base_exec_prefix, "DLLs"))
+    sys.path[:] = [p for p in entries if p == archive or (os.path.isabs(p) and p not in foreign)]
+
+
+restrict_module_path()
+
 import signal
 
 # Until `main` has its own handler, Ctrl-C must not print a traceback.
@@ -42,7 +76,6 @@ import io
 import os
 import re
 import stat
-import sys
 import time
 from _thread import allocate_lock, get_ident
 from functools import cached_property, lru_cache, partial
