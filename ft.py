@@ -1475,20 +1475,51 @@ class KeyFile:
                 os.replace(temporary, self.path)
             finally:
                 try_remove(temporary)
+            for path in self._leftovers():
+                # A younger one may belong to another login that is under way.
+                if time.time() - os.lstat(path).st_mtime > 60:
+                    try_remove(path)
         except OSError as error:
             raise FtError(f"cannot store the key in {self.path}: {error.strerror}") from None
         finally:
             os.umask(umask)
 
     def clear(self) -> bool:
-        """Remove the file and return whether there was one. Raises FtError if it stays."""
+        """Remove the key, also from what a killed login left, and return whether there was one.
+
+        Raises FtError if it stays.
+        """
+        path = self.path
         try:
-            os.unlink(self.path)
-        except FileNotFoundError:
-            return False
+            is_removed = remove_if_exists(path)
+            for path in self._leftovers():
+                is_removed = remove_if_exists(path) or is_removed
         except OSError as error:
-            raise FtError(f"cannot remove {self.path}: {error.strerror}") from None
-        return True
+            raise FtError(f"cannot remove {path}: {error.strerror}") from None
+        return is_removed
+
+    def _leftovers(self) -> list[str]:
+        """Return the temporary files of logins that were killed while they wrote the key."""
+        directory, name = os.path.split(self.path)
+        try:
+            with os.scandir(directory) as entries:
+                return [
+                    entry.path
+                    for entry in entries
+                    if re.fullmatch(rf"{name}\.[0-9a-f]{{12}}", entry.name)
+                    and entry.is_file(follow_symlinks=False)
+                ]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def remove_if_exists(path: str) -> bool:
+    """Remove a file and return whether there was one. Raises OSError if it stays."""
+    try:
+        os.unlink(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def try_remove(path: str) -> bool:
