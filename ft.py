@@ -816,6 +816,8 @@ class Console:
         try:
             self._write(sys.stderr, f"{self._wrap(consequence)}\n{question} [y/N] ")
             answer = sys.stdin.readline()
+        except OSError:  # it is open for writing only, or has hung up
+            raise UsageError("confirmation needed but stdin cannot be read", hint) from None
         finally:
             if not answer.endswith("\n"):
                 self._write(sys.stderr, "\n")
@@ -993,26 +995,68 @@ class Progress:
 # --- 4. Settings and keys ------------------------------------------------------------------------
 
 
+def home_directory() -> str:
+    """Return the user's home directory. Raises UsageError if there is none."""
+    home = os.path.expanduser("~")
+    # With an empty HOME that would be the root directory.
+    if not os.path.isabs(home) or (os.name != "nt" and os.environ.get("HOME") == ""):
+        raise UsageError("cannot find your home directory", "set HOME or FINETUNING_CONFIG_HOME")
+    return home
+
+
+def expand_home(path: str) -> str:
+    """Return a path as a shell would expand it: a leading `~/` is the home directory.
+
+    `--output=~/x.mp3`, quotes and variables keep a shell from doing it. `~user` is left alone.
+    Raises UsageError if there is no home directory.
+    """
+    separators = ("/", "\\") if os.name == "nt" else ("/",)
+    if path[:1] == "~" and path[1:2] in separators:
+        return os.path.join(home_directory(), path[2:])
+    return path
+
+
 def config_directory() -> str:
     """Return the directory of config.json and, on a headless Linux, of the key's fallback file.
 
     Raises UsageError if there is no home directory to derive it from.
     """
-    environ = os.environ
-    if environ.get("FINETUNING_CONFIG_HOME"):
-        return os.path.abspath(environ["FINETUNING_CONFIG_HOME"])
-    home = os.path.expanduser("~")
+    named = expand_home(os.environ.get("FINETUNING_CONFIG_HOME", ""))
+    if named:
+        try:
+            return os.path.abspath(named)
+        except OSError:
+            raise UsageError("FINETUNING_CONFIG_HOME is relative to a missing directory") from None
+    base, default = "", "Library/Application Support"
     if sys.platform == "win32":
-        base = environ.get("APPDATA") or os.path.join(home, "AppData", "Roaming")
-    elif sys.platform == "darwin":
-        base = os.path.join(home, "Library", "Application Support")
-    else:
-        base = environ.get("XDG_CONFIG_HOME", "")
-        if not os.path.isabs(base):  # the XDG specification ignores relative paths
-            base = os.path.join(home, ".config")
-    if not os.path.isabs(base):
-        raise UsageError("cannot find your home directory", "set FINETUNING_CONFIG_HOME")
+        base, default = os.environ.get("APPDATA", ""), os.path.join("AppData", "Roaming")
+    elif sys.platform != "darwin":
+        base, default = expand_home(os.environ.get("XDG_CONFIG_HOME", "")), ".config"
+    if not os.path.isabs(base):  # the XDG specification ignores relative paths
+        base = os.path.join(home_directory(), default)
     return os.path.join(base, "finetuning")
+
+
+def find_config_file(name: str) -> str:
+    """Return the path of a file in the configuration directory.
+
+    Without a home directory there is no such file, and the path is empty.
+    """
+    try:
+        return os.path.join(config_directory(), name)
+    except UsageError:
+        return ""
+
+
+def is_visible(path: str) -> bool:
+    """Return whether a file exists, as far as this user may look."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    except OSError:
+        pass  # opening it will say why
+    return True
 
 
 # The characters of RFC 3986, without user names: a password in a URL would end up in logs.
@@ -1055,7 +1099,8 @@ def parse_base_url(url: str, source: str) -> str:
 class Settings:
     """The contents of config.json: `base_url`, `duration` (seconds) and `bpm`, or None if unset.
 
-    `path` is that of the file, `exists` whether it is there, `unknown_keys` what ft ignores in it.
+    `path` is that of the file, empty if there is no home directory, `exists` whether the file is
+    there, `unknown_keys` what ft ignores in it.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -1063,7 +1108,7 @@ class Settings:
 
         Raises UsageError, with file, line and key, if it is broken.
         """
-        self.path = os.path.join(config_directory(), "config.json") if path is None else path
+        self.path = find_config_file("config.json") if path is None else path
         self._text = ""
         content = self._read(required=path is not None)
         self.exists = content is not None
@@ -1077,14 +1122,14 @@ class Settings:
             parse_base_url(self.base_url, place)
 
     def _read(self, required: bool) -> bytes | None:
+        if not required and not is_visible(self.path):
+            return None
         try:
             with open(self.path, "rb") as file:
                 return file.read(MAX_JSON_BYTES)
         except FileNotFoundError:
-            if required:
-                name = self.path or "--config"
-                raise UsageError(f"{name}: no such configuration file") from None
-            return None
+            name = self.path or "--config"
+            raise UsageError(f"{name}: no such configuration file") from None
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", error)
             raise UsageError(f"{self.path}: cannot be read: {why}") from None
@@ -1422,11 +1467,14 @@ class WindowsCredentials:
 
 
 class KeyFile:
-    """The plaintext fallback of a Linux without a Secret Service: 0600 in a 0700 directory."""
+    """The plaintext fallback of a Linux without a Secret Service: 0600 in a 0700 directory.
+
+    `path` is empty if there is no home directory.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.path = os.path.join(config_directory(), "credentials")
+        self.path = find_config_file("credentials")
 
     def read(self) -> str | None:
         """Return the key, or None if there is no file. Warns if others can read it.
@@ -1436,7 +1484,7 @@ class KeyFile:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             descriptor = os.open(self.path, flags)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             why = "it is a symbolic link" if os.path.islink(self.path) else error.strerror
@@ -1456,8 +1504,9 @@ class KeyFile:
     def write(self, key: str) -> None:
         """Store the key: at once or not at all, whatever the umask, and never through a link.
 
-        Raises FtError if the file system refuses.
+        Raises FtError if the file system refuses, UsageError if there is no home directory.
         """
+        self.path = os.path.join(config_directory(), "credentials")
         directory = os.path.dirname(self.path)
         temporary = f"{self.path}.{os.urandom(6).hex()}"
         umask = os.umask(0o077)  # makedirs applies its mode to the last directory only
@@ -3313,6 +3362,7 @@ GLOBAL_FLAGS = (
     flag(
         "--config <path>",
         "use this configuration file",
+        type=expand_home,
         shown="config.json in the configuration directory",
     ),
     flag("-v --verbose", "log HTTP requests and answers to stderr, keys redacted"),
@@ -3330,6 +3380,7 @@ SEED = flag("--seed <n>", "reproduce a previous run", type=whole_number, shown="
 OUTPUT = flag(
     "-o --output <path>",
     "where to save the MP3: a file, a directory, or `-` for stdout",
+    type=expand_home,
     shown="<slug>-<short-id>.mp3 in the current directory",
 )
 NO_WAIT = flag("--no-wait", "print the id once the service has accepted the submission, and exit")
@@ -4114,12 +4165,14 @@ class Checkup:
     def check_settings(self) -> str:
         settings = self.ft.settings
         self.facts.update(
-            config=settings.path, configExists=settings.exists, unknownKeys=settings.unknown_keys
+            config=settings.path or None,
+            configExists=settings.exists,
+            unknownKeys=settings.unknown_keys,
         )
         missing = "" if settings.exists else " (does not exist: defaults)"
         unknown = ", ".join(settings.unknown_keys)
         ignored = f" (unknown keys, ignored: {unknown})" if unknown else ""
-        return f"config: {settings.path}{missing}{ignored}"
+        return f"config: {settings.path or 'config.json, without a home'}{missing}{ignored}"
 
     def check_base_url(self) -> str:
         self.facts["baseUrl"] = self.ft.base_url
@@ -4146,7 +4199,7 @@ class Checkup:
             why = f"not asked: {given.source} comes first"
         elif keys.keychain_error and keys.file:
             why = f"plain text: {place} cannot be reached: {keys.keychain_error}"
-            place = keys.file.path
+            place = keys.file.path or config_directory()  # which says what is missing
         elif keys.file and self.facts.get("keySource") == keys.file.path:
             why = "`ft auth login` would move the key there from its plain text file"
         self.facts.update(keyStore=place, keyStoreReason=why)
