@@ -3405,6 +3405,23 @@ WAIT_FLAG = flag("--wait", "wait for a track that is not completed yet")
 YES_FLAG = flag("-y --yes", "skip the confirmation; required without a terminal")
 
 
+def read_stdin(console: Console, what: str, limit: int = -1) -> str:
+    """Return the text on stdin, at most `limit` bytes of it. Raises UsageError if it is unreadable.
+
+    On a terminal a note says what ft waits for.
+    """
+    if sys.stdin.isatty():
+        console.note(f"reading {what} from stdin, up to Ctrl-{'Z' if os.name == 'nt' else 'D'}")
+    try:
+        if os.name != "nt":
+            os.set_blocking(sys.stdin.fileno(), True)  # else what comes late is lost
+        data = sys.stdin.buffer.read(limit)
+    except OSError as error:  # such as nohup's, which is open for writing only
+        raise UsageError(f"cannot read {what} from stdin: {error.strerror or error}") from None
+    # PowerShell's pipes may begin with a byte order mark.
+    return data.decode("utf-8-sig", "surrogateescape")
+
+
 # Sign in and out
 
 
@@ -3416,7 +3433,7 @@ YES_FLAG = flag("-y --yes", "skip the confirmation; required without a terminal"
     example='echo "$FT_API_KEY" | ft auth login --stdin',
 )
 def log_in(ft: Context, args: argparse.Namespace) -> None:
-    text, source = ask_for_key(args)
+    text, source = ask_for_key(ft.console, args)
     key = Key(parse_key(text, source), source, is_stored=False)
     account = Api(ft.http, ft.base_url, key).get_account()["data"]
     place = ft.keys.save(key.text)
@@ -3432,7 +3449,7 @@ def log_in(ft: Context, args: argparse.Namespace) -> None:
         ft.console.warning("FINETUNING_API_KEY is set and overrides the stored key")
 
 
-def ask_for_key(args: argparse.Namespace) -> tuple[str, str]:
+def ask_for_key(console: Console, args: argparse.Namespace) -> tuple[str, str]:
     """Return the key to store, unchecked, and where it came from: --api-key, stdin or a prompt.
 
     Raises UsageError if none is given.
@@ -3442,8 +3459,7 @@ def ask_for_key(args: argparse.Namespace) -> tuple[str, str]:
             raise UsageError("--api-key and --stdin cannot be used together")
         return args.api_key, "--api-key"
     if args.stdin or not sys.stdin.isatty():
-        # PowerShell's pipes may begin with a byte order mark.
-        text = sys.stdin.buffer.read(4096).decode("utf-8-sig", "replace")
+        text = read_stdin(console, "the API key", 4096)
         if not text.strip():
             raise UsageError("no API key on stdin", f"get one at {KEY_URL}")
         return text, "stdin"
@@ -3822,7 +3838,7 @@ def command_to_repeat(record: Json) -> tuple[str, ...]:
 )
 def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
     kind: Kind = args.command.kind
-    ids = read_ids(args.id)
+    ids = read_ids(ft.console, args.id)
     output = args.output or "."
     if len(ids) > 1 and (output == "-" or not names_directory(output)):
         raise UsageError(
@@ -3872,7 +3888,7 @@ def delete_tracks(ft: Context, args: argparse.Namespace) -> int | None:
         raise UsageError(
             "confirmation needed but stdin contains the ids", "use `--yes` to skip the confirmation"
         )
-    ids = read_ids(args.id)
+    ids = read_ids(ft.console, args.id)
     consequence = (
         "This permanently deletes the track from your library — everywhere, not just playlists."
     )
@@ -3893,15 +3909,15 @@ def parse_id(identifier: str, what: str = "id") -> str:
     return identifier
 
 
-def read_ids(words: Sequence[str]) -> list[str]:
+def read_ids(console: Console, words: Sequence[str]) -> list[str]:
     """Return ids in order, each once. The word `-` stands for those on stdin, one a line.
 
     Raises UsageError if one cannot be an id, or if there are none.
     """
     if "-" in words:
-        # PowerShell's pipes may begin with a byte order mark.
-        text = sys.stdin.buffer.read().decode("utf-8-sig", "surrogateescape")
-        lines = filter(None, (line.strip() for line in text.splitlines()))
+        text = read_stdin(console, "ids, one a line,")
+        # Not splitlines, which would make two ids of one with a form feed in it.
+        lines = filter(None, (line.strip() for line in re.split("\r?\n", text)))
         i = words.index("-")
         words = [*words[:i], *lines, *(word for word in words[i + 1 :] if word != "-")]
         if not words:
@@ -3953,15 +3969,22 @@ def find_playlists(api: Api, *words: str) -> list[str]:
     return [find_playlist(word, playlists) for word in words]
 
 
+def fold_name(name: str) -> str:
+    """Return a name in the form in which names are compared: no case, one form of Unicode."""
+    from unicodedata import normalize
+
+    return normalize("NFC", normalize("NFC", name.strip()).casefold())
+
+
 def find_playlist(word: str, playlists: list[Json]) -> str:
     if re.fullmatch(UUID_PATTERN, word):
         return word
     names = [field_text(playlist, "name", "") for playlist in playlists]
-    wanted = word.strip().casefold()
+    wanted = fold_name(word)
     ids = [
         field_text(playlist, "id", "")
         for playlist, name in zip(playlists, names)
-        if name.strip().casefold() == wanted
+        if fold_name(name) == wanted
     ]
     if len(ids) > 1:
         raise UsageError(
@@ -4015,7 +4038,7 @@ def show_playlist(ft: Context, args: argparse.Namespace) -> None:
     example='ft playlist add "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
 )
 def add_to_playlist(ft: Context, args: argparse.Namespace) -> int:
-    ids = read_ids(args.id)
+    ids = read_ids(ft.console, args.id)
     [playlist] = find_playlists(ft.api, args.playlist)
     send = partial(ft.api.add_tracks, playlist)
     return run_bulk(ft, ids, send, BulkResult("added", "trackId"))
@@ -4030,7 +4053,7 @@ def add_to_playlist(ft: Context, args: argparse.Namespace) -> int:
     example='ft playlist remove "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
 )
 def remove_from_playlist(ft: Context, args: argparse.Namespace) -> int:
-    ids = read_ids(args.id)
+    ids = read_ids(ft.console, args.id)
     [playlist] = find_playlists(ft.api, args.playlist)
     send = partial(ft.api.remove_tracks, playlist)
     return run_bulk(ft, ids, send, BulkResult("removed", "trackId"))
@@ -4047,7 +4070,7 @@ def remove_from_playlist(ft: Context, args: argparse.Namespace) -> int:
     example='ft playlist move "Drafts" "Album" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
 )
 def move_between_playlists(ft: Context, args: argparse.Namespace) -> int:
-    ids = read_ids(args.id)
+    ids = read_ids(ft.console, args.id)
     source, target = find_playlists(ft.api, args.source, args.target)
     if source.lower() == target.lower():
         raise UsageError("the source and the target are the same playlist")
