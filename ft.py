@@ -4962,7 +4962,18 @@ def open_missing_streams() -> None:
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(descriptor, True)
-            setattr(sys, name, open(descriptor, mode, encoding="utf-8"))
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))
+
+
+def ignore_warnings() -> None:
+    """Keep Python's warnings, which are for developers, from becoming errors or output.
+
+    PYTHONWARNINGS=error, set for some other program, must not cost a track.
+    """
+    if sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")
 
 
 def stop_on_signals(part_files: PartFiles) -> None:
@@ -4989,6 +5000,7 @@ def stop_on_signals(part_files: PartFiles) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepare the process, run a command, leave no hidden file behind, and return the exit code."""
     open_missing_streams()
+    ignore_warnings()
     console, part_files = Console(), PartFiles()
     try:
         try:
