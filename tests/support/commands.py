@@ -90,7 +90,17 @@ def add_sound_effect(sandbox: Sandbox) -> None:
     """Add the completed sound effect EFFECT; a sandbox starts without any."""
     record = sandbox.add_generation(id=EFFECT, prompt="a door closes", duration=3)
     del sandbox.generations[EFFECT]
-    fields = "id status prompt audioUrl duration webhook errorMessage createdAt completedAt".split()
+    fields = [
+        "id",
+        "status",
+        "prompt",
+        "audioUrl",
+        "duration",
+        "webhook",
+        "errorMessage",
+        "createdAt",
+        "completedAt",
+    ]
     sandbox.sound_effects[EFFECT] = {name: record[name] for name in fields}
     sandbox.sound_effects[EFFECT]["requestedDuration"] = 3
 
