@@ -90,26 +90,16 @@ def add_sound_effect(sandbox: Sandbox) -> None:
     """Add the completed sound effect EFFECT; a sandbox starts without any."""
     record = sandbox.add_generation(id=EFFECT, prompt="a door closes", duration=3)
     del sandbox.generations[EFFECT]
-    fields = [
-        "id",
-        "status",
-        "prompt",
-        "audioUrl",
-        "duration",
-        "webhook",
-        "errorMessage",
-        "createdAt",
-        "completedAt",
-    ]
-    sandbox.sound_effects[EFFECT] = {name: record[name] for name in fields}
-    sandbox.sound_effects[EFFECT]["requestedDuration"] = 3
+    names = ("id", "status", "prompt", "audioUrl", "duration", "errorMessage", "createdAt")
+    sandbox.sound_effects[EFFECT] = {name: record[name] for name in names}
+    sandbox.sound_effects[EFFECT].update(requestedDuration=3, webhook=None)
 
 
 def run(ft: Runner, command: Command, *flags: str, **how: Any) -> Result:
     """Run the example of a command with these flags behind it."""
     if command.name in ("auth login", "auth logout") and sys.platform != "linux":
         pytest.skip("elsewhere than on Linux this would change the real keychain")
-    if EFFECT in command.argv:
+    if command.name.startswith("sfx "):
         add_sound_effect(ft.sandbox)
     if "--stdin" in command.argv:
         how.setdefault("stdin", ft.sandbox.key)
