@@ -206,6 +206,8 @@ def test_a_404_for_half_an_id_says_what_an_id_looks_like(ft: Runner) -> None:
             "ft generate <prompt>... [flags]",
         ),
         (["delete", TRACK, "-yes"], "-yes", "--yes", "ft delete <id>... [flags]"),
+        (["list", "--stat", "failed"], "--stat", "--status", "ft list [flags]"),
+        (["generate", "x", "--lyr", "y"], "--lyr", "--lyrics", "ft generate <prompt>... [flags]"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -230,6 +232,14 @@ def test_a_wrong_flag_shows_the_nearest_one_and_the_usage_of_its_command(
             ["--verbos", "list"],
             "unknown flag --verbos; did you mean `--verbose`?",
             "ft <command> [flags]",
+        ),
+        *(
+            (argv, f"unknown flag {typed}; did you mean `{meant}`?", "ft <command> [flags]")
+            for argv, typed, meant in (
+                (["--base-ulr", "x", "me"], "--base-ulr", "--base-url"),
+                (["--base-ulr=x", "me"], "--base-ulr", "--base-url"),
+                (["-v", "--no-colour", "me"], "--no-colour", "--no-color"),
+            )
         ),
         (["-x", "list"], "unknown flag -x", "ft <command> [flags]"),
         (["-V"], "unknown flag -V; did you mean `-v`?", "ft <command> [flags]"),

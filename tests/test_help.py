@@ -236,27 +236,6 @@ def test_a_mistyped_command_names_the_nearest_one(ft: Runner, typed: str, meant:
     assert not ft.sandbox.requests
 
 
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [
-        ("--base-ulr=x me", "--base-url"),
-        ("-v --no-colour me", "--no-color"),
-        ("list --limt 5", "--limit"),
-        ("list --stat failed", "--status"),
-        ("generate x --duraton=5", "--duration"),
-        ("delete x --yess", "--yes"),
-        ("me --jsno", "--json"),
-        ("--base-ulr x me", "--base-url"),
-        ("generate x --lyr y", "--lyrics"),
-    ],
-)
-@pytest.mark.source
-def test_a_mistyped_flag_names_the_nearest_one(ft: Runner, typed: str, meant: str) -> None:
-    result = ft(*typed.split(), check=2)
-    assert f"`{meant}`" in result.stderr.splitlines()[0]
-    assert not ft.sandbox.requests
-
-
 @pytest.mark.source
 @pytest.mark.parametrize(
     "typed",

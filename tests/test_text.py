@@ -152,7 +152,7 @@ def test_check_key_takes_a_key_or_says_how_long_it_is(text: str) -> None:
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]))))
 def test_a_command_to_paste_means_what_it_should(words: list[str]) -> None:
-    """What shlex does not know is pasted into real shells by test_newer."""
+    """What shlex does not know is pasted into real shells by test_get."""
     assert shlex.split(ft.quote_command(*words)) == words
 
 
