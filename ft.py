@@ -38,8 +38,8 @@ def restrict_module_path() -> None:
     """Take modules from Python's own library only and, where ft is installed, from site-packages.
 
     Somebody's json.py in the working directory, the directory of this script or one of PYTHONPATH
-    would run with the API key in its environment. ft.pyz begins with this function as well, so
-    without the annotation it must be Python 2 (see tests/tools/build.py).
+    would run with the API key in its environment. ft.pyz begins with this function as well (see
+    tests/tools/build.py), so apart from the annotation Python 2 must be able to parse it.
     """
     library = sys.modules["encodings"].__path__[0][: -len("/encodings")]
     sys.path.insert(0, library)  # because after `python3 -S` nothing has imported os yet
@@ -4192,10 +4192,12 @@ class Checkup:
             configExists=settings.exists,
             unknownKeys=settings.unknown_keys,
         )
+        if not settings.path:
+            return "config: no home directory to look in (defaults)"
         missing = "" if settings.exists else " (does not exist: defaults)"
         unknown = ", ".join(settings.unknown_keys)
         ignored = f" (unknown keys, ignored: {unknown})" if unknown else ""
-        return f"config: {settings.path or 'config.json, without a home'}{missing}{ignored}"
+        return f"config: {settings.path}{missing}{ignored}"
 
     def check_base_url(self) -> str:
         self.facts["baseUrl"] = self.ft.base_url

@@ -7,12 +7,12 @@ import shlex
 import subprocess
 import time
 from pathlib import Path
+from typing import Iterator
 
 import pytest
-from conftest import WINDOWS, Runner
+from commands import COMMANDS, Command, add_sound_effect, each
+from conftest import WINDOWS, Result, Runner
 from release_server import ReleaseServer
-
-import ft as module
 
 pytestmark = pytest.mark.skipif(WINDOWS, reason="about POSIX")
 
@@ -35,6 +35,15 @@ def test_given_a_key_and_a_url_no_home_is_needed(ft: Runner, url: list[str], hom
     for argv in (["me"], ["list"], ["doctor"], ["generate", "x", "--no-wait"], ["auth", "logout"]):
         result = ft(*argv, *url, env=env, check=0)
     assert result.stdout == "Logged out. No key was found.\n"
+
+
+@pytest.mark.source
+def test_doctor_says_where_there_is_no_home(ft: Runner, url: list[str]) -> None:
+    env = {**UNSET, "HOME": ""}
+    assert (
+        "✓ config: no home directory to look in (defaults)\n" in ft("doctor", *url, env=env).stdout
+    )
+    assert ft("doctor", "--json", *url, env=env, check=0).json["config"] is None
 
 
 @pytest.mark.source
@@ -85,11 +94,12 @@ def test_a_home_that_may_not_be_entered_has_no_configuration(
 @pytest.mark.needs("unshare")
 @pytest.mark.source
 def test_a_user_without_an_entry_in_passwd_needs_no_home(ft: Runner, url: list[str]) -> None:
-    mounted = ["unshare", "-r", "-m", "sh", "-c", 'mount --bind /dev/null /etc/passwd && exec "$@"']
-    if subprocess.run([*mounted, "sh", "true"], capture_output=True).returncode:
-        pytest.skip("this machine allows no private mounts")
-    program = [*mounted, "sh", *ft.argv, "me", *url]
-    ft.start(_program=program, env={**UNSET, "HOME": None}, check=0).finish()
+    nobody = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    if subprocess.run([*nobody, "true"], capture_output=True).returncode:
+        pytest.skip("this machine allows no user namespaces")
+    for argv in (["me"], ["generate", "x", "--no-wait"], ["auth", "logout"]):
+        program = [*nobody, *ft.argv, *argv, *url]
+        ft.start(_program=program, env={**UNSET, "HOME": None}, check=0).finish()
 
 
 @pytest.mark.source
@@ -161,15 +171,6 @@ def test_on_a_terminal_it_says_that_a_key_is_read_from_stdin(ft: Runner) -> None
 
 # --- all at once ----------------------------------------------------------------------------------
 
-ARGUMENTS = {
-    "id": "{track}",
-    "playlist": "Drafts",
-    "source": "Drafts",
-    "target": "Focus Beats",
-    "prompt": "lofi",
-    "shell": "bash",
-    "topic": "generate",
-}
 POOR: dict[str, str | None] = {
     **UNSET,
     "HOME": "",  # unset, it would be root's own
@@ -186,32 +187,53 @@ POOR: dict[str, str | None] = {
 }
 
 
-def command_line(command: module.Command, track: str) -> list[str]:
-    """Return the words of a command with something plausible for each argument."""
-    words = [ARGUMENTS[names[0]].format(track=track) for names, _ in command.arguments]
-    return [*command.name.split(), *words]
+def check_poor_result(result: Result) -> None:
+    assert result.code in (0, 1, 2, 3), repr(result)
+    for trace in ("Traceback", "internal error", "foreign code", "Exception ignored"):
+        assert trace not in result.stdout + result.stderr, repr(result)
+
+
+@pytest.fixture
+def poor(ft: Runner, here: Path, tmp_path: Path) -> Iterator[dict[str, str | None]]:
+    """The environment, with a read-only working directory of hostile modules around it."""
+    names = ["argparse.py", "json.py", "ssl.py"]
+    for name in names:
+        (here / name).write_text("raise SystemExit('foreign code')\n")
+    here.chmod(0o555)
+    (tmp_path / "site").mkdir()
+    with ReleaseServer(tmp_path / "site") as server:
+        yield {**POOR, "FT_RELEASE_URL": server.url}
+    here.chmod(0o755)
+    assert sorted(path.name for path in here.iterdir()) == names
+
+
+def command_line(ft: Runner, command: Command) -> list[str]:
+    """Return what runs the example of a command, in a service that has a sound effect."""
+    if command.name.startswith("sfx "):
+        add_sound_effect(ft.sandbox)
+    return run_without_capabilities(ft, *command.argv, "--base-url", ft.sandbox.api_url)
 
 
 @pytest.mark.parametrize("stdin", ["<&-", "0>/dev/null"], ids=["closed", "write-only"])
-@pytest.mark.parametrize("name", module.COMMANDS)
+@each(COMMANDS)
 def test_every_command_in_all_poor_surroundings_at_once(
-    ft: Runner, here: Path, name: str, stdin: str, tmp_path: Path
+    ft: Runner, poor: dict[str, str | None], command: Command, stdin: str
 ) -> None:
     """Each ends with one of the exit codes, without a traceback, and runs nobody else's code."""
-    for module_name in ("json", "ssl", "argparse"):
-        (here / f"{module_name}.py").write_text("raise SystemExit('foreign code')\n")
-    here.chmod(0o555)
-    (tmp_path / "site").mkdir()
-    track = str(ft.sandbox.add_generation()["id"])
-    argv = command_line(module.COMMANDS[name], track)
-    program = run_without_capabilities(ft, *argv, "--base-url", ft.sandbox.api_url)
-    script = f"umask 077; exec {shlex.join(program)} {stdin}"
-    with ReleaseServer(tmp_path / "site") as server:
-        for key in (ft.sandbox.key, None):
-            env = {**POOR, "FT_RELEASE_URL": server.url}
-            result = ft.sh(script, env=env, key=key)
-            assert result.code in (0, 1, 2, 3), repr(result)
-            for trace in ("Traceback", "internal error", "foreign code", "Exception ignored"):
-                assert trace not in result.stdout + result.stderr, repr(result)
-    here.chmod(0o755)
-    assert sorted(path.name for path in here.iterdir()) == ["argparse.py", "json.py", "ssl.py"]
+    script = f"umask 077; exec {shlex.join(command_line(ft, command))} {stdin}"
+    for key in (ft.sandbox.key, None):
+        check_poor_result(ft.sh(script, env=poor, key=key))
+
+
+@pytest.mark.source
+@each(COMMANDS)
+def test_so_it_is_on_a_terminal_of_one_column(
+    ft: Runner, poor: dict[str, str | None], command: Command
+) -> None:
+    program = command_line(ft, command)
+    for key in (ft.sandbox.key, None):
+        process = ft.tty(_program=program, env={**poor, "TERM": None}, key=key)
+        if command.name == "auth login":
+            process.expect("Ctrl-D")
+        process.send("\x04")
+        check_poor_result(process.finish())
