@@ -263,6 +263,11 @@ class Case:
         self.asked = [(int(pair[0]), int(pair[1])) for pair in asked.split()]
 
 
+def lengthen(body: bytes) -> bytes:
+    """Return the same JSON with so many spaces that no buffer of ft's holds it."""
+    return body[:-1] + b" " * 200_000 + body[-1:]
+
+
 KEPT = "10 11 12"  # all on the first connection
 NOT_KEPT = "10 21 22"  # the first answer ends it
 STALE = "10 11 21 22"  # the second request finds it dead, or gets no usable answer
@@ -290,6 +295,15 @@ CASES = {
     "a leftover answer": Case(lambda body: [reply(body) + reply(OTHER)], asked=NOT_KEPT),
     "a leftover answer after chunks": Case(
         lambda body: [reply_in_chunks(body, 7) + reply(OTHER)], asked=NOT_KEPT
+    ),
+    # Over TLS nothing but TLS itself knows of the rest of a record.
+    "a leftover answer at the end of a piece": Case(
+        lambda body: [reply(body)[:-9], body[-9:] + reply(OTHER)], asked=NOT_KEPT
+    ),
+    # The end of a long body is read without what follows it.
+    "a leftover answer after a long body": Case(
+        lambda body: [reply(lengthen(body))[:-9], lengthen(body)[-9:] + reply(OTHER)],
+        asked=NOT_KEPT,
     ),
     "HTTP/1.0": Case(lambda body: [reply(body, version="1.0")], asked=NOT_KEPT),
     "HTTP/1.0 and keep-alive": Case(
@@ -326,7 +340,7 @@ def test_what_becomes_of_a_kept_connection(ft: Runner, tls: Tls, name: str, over
 
     def send(request: Request, body: bytes) -> Iterator[Step]:
         plans = {1: case.first, 2: case.second}
-        steps = [reply(body)]
+        steps: list[Step] = [reply(body)]
         if request.connection == 1 and request.turn in plans:
             steps = plans[request.turn](body)
         return (events.get(step, step) if isinstance(step, str) else step for step in steps)
@@ -387,19 +401,20 @@ class Chaos:
     def send(self, request: Request, body: bytes) -> Iterator[Step]:
         draw = self._random
         if request.turn > 1 and draw.random() < 0.15:
-            yield from draw.choice([[CLOSE], [RESET], [b"\r\n"], [b"HTTP/", CLOSE]])
+            endings: list[list[Step]] = [[CLOSE], [RESET], [b"\r\n"], [b"HTTP/", CLOSE]]
+            yield from draw.choice(endings)
             return
         if request.target not in self._spoilt and draw.random() < 0.1:
             self._spoilt.add(request.target)
             cut = reply(body)[: draw.randrange(1, len(body))]
-            yield from draw.choice([[cut, CLOSE], [cut, RESET], [ERROR], [CLOSE]])
+            failures: list[list[Step]] = [[cut, CLOSE], [cut, RESET], [ERROR], [CLOSE]]
+            yield from draw.choice(failures)
             return
         wire, must_close = self._frame(body)
         leftover = draw.choice([b""] * 6 + [b"x", b"\r\n", b"0\r\n\r\n", self._other_answer()])
-        if leftover:
-            yield wire + leftover  # at once: nobody can tell what comes later from an answer
-        else:
-            yield from self._split(wire)
+        *pieces, last = self._split(wire)
+        yield from pieces
+        yield last + leftover  # at once: nobody can tell what comes later from an answer
         if must_close or draw.random() < 0.1:
             yield draw.choice([CLOSE, RESET]) if not must_close else CLOSE
 
@@ -420,13 +435,13 @@ class Chaos:
     def _other_answer(self) -> bytes:
         return reply(self._service.body(self._random.choice(self._other_targets)))
 
-    def _split(self, wire: bytes) -> Iterator[Step]:
-        """Send the bytes in up to four pieces, sometimes with a short wait between them."""
+    def _split(self, wire: bytes) -> Iterator[Any]:
+        """Yield the bytes in up to four pieces, sometimes with a short wait before one."""
         cuts = sorted(self._random.randrange(len(wire)) for _ in range(self._random.randrange(4)))
         for start, stop in zip([0, *cuts], [*cuts, len(wire)]):
-            yield wire[start:stop]
             if self._random.random() < 0.1:
                 yield Delay(self._random.random() / 100)
+            yield wire[start:stop]
 
 
 @pytest.mark.parametrize("over_tls", [False, True], ids=["http", "tls"])
