@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 
 DELAY = 0.02
@@ -60,6 +61,7 @@ async def main() -> None:
     ports = [await relay(int(word)) for word in sys.argv[1:]]
     print(*ports, flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    os._exit(0)  # whatever is still on its way
 
 
 if __name__ == "__main__":
