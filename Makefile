@@ -1,8 +1,8 @@
 # make            builds ft.pyz, the one file that runs anywhere
 # make test       the whole suite with coverage, as python3 tests/run.py runs it
 # make check      linters, types and names
-# make bench      start-up times and throughput, as ratios
-# make long       500 generations with faults, 10,000 odd answers, 100 kills
+# make bench      what users wait for, beside curl
+# make long       500 generations with faults, 10,000 odd answers, 100 kills, 100 chaotic servers
 # make matrix     the suite once with each Python there is; PYTHONS="…" chooses them
 # make dist       what a release serves, in dist/
 # make picture    the picture in the README, from a real session
@@ -33,7 +33,7 @@ bench: venv
 
 long: venv
 	FT_SOAK=500 FT_FUZZ=10000 FT_KILLS=100 $(BIN)/python -m pytest -n 3 -o faulthandler_timeout=0 --hypothesis-show-statistics \
-	    tests/test_soak.py tests/test_fuzz.py tests/test_kill.py
+	    tests/test_soak.py tests/test_fuzz.py tests/test_kill.py tests/test_connections.py
 
 matrix: venv
 	set -e; for python in $(PYTHONS); do \

@@ -98,7 +98,8 @@ class Request:
     """Hold one request as it came in.
 
     `status` is what it was answered with, None as long as the headers of the answer are not out.
-    `sent` says that the sending is over, well or not. `time` is monotonic. `number` counts from 1.
+    `sent` says that the sending is over, well or not. `time` is monotonic. `number` counts from 1,
+    and so does `connection`, which tells the connections to its origin apart.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Request:
         self.time = time.monotonic()
         self.sent = False
         self.number = 0
+        self.connection = 0
 
     @property
     def json(self) -> Any:
@@ -1201,12 +1203,14 @@ class Origin:
                     connection.sendall(self.hangup_data)
                 connection.close()
                 continue
-            thread = threading.Thread(target=self._serve, args=(connection, address), daemon=True)
+            client = (*address[:2], self.accepted)
+            thread = threading.Thread(target=self._serve, args=(connection, client), daemon=True)
             with self._lock:
                 self._open[thread] = connection
             thread.start()
 
-    def _serve(self, connection: socket.socket, address: Any) -> None:
+    def _serve(self, connection: socket.socket, client: tuple[Any, ...]) -> None:
+        """Answer the requests on a connection; `client` is its host, its port and our number."""
         thread = threading.current_thread()
         try:
             if self.tls:
@@ -1216,7 +1220,7 @@ class Origin:
                 with self._lock:
                     self._open[thread] = connection
                 connection.do_handshake()
-            Handler(connection, address, cast(Any, self))
+            Handler(connection, client, cast(Any, self))
         except OSError:
             pass  # the client went away
         except ValueError:  # so says TLS when stop() has closed the connection
@@ -1237,6 +1241,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         origin: Origin = self.server
         sandbox = origin.sandbox
         request = Request(origin.name, self.command, self.path, self.headers, self._body())
+        request.connection = cast(Any, self.client_address)[2]
         try:
             answer = sandbox.handle(request)
             answer.headers.insert(0, ("Date", email.utils.formatdate(usegmt=True)))

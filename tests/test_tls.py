@@ -5,6 +5,9 @@ does not trust.
 from __future__ import annotations
 
 import datetime
+import ipaddress
+import os
+import re
 import ssl
 import subprocess
 import sys
@@ -27,6 +30,17 @@ pytestmark = pytest.mark.source
 ID = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
 DAY = datetime.timedelta(days=1)
 NOW = datetime.datetime.now(datetime.timezone.utc)
+USAGES = (  # of a certificate's key
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
 
 
 @contextmanager
@@ -46,13 +60,16 @@ def server(certificate: trustme.LeafCert) -> ssl.SSLContext:
 def refused(ft: Runner, service: Sandbox, ca_file: object, *why: str) -> Result:
     """One connection, no request, exit 3, a hint at SSL_CERT_FILE; a submission was certainly not
     received.
+
+    Without a `ca_file` ft may connect twice: what the system's hashed directory does not contain
+    may be in its bundle.
     """
     env = {"SSL_CERT_FILE": None if ca_file is None else str(ca_file)}
     result = ft("me", env=env, check=3)
     host = service.api_url.partition("//")[2]
     assert f"error: cannot connect to {host}: " in result.stderr
     assert all(part in result.stderr for part in why), result.stderr
-    assert service.connections() == 1
+    assert service.connections() in ([1, 2] if ca_file is None else [1])
     assert "may have been" not in ft("generate", "--no-wait", "a song", env=env, check=3).stderr
     assert service.requests == []
     return result
@@ -151,8 +168,7 @@ def test_the_stricter_check_of_python_3_13_is_explained(ft: Runner, tmp_path: Pa
         result = ft("me", "--base-url", url, env={"SSL_CERT_FILE": str(ca_file)})
     if subprocess.run([PYTHON, "-c", strict]).returncode:
         assert (
-            result.code == 3
-            and "hint: Python 3.13 checks private CAs more strictly" in result.stderr
+            result.code == 3 and "hint: Python 3.13 is stricter with private CAs" in result.stderr
         )
     else:
         assert result.code == 0
@@ -176,6 +192,280 @@ def test_a_track_is_never_followed_from_https_to_http(ft: Runner, tls: Tls, tmp_
         assert "must be https" in ft("download", ID, env=env, check=3).stderr
     assert ft.sandbox.connections("media") == 0
     assert not list(tmp_path.glob("*.mp3"))
+
+
+# --- the hashed directory and the bundle ----------------------------------------------------------
+
+# Replaces what Python was built to trust by default: a hashed directory and a bundle. Each use of
+# the bundle adds a line to the file `parsed`.
+DEFAULTS = """
+import ssl
+paths = ssl.get_default_verify_paths()
+ssl.get_default_verify_paths = lambda: paths._replace(capath={directory!r})
+def load_default_certs(context, purpose=None):
+    context.load_verify_locations({bundle!r}, {directory!r})
+    open({parsed!r}, "a").write("parsed\\n")
+ssl.SSLContext.load_default_certs = load_default_certs
+"""
+
+
+ELSEWHERE = """
+def find_elsewhere(find=ft.find_hashed_directory):
+    here, sys.platform = sys.platform, {!r}
+    try:
+        return find()
+    finally:
+        sys.platform = here
+ft.find_hashed_directory = find_elsewhere
+"""
+
+
+class Trust:
+    """What a system trusts by default, as changes to a Python: `certs` and `bundle`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.certs, self.bundle = directory / "certs", directory / "bundle.pem"
+        self.parsed = directory / "parsed"
+        self.certs.mkdir()
+        self.strangers = [trustme.CA().cert_pem.bytes() for _ in range(2)]
+        self.bundle.write_bytes(self.strangers[0])
+
+    def add_hashed(self, pem: bytes, number: int = 0) -> None:
+        """Add a certificate to the directory as `openssl rehash` does."""
+        (self.certs / f"{subject_hash(pem)}.{number}").write_bytes(pem)
+
+    def changes(self) -> str:
+        places = {name: str(getattr(self, name)) for name in ("bundle", "parsed")}
+        directory = str(self.certs) if self.certs.exists() else None
+        return DEFAULTS.format(directory=directory, **places)
+
+    @property
+    def uses_of_the_bundle(self) -> int:
+        return len(self.parsed.read_text().splitlines()) if self.parsed.exists() else 0
+
+
+def subject_hash(pem: bytes) -> str:
+    """Return the name that OpenSSL gives to a certificate's subject."""
+    command = ["openssl", "x509", "-noout", "-subject_hash"]
+    return (
+        subprocess.run(command, input=pem, stdout=subprocess.PIPE, check=True)
+        .stdout.decode()
+        .strip()
+    )
+
+
+@pytest.fixture
+def trust(tmp_path: Path) -> Trust:
+    return Trust(tmp_path)
+
+
+def download_with(ft: Runner, trust: Trust, service: Sandbox) -> None:
+    """Download a track, which takes one connection to each origin once ft knows whom to trust."""
+    jumping_clock.run(ft, "download", ID, "-o", "track.mp3", changes=trust.changes(), check=0)
+    assert (ft.home / "track.mp3").read_bytes() == service.track(ID)
+    assert service.connections("media") == 1
+
+
+@pytest.mark.needs("openssl")
+def test_the_hashed_directory_is_enough(ft: Runner, tls: Tls, trust: Trust) -> None:
+    """And then nothing parses the bundle, which takes ten times as long."""
+    trust.add_hashed(tls.ca_file.read_bytes())
+    with secure(ft, tls.context) as service:
+        download_with(ft, trust, service)
+        assert service.connections() == 1
+    assert trust.uses_of_the_bundle == 0
+
+
+@pytest.mark.needs("openssl")
+def test_the_bundle_contains_what_the_hashed_directory_lacks(
+    ft: Runner, tls: Tls, trust: Trust
+) -> None:
+    """The first connection ends unused; from then on the bundle decides."""
+    trust.add_hashed(trust.strangers[1])
+    trust.bundle.write_bytes(trust.strangers[0] + tls.ca_file.read_bytes())
+    with secure(ft, tls.context) as service:
+        download_with(ft, trust, service)
+        assert service.connections() == 2
+    assert trust.uses_of_the_bundle == 1
+
+
+@pytest.mark.needs("openssl")
+def test_several_threads_may_find_the_hashed_directory_wanting(
+    ft: Runner, tls: Tls, trust: Trust
+) -> None:
+    trust.add_hashed(trust.strangers[1])
+    trust.bundle.write_bytes(tls.ca_file.read_bytes())
+    with secure(ft, tls.context) as service:
+        ids = [record["id"] for record in service.generations.values() if record["audioUrl"]][:12]
+        jumping_clock.run(ft, "download", *ids, "-o", "here/", changes=trust.changes(), check=0)
+        assert len(list((ft.home / "here").iterdir())) == len(ids)
+
+
+@pytest.mark.needs("openssl")
+@pytest.mark.parametrize("change", ["another key", "an earlier time"])
+def test_an_outdated_issuer_in_the_hashed_directory_does_no_harm(
+    ft: Runner, trust: Trust, change: str
+) -> None:
+    """The bundle has the newer certificate of the same CA. OpenSSL then does not complain about an
+    unknown issuer, but about a signature or an old date.
+    """
+    key, newer_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    newer_key = newer_key if change == "another key" else key
+
+    def certificate(
+        subject: str, signer: ec.EllipticCurvePrivateKey, end: datetime.datetime, *names: str
+    ) -> x509.Certificate:
+        name, issuer = (
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, n)]) for n in (subject, "Our CA")
+        )
+        number = x509.random_serial_number()
+        constraints = x509.BasicConstraints(ca=not names, path_length=None)
+        usage = dict.fromkeys(USAGES, False)
+        usage["digital_signature" if names else "key_cert_sign"] = True
+        builder = (
+            x509.CertificateBuilder(issuer, name, signer.public_key(), number, end - 9 * DAY, end)
+            .add_extension(constraints, critical=True)
+            .add_extension(x509.KeyUsage(**usage), critical=True)
+        )
+        if names:
+            alternatives = [x509.IPAddress(ipaddress.ip_address(n)) for n in names]
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName(alternatives), critical=False
+            ).add_extension(x509.AuthorityKeyIdentifier(b"CA", None, None), critical=False)
+        else:
+            builder = builder.add_extension(x509.SubjectKeyIdentifier(b"CA"), critical=False)
+        return builder.sign(signer, hashes.SHA256())
+
+    old = certificate("Our CA", key, NOW + DAY if change == "another key" else NOW - DAY)
+    new = certificate("Our CA", newer_key, NOW + DAY)
+    leaf = certificate("ft", newer_key, NOW + DAY, "127.0.0.1")
+    pem = serialization.Encoding.PEM
+    trust.add_hashed(old.public_bytes(pem))
+    trust.bundle.write_bytes(new.public_bytes(pem))
+    chain = trust.bundle.with_name("chain.pem")
+    private = newer_key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    chain.write_bytes(leaf.public_bytes(pem) + private)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    with secure(ft, context) as service:
+        everything = trust.changes() + "ft.find_hashed_directory = lambda: None\n"
+        jumping_clock.run(ft, "me", changes=everything, check=0)
+        jumping_clock.run(ft, "me", changes=trust.changes(), check=0)
+        assert service.connections() == 3
+
+
+@pytest.mark.needs("openssl")
+def test_a_ca_in_neither_place_is_not_trusted(ft: Runner, tls: Tls, trust: Trust) -> None:
+    trust.add_hashed(trust.strangers[1])
+    with secure(ft, tls.context) as service:
+        for argv in (["me"], ["generate", "--no-wait", "a song"]):
+            result = jumping_clock.run(ft, *argv, changes=trust.changes(), check=3)
+            assert "its certificate is not trusted: unable to get local issuer" in result.stderr
+            assert "hint: behind a company's proxy or CA, set SSL_CERT_FILE" in result.stderr
+            assert "may have been" not in result.stderr and result.stderr.count("error: ") == 1
+        assert service.requests == []
+        assert service.connections() == 4
+    assert jumping_clock.slept(ft) == []
+
+
+@pytest.mark.parametrize("content", ["unhashed", "almost", "empty", "missing"])
+def test_a_directory_that_is_not_hashed_is_of_no_use(
+    ft: Runner, tls: Tls, trust: Trust, content: str
+) -> None:
+    """As on Alpine and older Fedoras: the bundle alone, at the first attempt."""
+    pem = tls.ca_file.read_bytes()
+    if content == "unhashed":
+        (trust.certs / "Our_CA.pem").write_bytes(pem)
+    elif content == "almost":
+        for name in ("0123456.0", "01234567.pem", "01234567.r0", "0123456g.0", "001234567.0"):
+            (trust.certs / name).write_bytes(pem)
+    elif content == "missing":
+        trust.certs.rmdir()
+    trust.bundle.write_bytes(pem)
+    with secure(ft, tls.context) as service:
+        download_with(ft, trust, service)
+        assert service.connections() == 1
+    assert trust.uses_of_the_bundle == 1
+
+
+@pytest.mark.needs("openssl")
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
+def test_windows_and_macos_are_left_as_they_were(
+    ft: Runner, tls: Tls, trust: Trust, platform: str
+) -> None:
+    """Windows has a store of its own, and macOS's Pythons differ in what they trust.
+
+    Only the choice is made as on such a platform: the rest of ft really runs on this one.
+    """
+    trust.add_hashed(trust.strangers[1])
+    trust.bundle.write_bytes(tls.ca_file.read_bytes())
+    with secure(ft, tls.context) as service:
+        changes = trust.changes() + ELSEWHERE.format(platform)
+        jumping_clock.run(ft, "me", changes=changes, check=0)
+        assert service.connections() == 1
+
+
+@pytest.mark.needs("openssl")
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_the_variables_come_before_the_hashed_directory(
+    ft: Runner, tls: Tls, trust: Trust, name: str, is_empty: bool
+) -> None:
+    """Whatever they say: OpenSSL itself heeds even an empty one."""
+    trust.add_hashed(trust.strangers[1])
+    trust.bundle.write_bytes(tls.ca_file.read_bytes())
+    value = "" if is_empty else str(tls.ca_file)
+    with secure(ft, tls.context) as service:
+        jumping_clock.run(ft, "me", changes=trust.changes(), env={name: value}, check=0)
+        assert service.connections() == 1
+    assert trust.uses_of_the_bundle == 1
+
+
+IN_NAMESPACE = """
+set -e
+for pair in $BINDS; do mount --bind "${pair%%=*}" "${pair#*=}"; done
+exec "$@"
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's namespaces")
+@pytest.mark.needs("openssl", "unshare")
+@pytest.mark.parametrize("place", ["directory", "bundle", "neither"])
+def test_the_systems_own_trust(ft: Runner, tls: Tls, trust: Trust, place: str) -> None:
+    """The same without any change to Python: other files at the places where OpenSSL looks."""
+    code = "import ssl; paths = ssl.get_default_verify_paths(); print(paths[3]); print(paths[5])"
+    asked = subprocess.run([PYTHON, "-I", "-c", code], env={}, stdout=subprocess.PIPE, check=True)
+    bundle, certs = (Path(line).resolve() for line in asked.stdout.decode().splitlines())
+    if not bundle.is_file() or not certs.is_dir():
+        pytest.skip(f"this Python trusts {bundle} and {certs}, which do not both exist")
+    for path in sorted(certs.iterdir())[:20]:
+        if re.fullmatch(r"[0-9a-f]{8}\.[0-9]+", path.name):
+            (trust.certs / path.name).write_bytes(path.read_bytes())
+    trust.add_hashed(trust.strangers[1])
+    if place == "directory":
+        trust.add_hashed(tls.ca_file.read_bytes())
+    elif place == "bundle":
+        trust.bundle.write_bytes(trust.strangers[0] + tls.ca_file.read_bytes())
+    if certs in bundle.parents:
+        inside = trust.certs / bundle.relative_to(certs)
+        inside.write_bytes(trust.bundle.read_bytes())
+        binds = f"{trust.certs}={certs}"
+    else:
+        binds = f"{trust.certs}={certs} {trust.bundle}={bundle}"
+    isolated = ["unshare", "-rm", "sh", "-c", IN_NAMESPACE, "sh"]
+    if subprocess.run([*isolated, "true"], env={**os.environ, "BINDS": binds}).returncode:
+        pytest.skip("unshare may not mount here")
+    with secure(ft, tls.context) as service:
+        program = [*isolated, *ft.argv]
+        result = ft.start("me", "--json", env={"BINDS": binds}, _program=program).finish()
+        if place == "neither":
+            assert result.code == 3 and "its certificate is not trusted: " in result.stderr
+            assert service.requests == []
+        else:
+            assert result.json["data"]["email"] == "jane@example.com"
+        assert service.connections() == (1 if place == "directory" else 2)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a path that cannot be opened")

@@ -1,0 +1,154 @@
+"""An HTTP server on loopback that sends exactly what a test says, also after an answer has ended.
+
+    def answer(request: Request) -> Iterator[Step]:
+        yield reply(b"{}")
+        yield CLOSE
+
+    with ScriptedServer(answer) as server: ...
+
+`answer` is called for each request, in the thread of its connection. Bytes that it yields are sent,
+CLOSE and RESET end the connection, a Delay is waited out, and an Event is awaited. When it ends,
+the connection stays open, whatever the headers say, and the next request is read. The sandbox, in
+contrast, serves the whole API and answers well unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import struct
+import threading
+import time
+from types import TracebackType
+from typing import Callable, Iterator, Union
+
+CLOSE, RESET = "close", "reset"
+DEADLINE = 30.0  # seconds for anything that the server waits for
+
+
+class Delay(float):
+    """A number of seconds for which nothing is sent."""
+
+
+Step = Union[bytes, str, Delay, threading.Event]
+
+
+class Request:
+    """What came: `connection` counts the server's connections, `turn` the requests on this one."""
+
+    def __init__(self, connection: int, turn: int, head: bytes, body: bytes) -> None:
+        self.connection, self.turn, self.body = connection, turn, body
+        lines = head.decode("latin-1").split("\r\n")
+        self.method, self.target, _ = lines[0].split(" ")
+        pairs = (line.split(": ", 1) for line in lines[1:] if line)
+        self.headers = {name.lower(): value for name, value in pairs}
+
+    def __repr__(self) -> str:
+        return f"<{self.connection}.{self.turn} {self.method} {self.target}>"
+
+
+def reply(
+    body: bytes, *lines: str, status: str = "200 OK", version: str = "1.1", length: bool = True
+) -> bytes:
+    """Return a whole answer with these lines among its headers."""
+    head = [f"HTTP/{version} {status}", *lines]
+    if length:
+        head.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def reply_in_chunks(body: bytes, size: int, trailers: bytes = b"") -> bytes:
+    """Return a whole answer whose body comes in chunks of `size` bytes."""
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    chunks = b"".join(b"%X;x=y\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + chunks + b"0\r\n" + trailers + b"\r\n"
+
+
+class ScriptedServer:
+    """`url` is its address, `requests` has what came in the order of arrival."""
+
+    def __init__(
+        self, answer: Callable[[Request], Iterator[Step]], context: ssl.SSLContext | None = None
+    ) -> None:
+        self.requests: list[Request] = []
+        self.connections = 0
+        self._answer, self._context = answer, context
+        self._ended = False
+        self._open: set[socket.socket] = set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"{'https' if context else 'http'}://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> ScriptedServer:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended = True
+        # Closing a socket does not wake the thread that is in accept(); a connection does.
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        self._listener.close()
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            if self._ended:
+                connection.close()
+                return
+            self.connections += 1
+            args = (connection, self.connections)
+            threading.Thread(target=self._serve, args=args, daemon=True).start()
+
+    def _serve(self, connection: socket.socket, number: int) -> None:
+        connection.settimeout(DEADLINE)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._open.add(connection)
+        # The client may go away at any time, and that is what some tests want.
+        with contextlib.suppress(OSError), connection:
+            if self._context:
+                plain, connection = connection, self._context.wrap_socket(connection, True)
+                self._open.discard(plain)
+                self._open.add(connection)
+            with connection:
+                self._converse(connection, number)
+        self._open.discard(connection)
+
+    def _converse(self, connection: socket.socket, number: int) -> None:
+        turn = 0
+        with connection.makefile("rb") as stream:
+            while True:
+                head = b""
+                while not head.endswith(b"\r\n\r\n"):
+                    line = stream.readline()
+                    if not line:
+                        return
+                    head += line
+                turn += 1
+                request = Request(number, turn, head[:-4], b"")
+                request.body = stream.read(int(request.headers.get("content-length", 0)))
+                self.requests.append(request)
+                for step in self._answer(request):
+                    if step == CLOSE:
+                        return
+                    if step == RESET:
+                        linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                        return
+                    if isinstance(step, bytes):
+                        connection.sendall(step)
+                    elif isinstance(step, Delay):
+                        time.sleep(step)
+                    elif isinstance(step, threading.Event):
+                        step.wait(DEADLINE)
