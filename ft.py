@@ -54,7 +54,18 @@ if TYPE_CHECKING:
     import ssl
     import urllib.request
     from types import FrameType
-    from typing import Any, Callable, Dict, Iterable, Iterator, NoReturn, Sequence, TextIO, Tuple
+    from typing import (
+        Any,
+        Callable,
+        Dict,
+        Iterable,
+        Iterator,
+        Mapping,
+        NoReturn,
+        Sequence,
+        TextIO,
+        Tuple,
+    )
 
     Json = Dict[str, Any]
     Parameter = Tuple[Tuple[str, ...], Dict[str, Any]]
@@ -308,13 +319,20 @@ def truncate(text: str, cells: int) -> str:
 
 
 def wrap_text(text: str, cells: int) -> list[str]:
-    """Return `text` in lines of at most `cells`, broken at spaces where there are any."""
+    """Return `text` in lines of at most `cells`, broken at spaces where there are any.
+
+    An address is never broken: it has to stay clickable.
+    """
     lines = []
     while text:
         head, rest = split_at_width(text, cells)
         if not rest:
             break
         space = head.rfind(" ") if not rest.startswith(" ") else len(head)
+        if space <= 0 and "://" in text.split(" ", 1)[0]:
+            space = text.find(" ")
+            if space < 0:
+                break
         if space > 0:
             head, rest = text[:space], text[space:].lstrip()
         if not head:  # not even one wide character fits
@@ -435,12 +453,29 @@ def default_filename(record: Json) -> str:
     return f"{words}-{slugify(str(record.get('id'))[:8]) or 'unnamed'}.mp3"
 
 
-def suggest_nearest(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean `X`?` if one of the known words is close, else nothing."""
+def suggest_nearest(
+    word: str, known: Iterable[str], synonyms: Mapping[str, str] | None = None
+) -> str:
+    """Return `; did you mean `X`?` for the known name that was probably meant, or nothing.
+
+    Only the last words of names are compared, without dashes and case. A synonym wins, then the
+    only name that begins with `word`, then the closest one.
+    """
     import difflib
 
-    close = difflib.get_close_matches(word.lower(), list(known), 1, 0.6)
-    return f"; did you mean `{close[0]}`?" if close else ""
+    names: dict[str, str] = {}
+    for name in known:
+        names.setdefault(name.split()[-1].lstrip("-").lower(), name)
+    wanted = word.split()[-1].lstrip("-").lower() if word.strip() else ""
+    beginning = [name for name in names if wanted and name.startswith(wanted)]
+    close = difflib.get_close_matches(wanted, names, 1, 0.75)
+    if synonyms and wanted in synonyms:
+        nearest = synonyms[wanted]
+    elif len(beginning) == 1 or close:
+        nearest = names[beginning[0] if len(beginning) == 1 else close[0]]
+    else:
+        return ""
+    return f"; did you mean `{nearest}`?"
 
 
 def quote_command(*words: str) -> str:
@@ -573,6 +608,8 @@ def get_parameters(record: Json) -> Json:
 ANSI_CODES = {"bold": "1", "red": "31", "green": "32", "magenta": "35"}
 STATUS_COLOURS = {"completed": "green", "failed": "red", "processing": "magenta"}
 SPINNER_FRAMES = "|/-\\"
+SHORT_ID_WIDTH = 12  # cells of `a9b16641-...`
+MAX_PADDING = 40  # cells of the long column in a pipe
 MIN_COLUMN_WIDTH = 12  # cells of a prompt or a name that still tell which one it is
 
 
@@ -595,22 +632,33 @@ def layout_table(
     long: str,
     drop: Sequence[str],
     width: int | None,
-) -> list[list[str]]:
-    """Return the header and the rows of a table as cells, padded to the widths of their columns.
+) -> tuple[list[list[str]], list[str]]:
+    """Return the header and the rows of a table as padded cells, and the names of lost columns.
 
-    If `width` is given, the column `long` is cut to fit. Where that would leave too little of it,
-    the columns in `drop` are left out, the first one first.
+    In `width` cells the column `long` is cut to fit. Where that would leave too little of it, ids
+    are shortened, and then the columns in `drop` are left out, the first one first. Without a width
+    nothing is cut, but one long prompt does not push the other columns out of sight either.
     """
     table = [list(names), *([sanitise(cell) for cell in row] for row in rows)]
     widths = [max(map(cell_width, column)) for column in zip(*table)]
     shown = list(range(len(names)))
-    if width is not None:
-        stretched, dropped = names.index(long), [names.index(name) for name in drop]
+    stretched, dropped = names.index(long), [names.index(name) for name in drop]
+    if width is None:
+        widths[stretched] = min(widths[stretched], MAX_PADDING)
+    else:
+        wanted = min(widths[stretched], MIN_COLUMN_WIDTH)
         while True:
             free = width - sum(widths[i] + 2 for i in shown if i != stretched)
-            if free >= min(widths[stretched], MIN_COLUMN_WIDTH) or not dropped:
+            if free >= wanted:
                 break
-            shown.remove(dropped.pop(0))
+            if widths[0] > SHORT_ID_WIDTH and names[0] == "ID":
+                for row in table:
+                    row[0] = shorten_id(row[0])
+                widths[0] = SHORT_ID_WIDTH
+            elif dropped:
+                shown.remove(dropped.pop(0))
+            else:
+                break
         widths[stretched] = min(widths[stretched], max(free, len(long)))
         for row in table:
             row[stretched] = truncate(row[stretched], widths[stretched])
@@ -621,7 +669,13 @@ def layout_table(
             return row[i]  # no spaces at the end of a line
         return pad_to_width(row[i], widths[i], right=is_count)
 
-    return [[pad_cell(row, i) for i in shown] for row in table]
+    lost = [name for i, name in enumerate(names) if i not in shown]
+    return [[pad_cell(row, i) for i in shown] for row in table], lost
+
+
+def shorten_id(identifier: str) -> str:
+    """Return an id as `a9b16641-...`, which is enough to use it."""
+    return identifier if len(identifier) <= SHORT_ID_WIDTH else identifier[:9] + "..."
 
 
 class Console:
@@ -633,7 +687,11 @@ class Console:
 
     def __init__(self) -> None:
         self.verbose = False
-        self.no_color = bool(os.environ.get("NO_COLOR"))
+        environ = os.environ
+        self.no_color = bool(environ.get("NO_COLOR")) or environ.get("CLICOLOR") == "0"
+        # For `ft list | less -R`.
+        forced = (environ.get("CLICOLOR_FORCE"), environ.get("FORCE_COLOR"))
+        self.forces_color = any(value not in (None, "", "0") for value in forced)
         self.knows_ansi = os.environ.get("TERM") != "dumb"
         self.has_status_line = sys.stderr.isatty() and self.knows_ansi
         self._thread = get_ident()  # the only one that draws
@@ -679,7 +737,8 @@ class Console:
         drop: Sequence[str] = (),
     ) -> None:
         """Print rows under their column names. On a terminal they are laid out to fit."""
-        header, *cells = layout_table(names, rows, long, drop, terminal_width(sys.stdout))
+        width = terminal_width(sys.stdout)
+        (header, *cells), lost = layout_table(names, rows, long, drop, width)
         lines = ["  ".join(self.style(cell, "bold") for cell in header)]
         # A dropped column has no cell, so the column of the status is looked for in the header.
         status = next((i for i, cell in enumerate(header) if cell.strip() == "STATUS"), -1)
@@ -688,6 +747,8 @@ class Console:
                 row[status] = self.style(row[status], STATUS_COLOURS.get(row[status].strip(), ""))
             lines.append("  ".join(row))
         self.print_raw("\n".join(lines) + "\n")
+        if lost:
+            self.note(f"left out, because the terminal is too narrow: {', '.join(lost)}")
 
     def print_details(
         self, pairs: Sequence[tuple[str, str]], command: tuple[str, str] | None = None
@@ -831,9 +892,10 @@ class Console:
 
     def style(self, text: str, style: str, stream: TextIO | None = None) -> str:
         """Return `text` in one of ANSI_CODES where `stream` (stdout by default) shows colours."""
-        if not style or self.no_color or not self.knows_ansi:
+        if not style or self.no_color:
             return text
-        if not (stream or sys.stdout).isatty():
+        is_terminal = self.knows_ansi and (stream or sys.stdout).isatty()
+        if not is_terminal and not self.forces_color:
             return text
         return f"\x1b[{ANSI_CODES[style]}m{text}\x1b[0m"
 
@@ -3201,6 +3263,12 @@ def decimal_number(text: str) -> int | float:
     return float(text) if "." in text else int(text)
 
 
+def duration_seconds(text: str) -> int | float:
+    if re.fullmatch(r"[0-9.]+ ?(s|secs?|seconds?|m|mins?|minutes?)|[0-9]+:[0-9]+", text):
+        raise argparse.ArgumentTypeError("give a number of seconds, without a unit")
+    return decimal_number(text)
+
+
 def whole_number(text: str) -> int:
     if not re.fullmatch(r"-?[0-9]{1,300}", text, re.ASCII):
         raise argparse.ArgumentTypeError("not a whole number")
@@ -3277,7 +3345,7 @@ WEBHOOK = flag(
     shown="none",
 )
 VERBATIM_FLAG = flag("--verbatim", "use the prompt as it is, without improving it")
-LIMIT = flag("--limit <n>", "how many to show, at most 99", type=list_limit, default=20)
+LIMIT = flag("-n --limit <n>", "how many to show, at most 99", type=list_limit, default=20)
 OFFSET = flag("--offset <n>", "how many to skip", type=list_offset, default=0)
 ALL_FLAG = flag("--all", "follow the pages to the end, whatever --limit")
 STATUS = flag(
@@ -3406,7 +3474,7 @@ def show_account(ft: Context, args: argparse.Namespace) -> None:
     flag(
         "--duration <sec>",
         "length in seconds, 5-210 on Pro and Lifetime; the service clamps it",
-        type=decimal_number,
+        type=duration_seconds,
         shown="60, or defaultDuration of config.json",
     ),
     flag(
@@ -3466,7 +3534,7 @@ def generate_music(ft: Context, args: argparse.Namespace) -> None:
     flag(
         "--duration <sec>",
         "length in seconds, 30-210 in steps of 15",
-        type=decimal_number,
+        type=duration_seconds,
         default=120,
     ),
     VERBATIM_FLAG,
@@ -3948,7 +4016,7 @@ def move_between_playlists(ft: Context, args: argparse.Namespace) -> int:
     "Make a sound effect: submit, poll, and download in one shot.",
     PROMPT,
     flag(
-        "--duration <sec>", "length in seconds", type=decimal_number, shown="the service's choice"
+        "--duration <sec>", "length in seconds", type=duration_seconds, shown="the service's choice"
     ),
     VERBATIM_FLAG,
     OUTPUT,
@@ -4259,6 +4327,25 @@ COMMAND_GROUPS = {
     "playlist": "Inspect and manage the tracks in playlists.",
     "sfx": "Sound effects.",
 }
+# What people who know other tools type, by the group of commands.
+COMMAND_SYNONYMS = {
+    "": {
+        **dict.fromkeys(("rm", "remove"), "delete"),
+        **dict.fromkeys(("show", "view", "info"), "get"),
+        **dict.fromkeys(("ls", "history"), "list"),
+        **dict.fromkeys(("create", "new", "make", "submit"), "generate"),
+        **dict.fromkeys(("status", "account"), "auth whoami"),
+        "upgrade": "update",
+        "version": "--version",
+    },
+    "playlist": {
+        **dict.fromkeys(("list", "ls"), "playlists"),
+        **dict.fromkeys(("get", "view"), "playlist show"),
+        "rm": "playlist remove",
+    },
+    "sfx": {"ls": "sfx list", "show": "sfx get", "create": "sfx generate", "make": "sfx generate"},
+}
+FLAG_SYNONYMS = {"v": "--version", "out": "--output", "length": "--duration", "force": "--yes"}
 HELP_FLAG = ("-h", "--help"), {"action": "store_true", "help": "show this help"}
 VERSION_FLAG = ("--version",), {"action": "store_true", "help": "print the version"}
 
@@ -4351,8 +4438,11 @@ class CommandLine:
         is_elsewhere = any(name in names for c in COMMANDS.values() for names, _ in c.flags)
         if not self.command and is_elsewhere:
             raise self.error(f"{name} goes after the command")
-        dashed = name if name.startswith("--") else f"-{name}"
-        raise self.error(f"unknown flag {name}{suggest_nearest(dashed, known)}")
+        error = self.error(f"unknown flag {name}{suggest_nearest(name, known, FLAG_SYNONYMS)}")
+        if self.command and PROMPT in self.command.arguments:
+            program = " ".join(["ft", *self.name])
+            error.hint += f"; a prompt that begins with a dash goes after --: {program} -- {word}"
+        raise error
 
     def check_count(self) -> None:
         """Raise UsageError if an argument is missing, or if there is one too many."""
@@ -4395,9 +4485,13 @@ def is_switch(parameter: Parameter) -> bool:
 
 
 def unknown_command(name: str) -> UsageError:
-    return UsageError(
-        f"unknown command `{name}`{suggest_nearest(name, COMMANDS)}", "`ft help` lists the commands"
-    )
+    group, _, last = name.rpartition(" ")
+    if group == "playlist" and last in ("create", "new", "rename", "delete"):
+        hint = "playlists are created, renamed and deleted at finetuning.ai"
+        return UsageError(f"unknown command `{name}`", hint)
+    known = [n for n in (*COMMANDS, *COMMAND_GROUPS) if not group or n.startswith(f"{group} ")]
+    suggestion = suggest_nearest(last, known, COMMAND_SYNONYMS.get(group))
+    return UsageError(f"unknown command `{name}`{suggestion}", "`ft help` lists the commands")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -4451,11 +4545,15 @@ class CommandParser(argparse.ArgumentParser):
             value = super()._get_value(action, arg_string)
         except argparse.ArgumentError as error:
             raise self._invalid(action, arg_string, error.message) from None
-        is_command = action.nargs == argparse.PARSER  # CommandLine has found it already
-        if action.choices is not None and value not in action.choices and not is_command:
-            choices = ", ".join(map(str, action.choices))
-            raise self._invalid(action, arg_string, f"choose one of {choices}")
-        return value
+        # CommandLine has found the command already.
+        if action.choices is None or action.nargs == argparse.PARSER or value in action.choices:
+            return value
+        by_case = {str(choice).lower(): choice for choice in action.choices}
+        if str(value).lower() in by_case:
+            return by_case[str(value).lower()]
+        choices = ", ".join(map(str, action.choices))
+        suggestion = suggest_nearest(arg_string, map(str, action.choices))
+        raise self._invalid(action, arg_string, f"choose one of {choices}{suggestion}")
 
     @staticmethod
     def _invalid(action: argparse.Action, text: str, why: str) -> UsageError:
