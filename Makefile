@@ -1,5 +1,5 @@
 # make            builds ft.pyz, the one file that runs anywhere
-# make test       the whole suite, in a .venv of its own, with coverage
+# make test       the whole suite with coverage, as python3 tests/run.py runs it
 # make check      linters, types and names
 # make bench      start-up times and throughput, as ratios
 # make long       500 generations with faults, 10,000 odd answers, 100 kills
@@ -9,33 +9,33 @@
 # make clean
 PYTHON = python3
 PYTHONS = $(shell $(PYTHON) tests/tools/build.py pythons)
-VENV = .venv
-COVERAGE = build/coverage
-BIN = $(VENV)/bin
+BIN = .venv/bin
 
 ft.pyz: ft.py tests/tools/build.py
 	$(PYTHON) tests/tools/build.py pyz $@
 
-test: $(VENV)/ready
-	rm -rf $(COVERAGE) && mkdir -p $(COVERAGE)
-	FT_COVERAGE=$(CURDIR)/$(COVERAGE) $(BIN)/python -m pytest -n auto
-	$(BIN)/python -m coverage report --data-file=$(COVERAGE)/data
+test:
+	$(PYTHON) tests/run.py
 
-check: $(VENV)/ready
+venv:
+	$(PYTHON) tests/run.py --setup
+
+check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy ft.py tests/sandbox.py tests/tools/build.py
+	$(BIN)/mypy ft.py tests/sandbox.py tests/support/faults.py tests/run.py tests/tools/build.py
+	$(BIN)/python tests/tools/check_names.py
 	$(BIN)/python tests/tools/check_names.py
 	shellcheck install.sh .ci/run
 
-bench: $(VENV)/ready
+bench: venv
 	$(BIN)/python tests/tools/bench.py
 
-long: $(VENV)/ready
+long: venv
 	FT_SOAK=500 FT_FUZZ=10000 FT_KILLS=100 $(BIN)/python -m pytest -n 3 -o faulthandler_timeout=0 --hypothesis-show-statistics \
 	    tests/test_soak.py tests/test_fuzz.py tests/test_kill.py
 
-matrix: $(VENV)/ready
+matrix: venv
 	set -e; for python in $(PYTHONS); do \
 	    echo "== $$python"; FT_PYTHON=$$python $(BIN)/python -m pytest -q -n auto; \
 	done
@@ -43,18 +43,11 @@ matrix: $(VENV)/ready
 dist:
 	$(PYTHON) tests/tools/build.py dist $@
 
-picture: $(VENV)/ready
+picture: venv
 	$(BIN)/python tests/tools/screenshot.py
 
 clean:
-	rm -rf $(VENV) build dist ft.pyz .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist ft.pyz .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf __pycache__ tests/__pycache__ tests/*/__pycache__ tests/*/*/__pycache__
 
-$(VENV)/ready: pyproject.toml
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-	    echo "make: this Python lacks venv or pip; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	sed -n '/^dev = \[/,/^]/s/^ *"\(.*\)",$$/\1/p' pyproject.toml >$(VENV)/requirements.txt
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
-	touch $@
-
-.PHONY: test check bench long matrix dist picture clean
+.PHONY: test venv check bench long matrix dist picture clean

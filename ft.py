@@ -31,6 +31,40 @@ they are used, because every start of ft pays for an import at the top.
 
 from __future__ import annotations
 
+import sys
+
+
+def restrict_module_path() -> None:
+    """Take modules from Python's own library only and, where ft is installed, from site-packages.
+
+    Somebody's json.py in the working directory, the directory of this script or one of PYTHONPATH
+    would run with the API key in its environment. ft.pyz begins with this function as well, so
+    without the annotation it must be Python 2 (see tests/tools/build.py).
+    """
+    library = sys.modules["encodings"].__path__[0][: -len("/encodings")]
+    sys.path.insert(0, library)  # because after `python3 -S` nothing has imported os yet
+    import os
+
+    entries = sys.path[1:]
+    archive = getattr(globals().get("__loader__"), "archive", None)
+    is_isolated = sys.flags.isolated or getattr(sys.flags, "safe_path", False)
+    if __name__ == "__main__" and archive is None and not is_isolated:
+        del entries[0]  # the directory of the script, or after `python3 -m ft` the working one
+    try:
+        here = os.getcwd()
+    except OSError:
+        here = ""
+    given = os.environ.get("PYTHONPATH", "")
+    given_entries = given.split(os.pathsep) if given else []
+    foreign = {os.path.normpath(os.path.join(here, entry)) for entry in given_entries}
+    # PYTHONPATH may repeat directories that are Python's own.
+    foreign -= {library, os.path.join(library, "lib-dynload")}
+    foreign.discard(os.path.join(sys.base_exec_prefix, "DLLs"))
+    sys.path[:] = [p for p in entries if p == archive or (os.path.isabs(p) and p not in foreign)]
+
+
+restrict_module_path()
+
 import signal
 
 # Until `main` has its own handler, Ctrl-C must not print a traceback.
@@ -42,7 +76,6 @@ import io
 import os
 import re
 import stat
-import sys
 import time
 from _thread import allocate_lock, get_ident
 from functools import cached_property, lru_cache, partial
@@ -851,7 +884,10 @@ class Console:
         sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
         try:
             self._write(sys.stderr, f"{self._wrap(consequence)}\n{question} [y/N] ")
+            wait_for_input()
             answer = sys.stdin.readline()
+        except OSError:  # it is open for writing only, or has hung up
+            raise UsageError("confirmation needed but stdin cannot be read", SKIP_HINT) from None
         finally:
             if not answer.endswith("\n"):
                 self._write(sys.stderr, "\n")
@@ -938,6 +974,17 @@ class Console:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
+
+
+def wait_for_input() -> None:
+    """Wait until stdin can be read, in short steps.
+
+    Python notices a signal that comes just before a read only when that returns.
+    """
+    import select
+
+    while os.name != "nt" and not select.select([sys.stdin], [], [], 1.0)[0]:
+        pass
 
 
 class Progress:
@@ -1030,26 +1077,68 @@ class Progress:
 # --- 4. Settings and keys ------------------------------------------------------------------------
 
 
+def home_directory() -> str:
+    """Return the user's home directory. Raises UsageError if there is none."""
+    home = os.path.expanduser("~")
+    # With an empty HOME that would be the root directory.
+    if not os.path.isabs(home) or (os.name != "nt" and os.environ.get("HOME") == ""):
+        raise UsageError("cannot find your home directory", "set HOME or FINETUNING_CONFIG_HOME")
+    return home
+
+
+def expand_home(path: str) -> str:
+    """Return a path as a shell would expand it: a leading `~/` is the home directory.
+
+    `--output=~/x.mp3`, quotes and variables keep a shell from doing it. `~user` is left alone.
+    Raises UsageError if there is no home directory.
+    """
+    separators = ("/", "\\") if os.name == "nt" else ("/",)
+    if path[:1] == "~" and path[1:2] in separators:
+        return os.path.join(home_directory(), path[2:])
+    return path
+
+
 def config_directory() -> str:
     """Return the directory of config.json and, on a headless Linux, of the key's fallback file.
 
     Raises UsageError if there is no home directory to derive it from.
     """
-    environ = os.environ
-    if environ.get("FINETUNING_CONFIG_HOME"):
-        return os.path.abspath(environ["FINETUNING_CONFIG_HOME"])
-    home = os.path.expanduser("~")
+    named = expand_home(os.environ.get("FINETUNING_CONFIG_HOME", ""))
+    if named:
+        try:
+            return os.path.abspath(named)
+        except OSError:
+            raise UsageError("FINETUNING_CONFIG_HOME is relative to a missing directory") from None
+    base, default = "", "Library/Application Support"
     if sys.platform == "win32":
-        base = environ.get("APPDATA") or os.path.join(home, "AppData", "Roaming")
-    elif sys.platform == "darwin":
-        base = os.path.join(home, "Library", "Application Support")
-    else:
-        base = environ.get("XDG_CONFIG_HOME", "")
-        if not os.path.isabs(base):  # the XDG specification ignores relative paths
-            base = os.path.join(home, ".config")
-    if not os.path.isabs(base):
-        raise UsageError("cannot find your home directory", "set FINETUNING_CONFIG_HOME")
+        base, default = os.environ.get("APPDATA", ""), os.path.join("AppData", "Roaming")
+    elif sys.platform != "darwin":
+        base, default = expand_home(os.environ.get("XDG_CONFIG_HOME", "")), ".config"
+    if not os.path.isabs(base):  # the XDG specification ignores relative paths
+        base = os.path.join(home_directory(), default)
     return os.path.join(base, "finetuning")
+
+
+def find_config_file(name: str) -> str:
+    """Return the path of a file in the configuration directory.
+
+    Without a home directory there is no such file, and the path is empty.
+    """
+    try:
+        return os.path.join(config_directory(), name)
+    except UsageError:
+        return ""
+
+
+def is_visible(path: str) -> bool:
+    """Return whether a file exists, as far as this user may look."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    except OSError:
+        pass  # opening it will say why
+    return True
 
 
 # The characters of RFC 3986, without user names: a password in a URL would end up in logs.
@@ -1092,7 +1181,8 @@ def parse_base_url(url: str, source: str) -> str:
 class Settings:
     """The contents of config.json: `base_url`, `duration` (seconds) and `bpm`, or None if unset.
 
-    `path` is that of the file, `exists` whether it is there, `unknown_keys` what ft ignores in it.
+    `path` is that of the file, empty if there is no home directory, `exists` whether the file is
+    there, `unknown_keys` what ft ignores in it.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -1100,7 +1190,7 @@ class Settings:
 
         Raises UsageError, with file, line and key, if it is broken.
         """
-        self.path = os.path.join(config_directory(), "config.json") if path is None else path
+        self.path = find_config_file("config.json") if path is None else path
         self._text = ""
         content = self._read(required=path is not None)
         self.exists = content is not None
@@ -1114,14 +1204,14 @@ class Settings:
             parse_base_url(self.base_url, place)
 
     def _read(self, required: bool) -> bytes | None:
+        if not required and not is_visible(self.path):
+            return None
         try:
             with open(self.path, "rb") as file:
                 return file.read(MAX_JSON_BYTES)
         except FileNotFoundError:
-            if required:
-                name = self.path or "--config"
-                raise UsageError(f"{name}: no such configuration file") from None
-            return None
+            name = self.path or "--config"
+            raise UsageError(f"{name}: no such configuration file") from None
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", error)
             raise UsageError(f"{self.path}: cannot be read: {why}") from None
@@ -1459,11 +1549,14 @@ class WindowsCredentials:
 
 
 class KeyFile:
-    """The plaintext fallback of a Linux without a Secret Service: 0600 in a 0700 directory."""
+    """The plaintext fallback of a Linux without a Secret Service: 0600 in a 0700 directory.
+
+    `path` is empty if there is no home directory.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.path = os.path.join(config_directory(), "credentials")
+        self.path = find_config_file("credentials")
 
     def read(self) -> str | None:
         """Return the key, or None if there is no file. Warns if others can read it.
@@ -1473,7 +1566,7 @@ class KeyFile:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             descriptor = os.open(self.path, flags)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             why = "it is a symbolic link" if os.path.islink(self.path) else error.strerror
@@ -1493,8 +1586,9 @@ class KeyFile:
     def write(self, key: str) -> None:
         """Store the key: at once or not at all, whatever the umask, and never through a link.
 
-        Raises FtError if the file system refuses.
+        Raises FtError if the file system refuses, UsageError if there is no home directory.
         """
+        self.path = os.path.join(config_directory(), "credentials")
         directory = os.path.dirname(self.path)
         temporary = f"{self.path}.{os.urandom(6).hex()}"
         umask = os.umask(0o077)  # makedirs applies its mode to the last directory only
@@ -1512,20 +1606,51 @@ class KeyFile:
                 os.replace(temporary, self.path)
             finally:
                 try_remove(temporary)
+            for path in self._leftovers():
+                # A younger one may belong to another login that is under way.
+                if time.time() - os.lstat(path).st_mtime > 60:
+                    try_remove(path)
         except OSError as error:
             raise FtError(f"cannot store the key in {self.path}: {error.strerror}") from None
         finally:
             os.umask(umask)
 
     def clear(self) -> bool:
-        """Remove the file and return whether there was one. Raises FtError if it stays."""
+        """Remove the key, also from what a killed login left, and return whether there was one.
+
+        Raises FtError if it stays.
+        """
+        path = self.path
         try:
-            os.unlink(self.path)
-        except FileNotFoundError:
-            return False
+            is_removed = remove_if_exists(path)
+            for path in self._leftovers():
+                is_removed = remove_if_exists(path) or is_removed
         except OSError as error:
-            raise FtError(f"cannot remove {self.path}: {error.strerror}") from None
-        return True
+            raise FtError(f"cannot remove {path}: {error.strerror}") from None
+        return is_removed
+
+    def _leftovers(self) -> list[str]:
+        """Return the temporary files of logins that were killed while they wrote the key."""
+        directory, name = os.path.split(self.path)
+        try:
+            with os.scandir(directory) as entries:
+                return [
+                    entry.path
+                    for entry in entries
+                    if re.fullmatch(rf"{name}\.[0-9a-f]{{12}}", entry.name)
+                    and entry.is_file(follow_symlinks=False)
+                ]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def remove_if_exists(path: str) -> bool:
+    """Remove a file and return whether there was one. Raises OSError if it stays."""
+    try:
+        os.unlink(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def try_remove(path: str) -> bool:
@@ -3157,6 +3282,9 @@ class Context:
 
     @cached_property
     def settings(self) -> Settings:
+        place = os.environ.get("FINETUNING_CONFIG_HOME")
+        if place and not os.path.isdir(config_directory()):
+            self.console.warning(f"FINETUNING_CONFIG_HOME is {place}, which does not exist")
         return Settings(self.args.config)
 
     @cached_property
@@ -3324,6 +3452,7 @@ GLOBAL_FLAGS = (
     flag(
         "--config <path>",
         "use this configuration file",
+        type=expand_home,
         shown="config.json in the configuration directory",
     ),
     flag("-v --verbose", "log HTTP requests and answers to stderr, keys redacted"),
@@ -3345,6 +3474,7 @@ SEED = flag("--seed <n>", "reproduce a previous run", type=whole_number, shown="
 OUTPUT = flag(
     "-o --output <path>",
     "where to save the MP3: a file, a directory, or `-` for stdout",
+    type=expand_home,
     shown="<slug>-<short-id>.mp3 in the current directory",
 )
 NO_WAIT = flag("--no-wait", "print the id once the service has accepted the submission, and exit")
@@ -3369,6 +3499,23 @@ WAIT_FLAG = flag("--wait", "wait for a track that is not completed yet")
 YES_FLAG = flag("-y --yes", "skip the confirmation; required without a terminal")
 
 
+def read_stdin(console: Console, what: str, limit: int = -1) -> str:
+    """Return the text on stdin, at most `limit` bytes of it. Raises UsageError if it is unreadable.
+
+    On a terminal a note says what ft waits for.
+    """
+    if sys.stdin.isatty():
+        console.note(f"reading {what} from stdin, up to Ctrl-{'Z' if os.name == 'nt' else 'D'}")
+    try:
+        if os.name != "nt":
+            os.set_blocking(sys.stdin.fileno(), True)  # else what comes late is lost
+        data = sys.stdin.buffer.read(limit)
+    except OSError as error:  # such as nohup's, which is open for writing only
+        raise UsageError(f"cannot read {what} from stdin: {error.strerror or error}") from None
+    # PowerShell's pipes may begin with a byte order mark.
+    return data.decode("utf-8-sig", "surrogateescape")
+
+
 # Sign in and out
 
 
@@ -3380,7 +3527,7 @@ YES_FLAG = flag("-y --yes", "skip the confirmation; required without a terminal"
     examples=['echo "$FT_API_KEY" | ft auth login --stdin'],
 )
 def log_in(ft: Context, args: argparse.Namespace) -> None:
-    text, source = ask_for_key(args)
+    text, source = ask_for_key(ft.console, args)
     key = Key(parse_key(text, source), source, is_stored=False)
     try:
         account = Api(ft.http, ft.base_url, key).get_account()["data"]
@@ -3401,7 +3548,7 @@ def log_in(ft: Context, args: argparse.Namespace) -> None:
         ft.console.warning("FINETUNING_API_KEY is set and overrides the stored key")
 
 
-def ask_for_key(args: argparse.Namespace) -> tuple[str, str]:
+def ask_for_key(console: Console, args: argparse.Namespace) -> tuple[str, str]:
     """Return the key to store, unchecked, and where it came from: --api-key, stdin or a prompt.
 
     Raises UsageError if none is given.
@@ -3411,8 +3558,7 @@ def ask_for_key(args: argparse.Namespace) -> tuple[str, str]:
             raise UsageError("--api-key and --stdin cannot be used together")
         return args.api_key, "--api-key"
     if args.stdin or not sys.stdin.isatty():
-        # PowerShell's pipes may begin with a byte order mark.
-        text = sys.stdin.buffer.read(4096).decode("utf-8-sig", "replace")
+        text = read_stdin(console, "the API key", 4096)
         if not text.strip():
             raise UsageError("no API key on stdin", f"get one at {KEY_URL}")
         return text, "stdin"
@@ -3621,18 +3767,20 @@ def refuse_file_name(text: str, what: str, hint: str) -> None:
 def read_text(console: Console, path: str, what: str) -> str:
     """Return the text of a file, or of stdin for `-`. Raises UsageError if it cannot be read."""
     limit = 1 << 20  # bytes, far more than a prompt or lyrics may have
-    try:
-        if path != "-":
+    if path == "-":
+        text = read_stdin(console, f"the {what}", limit)
+    else:
+        try:
             with open(path, "rb") as file:
-                return file.read(limit).decode("utf-8-sig")
-        if sys.stdin.isatty():
-            console.note(f"reading the {what} from stdin, to its end")
-        return sys.stdin.buffer.read(limit).decode("utf-8-sig")
-    except UnicodeDecodeError:
+                text = file.read(limit).decode("utf-8-sig", "surrogateescape")
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         source = "stdin" if path == "-" else path
         raise UsageError(f"the {what} from {source} is not UTF-8") from None
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    return text
 
 
 def first_set(*values: Any) -> Any:
@@ -3854,7 +4002,7 @@ def command_to_repeat(record: Json) -> tuple[str, ...]:
 )
 def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
     kind: Kind = args.command.kind
-    ids = read_ids(args.id)
+    ids = read_ids(ft.console, args.id)
     output = args.output or "."
     if len(ids) > 1 and (output == "-" or not names_directory(output)):
         raise UsageError(
@@ -3906,7 +4054,7 @@ def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
 def delete_tracks(ft: Context, args: argparse.Namespace) -> int | None:
     if "-" in args.id and not args.yes:
         raise UsageError("confirmation needed but stdin contains the ids", SKIP_HINT)
-    ids = read_ids(args.id)
+    ids = read_ids(ft.console, args.id)
     if not args.yes:
         ft.console.require_terminal()
     # Without a question, a prefix that is typed too short must not delete the wrong track.
@@ -4004,15 +4152,15 @@ def library_pages(api: Api, kind: Kind) -> Iterator[list[Json]]:
         yield document["data"][kind.list_field]
 
 
-def read_ids(words: Sequence[str]) -> list[str]:
+def read_ids(console: Console, words: Sequence[str]) -> list[str]:
     """Return ids in order, each once. The word `-` stands for those on stdin, one a line.
 
     Raises UsageError if one cannot be an id, or if there are none.
     """
     if "-" in words:
-        # PowerShell's pipes may begin with a byte order mark.
-        text = sys.stdin.buffer.read().decode("utf-8-sig", "surrogateescape")
-        lines = filter(None, (line.strip() for line in text.splitlines()))
+        text = read_stdin(console, "ids, one a line,")
+        # Not splitlines, which would make two ids of one with a form feed in it.
+        lines = filter(None, (line.strip() for line in re.split("\r?\n", text)))
         i = words.index("-")
         words = [*words[:i], *lines, *(word for word in words[i + 1 :] if word != "-")]
         if not words:
@@ -4064,15 +4212,22 @@ def find_playlists(ft: Context, *words: str) -> list[str]:
     return [find_playlist(ft.console, word, playlists) for word in words]
 
 
+def fold_name(name: str) -> str:
+    """Return a name in the form in which names are compared: no case, one form of Unicode."""
+    from unicodedata import normalize
+
+    return normalize("NFC", normalize("NFC", name.strip()).casefold())
+
+
 def find_playlist(console: Console, word: str, playlists: list[Json]) -> str:
     if re.fullmatch(UUID_PATTERN, word):
         return word
     names = [field_text(playlist, "name", "") for playlist in playlists]
-    wanted = word.strip().casefold()
+    wanted = fold_name(word)
     ids = [
         field_text(playlist, "id", "")
         for playlist, name in zip(playlists, names)
-        if name.strip().casefold() == wanted
+        if fold_name(name) == wanted
     ]
     if len(ids) > 1:
         counts = {field_text(p, "id", ""): field_text(p, "trackCount", "?") for p in playlists}
@@ -4134,7 +4289,7 @@ def show_playlist(ft: Context, args: argparse.Namespace) -> None:
     ],
 )
 def add_to_playlist(ft: Context, args: argparse.Namespace) -> int:
-    ids = read_ids(args.id)
+    ids = read_ids(ft.console, args.id)
     [playlist] = find_playlists(ft, args.playlist)
     ids = expand_ids(ft.console, ids, library_pages(ft.api, GENERATION))
     send = partial(ft.api.add_tracks, playlist)
@@ -4156,7 +4311,7 @@ def add_to_playlist(ft: Context, args: argparse.Namespace) -> int:
     ],
 )
 def remove_from_playlist(ft: Context, args: argparse.Namespace) -> int:
-    ids = read_ids(args.id)
+    ids = read_ids(ft.console, args.id)
     [playlist] = find_playlists(ft, args.playlist)
     ids = expand_ids(ft.console, ids, playlist_pages(ft.api, playlist))
     send = partial(ft.api.remove_tracks, playlist)
@@ -4180,7 +4335,7 @@ def remove_from_playlist(ft: Context, args: argparse.Namespace) -> int:
     ],
 )
 def move_between_playlists(ft: Context, args: argparse.Namespace) -> int:
-    ids = read_ids(args.id)
+    ids = read_ids(ft.console, args.id)
     source, target = find_playlists(ft, args.source, args.target)
     if source.lower() == target.lower():
         raise UsageError("the source and the target are the same playlist")
@@ -4299,12 +4454,14 @@ class Checkup:
     def check_settings(self) -> str:
         settings = self.ft.settings
         self.facts.update(
-            config=settings.path, configExists=settings.exists, unknownKeys=settings.unknown_keys
+            config=settings.path or None,
+            configExists=settings.exists,
+            unknownKeys=settings.unknown_keys,
         )
         missing = "" if settings.exists else " (does not exist: defaults)"
         unknown = ", ".join(settings.unknown_keys)
         ignored = f" (unknown keys, ignored: {unknown})" if unknown else ""
-        return f"config: {settings.path}{missing}{ignored}"
+        return f"config: {settings.path or 'config.json, without a home'}{missing}{ignored}"
 
     def check_base_url(self) -> str:
         self.facts["baseUrl"] = self.ft.base_url
@@ -4331,7 +4488,7 @@ class Checkup:
             why = f"not asked: {given.source} comes first"
         elif keys.keychain_error and keys.file:
             why = f"plain text: {place} cannot be reached: {keys.keychain_error}"
-            place = keys.file.path
+            place = keys.file.path or config_directory()  # which says what is missing
         elif keys.file and self.facts.get("keySource") == keys.file.path:
             why = "`ft auth login` would move the key there from its plain text file"
         self.facts.update(keyStore=place, keyStoreReason=why)
@@ -4944,7 +5101,7 @@ def completion_table() -> dict[str, dict[str, str]]:
         table["ft"][first] = COMMAND_GROUPS.get(first, chosen.summary).rstrip(".")
         if second:
             table.setdefault(f"ft {first}", {})[second] = chosen.summary
-    table["ft help"] = dict(table["ft"])
+    table["ft help"] = {**table["ft"], **dict.fromkeys(HELP_TOPICS, "")}
     table.update({f"ft help {group}": table[f"ft {group}"] for group in COMMAND_GROUPS})
     flags_of: dict[str, Sequence[Parameter]] = {"ft": [VERSION_FLAG]}
     flags_of.update({f"ft {group}": [] for group in COMMAND_GROUPS})
@@ -5186,7 +5343,18 @@ def open_missing_streams() -> None:
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(descriptor, True)
-            setattr(sys, name, open(descriptor, mode, encoding="utf-8"))
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))
+
+
+def ignore_warnings() -> None:
+    """Keep Python's warnings, which are for developers, from becoming errors or output.
+
+    PYTHONWARNINGS=error, set for some other program, must not cost a track.
+    """
+    if sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")
 
 
 def stop_on_signals(part_files: PartFiles) -> None:
@@ -5213,6 +5381,7 @@ def stop_on_signals(part_files: PartFiles) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepare the process, run a command, leave no hidden file behind, and return the exit code."""
     open_missing_streams()
+    ignore_warnings()
     console, part_files = Console(), PartFiles()
     try:
         try:

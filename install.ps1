@@ -41,6 +41,11 @@ function Write-FtLine([string]$Text) {
     if (-not $Quiet) { Write-Host $Text }
 }
 
+# What comes from a mirror is printed without anything that a terminal would act on.
+function ConvertTo-FtPlain([string]$Text) {
+    return $Text -replace '[\p{C}\p{Zl}\p{Zp}]', '?'
+}
+
 # The words of a command that starts a Python which can run ft.
 function Find-FtPython {
     foreach ($words in @('py', '-3'), @('python'), @('python3')) {
@@ -66,7 +71,7 @@ function Receive-FtFile([string]$Url, [string]$Path) {
     try {
         Invoke-WebRequest -UseBasicParsing -Uri $Url -OutFile $Path -MaximumRedirection 0 -TimeoutSec 60
     } catch {
-        throw "cannot download $Url ($($_.Exception.Message)); nothing was changed"
+        throw "cannot download $Url ($(ConvertTo-FtPlain $_.Exception.Message)); nothing was changed"
     }
 }
 
@@ -86,7 +91,7 @@ function Get-FtSum([string]$Path, [string]$Name) {
 
 function Install-Ft([string]$Directory) {
     $version = $Version
-    if ($version -and $version -notmatch '^\d+\.\d+\.\d+$') { throw "not a version such as 0.1.0: $version" }
+    if ($version -and $version -notmatch '\A[0-9]+\.[0-9]+\.[0-9]+\z') { throw "not a version such as 0.1.0: $version" }
     $base = if ($BaseUrl) { $BaseUrl.TrimEnd('/') } else { 'https://finetuning.ai/cli' }
     $address = '^(https://[^/@?#\s\\]+|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?)(/[^@?#\s\\]*)?$'
     if (-not $From -and $base -cnotmatch $address) { throw "not an https:// address: $base" }
@@ -123,7 +128,7 @@ function Install-Ft([string]$Directory) {
                 $file = Join-Path $temporary 'VERSION'
                 Receive-FtFile "$base/VERSION" $file
                 $version = [IO.File]::ReadAllText($file).Trim()
-                if ($version -notmatch '^\d+\.\d+\.\d+$') { throw "there is no version number in $base/VERSION" }
+                if ($version -notmatch '\A[0-9]+\.[0-9]+\.[0-9]+\z') { throw "there is no version number in $base/VERSION" }
             }
             $origin = "$base/$version/ft.pyz"
             Write-FtLine "Downloading $origin"
@@ -137,7 +142,7 @@ function Install-Ft([string]$Directory) {
         if ($sum -ne $expected) { throw "the SHA-256 of $origin is '$sum', not '$expected'; nothing was changed" }
         if (-not (Test-FtArchive $new)) { throw "$origin is not an ft.pyz; nothing was changed" }
 
-        $shown = (& $words[0] @options $new --version) -join "`n"
+        $shown = ConvertTo-FtPlain ((& $words[0] @options $new --version) -join "`n")
         if ($LASTEXITCODE -ne 0) { throw 'the new ft does not run; nothing was changed' }
         $wanted = if ($version) { '\Aft ' + [regex]::Escape($version) + '\z' } else { '\Aft \d' }
         if ($shown -notmatch $wanted) {

@@ -76,6 +76,9 @@ die() {
 }
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# What comes from a mirror is printed without anything that a terminal would act on.
+plain() { printf '%s' "$1" | tr -c ' -~' '?'; }
+
 install() {
     [ -z "$version" ] || is_version "$version" || die "not a version such as 0.1.0: $version" 2
     [ -n "$from" ] || check_url
@@ -91,7 +94,7 @@ install() {
     if [ ! -d "$dir" ]; then
         there=$dir made=$dir
         while [ -n "$there" ] && [ ! -d "$there" ]; do there=${there%/*}; done
-        mkdir -p "$dir" 2>/dev/null
+        (umask 022 && mkdir -p "$dir") 2>/dev/null # a root's umask of 077 would shut everybody out
     fi
     # In the target's own directory, because only there a rename replaces the old file in one step.
     tmp=$(mktemp -d "${target%/*}/.ft.XXXXXX" 2>/dev/null) ||
@@ -101,6 +104,7 @@ install() {
     pin
     chmod 755 "$tmp/ft"
     new=$("$tmp/ft" --version </dev/null) || die "the new ft does not run in $dir; nothing was changed"
+    new=$(plain "$new")
     [ "$new" = "ft ${version:-${new#ft }}" ] ||
         die "$origin says that it is '$new', not 'ft ${version:-X.Y.Z}'; nothing was changed"
     mv -f "$tmp/ft" "$target" || die "cannot replace $target"
@@ -179,6 +183,9 @@ is_ft() {
 }
 
 copy() {
+    case $from in
+        \~/*) from=$HOME/${from#*/} ;; # as for the directory
+    esac
     origin=$from expected=${FT_SHA256:-}
     { [ -r "$from" ] && cat <"$from" >"$tmp/ft.pyz"; } || die "cannot read $from"
     case $from in
@@ -193,7 +200,7 @@ copy() {
 download() {
     if [ -z "$version" ]; then
         fetch "$base/VERSION" "$tmp/VERSION"
-        version=$(tr -d ' \r\n' <"$tmp/VERSION")
+        version=$(tr -d ' \r\n\000' <"$tmp/VERSION")
         is_version "$version" || die "there is no version number in $base/VERSION"
     fi
     origin=$base/$version/ft.pyz expected=${FT_SHA256:-}
@@ -208,7 +215,7 @@ verify() {
     if [ -z "$expected" ]; then
         while read -r sum name || [ -n "$sum" ]; do
             name=${name%"$(printf '\r')"} # Windows' end of a line
-            case $name in "$2" | "*$2") expected=$sum ;; esac
+            case $name in "$2" | "*$2") expected=$(plain "$sum") ;; esac
         done <"$1"
         [ -n "$expected" ] || die "no checksum of $2 in the SHA256SUMS beside $origin; nothing was changed"
     fi
@@ -225,17 +232,19 @@ verify() {
 }
 
 # fetch URL FILE: follows redirects from https to https only. GNU wget cannot promise that, so it follows none; other
-# wgets cannot be told to, and some check no certificate. What fails is tried once more with Python.
+# wgets cannot be told to, and some check no certificate. What fails is tried once more with Python. Neither reads its
+# settings files, where an `output` would put the download elsewhere.
 fetch() {
     case $1 in
         https:*) scheme=https redirects=5 ;;
         *) scheme=http redirects=0 ;;
     esac
     if have curl; then
-        curl -fsL --proto "=$scheme" --max-redirs "$redirects" --tlsv1.2 --globoff --connect-timeout 20 \
+        curl -q -fsL --proto "=$scheme" --max-redirs "$redirects" --tlsv1.2 --globoff --connect-timeout 20 \
             --max-time 120 -o "$2" "$1" && return
     elif wget --version 2>/dev/null | grep -q 'GNU Wget'; then
-        wget -q --max-redirect=0 --tries=1 --timeout=20 -O "$2" "$1" && return
+        wget --no-config -q --max-redirect=0 --tries=1 --timeout=20 \
+            ${SSL_CERT_FILE:+--ca-certificate="$SSL_CERT_FILE"} -O "$2" "$1" && return
     fi
     why=$("$python" -I -c '
 import sys, urllib.request
@@ -253,7 +262,7 @@ try:
         file.write(data)
 except Exception as error:
     sys.exit(str(error))
-' "$1" "$2" 2>&1) || die "cannot download $1 ($why); nothing was changed"
+' "$1" "$2" 2>&1) || die "cannot download $1 ($(plain "$why")); nothing was changed"
 }
 
 # Makes the file to install. `env` is in a pinned line for its length: an archive whose first line gets shorter is

@@ -98,13 +98,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("form", [form for form in FORMS if form == "ft.py" or not source])
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    needed = [program for marker in item.iter_markers("needs") for program in marker.args]
-    missing = ", ".join(program for program in needed if not shutil.which(program))
+def require(*programs: str) -> None:
+    """Skip the test if one of these programs is missing, or fail it with FT_REQUIRE_ALL=1."""
+    missing = ", ".join(program for program in programs if not shutil.which(program))
     if missing and os.environ.get("FT_REQUIRE_ALL") == "1":
         pytest.fail(f"needs {missing}", pytrace=False)
     if missing:
         pytest.skip(f"needs {missing}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    require(*(program for marker in item.iter_markers("needs") for program in marker.args))
 
 
 # --- processes ------------------------------------------------------------------------------------
@@ -459,6 +463,7 @@ class Runner:
         """Run a line of shell, with `ft` as a command on PATH."""
         if WINDOWS:
             pytest.skip("needs a POSIX shell")
+        require(shell)
         directory = self.home / ".bin"
         directory.mkdir(exist_ok=True)
         command = directory / "ft"

@@ -1,31 +1,30 @@
-"""A stand-in for Finetuning.ai on loopback: the tests' server, and a place to try ft without an
-account.
+"""Stand in for Finetuning.ai on loopback: the tests' server, and a place to try ft.
 
-    python3 tests/sandbox.py generate "lofi chill piano, mellow, late night"   # any ft command
-    python3 tests/sandbox.py --seconds 1 --fault reset,path=/v1/me me          # its own options
-    come first python3 tests/sandbox.py                                                   # serves
-    until Ctrl-C
+    python3 tests/sandbox.py generate "lofi chill piano, mellow, late night"  # any ft command
+    python3 tests/sandbox.py --seconds 1 --fault reset,path=/v1/me me  # options
+    python3 tests/sandbox.py --keep demo list  # the library lasts, in demo/library.json
+    python3 tests/sandbox.py  # serves until Ctrl-C
 
 From Python:
 
     with Sandbox(seconds=0.1) as sandbox:
         sandbox.fault("status", status=503, path="/v1/me", times=2)
-        ...                                            # something talks to sandbox.api_url with
-        sandbox.key assert [request.status for request in sandbox.requests] == [503, 503, 200]
+        ...  # something talks to sandbox.api_url with sandbox.key
+        assert [request.status for request in sandbox.requests] == [503, 503, 200]
 
 It serves two origins, the API and the media host, and logs every request that reaches either.
 
-Prompts (`tags`, `prompt`) ask for what should become of them by containing a word:
+A prompt (`tags`, `prompt`) says what should become of it by containing a word:
     fail      the generation ends as failed, with an errorMessage
     forever   it stays in processing until Sandbox.finish() is called
     reject    the submission is answered with 500 GENERATION_FAILED and costs nothing
 
-Faults: `Sandbox.fault(kind, path=, origin=, method=, times=, after=, work=, **parameters)`, on the
+Faults: `Sandbox.fault(kind, path=, origin=, method=, times=, after=, work=, **options)`, on the
 command line `--fault KIND,key=value,...`. `path` is a regular expression for the whole path. The
 oldest fault that matches and is not used up takes the request. `work` says whether the request is
-carried out before it is answered wrongly: a submission that was dropped (`close`) or whose answer
-was lost (`close,work=true`, in short `lost`). The kinds are the functions marked @kind and the
-short names in SHORT; `--help` lists them.
+carried out before it is answered wrongly: a submission that was dropped (`close`), or one whose
+answer was lost (`close,work=true`, in short `lost`). tests/support/faults.py has them all, and
+`--help` lists them.
 """
 
 from __future__ import annotations
@@ -33,18 +32,17 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import dataclasses
 import email.utils
-import gzip
+import functools
 import hashlib
 import http.server
-import inspect
 import json
 import math
 import os
 import pathlib
 import random
 import re
-import select
 import shlex
 import signal
 import socket
@@ -52,22 +50,31 @@ import struct
 import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
 import time
 import urllib.parse
 import uuid
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Tuple,
-    TypeVar,
-    cast,
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, NamedTuple, Sequence, cast
+
+HERE = pathlib.Path(__file__).resolve().parent
+FT = HERE.parent / "ft.py"
+sys.path.insert(0, str(HERE / "support"))
+
+from faults import (  # noqa: E402
+    ERRORS,
+    HTML,
+    MEDIA_ROWS,
+    ORIGIN_KINDS,
+    Answer,
+    Body,
+    Fault,
+    Headers,
+    Record,
+    as_bytes,
+    error_answer,
+    fault_list,
+    json_answer,
+    parse_fault,
 )
 
 if TYPE_CHECKING:
@@ -75,193 +82,20 @@ if TYPE_CHECKING:
     from email.message import Message
     from types import TracebackType
 
-Record = Dict[str, Any]
-Headers = List[Tuple[str, str]]
-
-HERE = pathlib.Path(__file__).resolve().parent
 FRAME_BYTES, FRAME_SECONDS = 96, 0.024  # of data/loop.mp3, see tools/make_loop.py
-CHUNK = 256 * 1024
-
 LANGUAGES = ("en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru")
 KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 STATUSES = ("pending", "processing", "completed", "failed")
 CREATES = ("/v1/generations", "/v1/instrumental", "/v1/sound-effects")
-
-# What the error answers say unless told otherwise: code and message by status.
-ERRORS = {
-    400: ("VALIDATION_ERROR", "Invalid request"),
-    401: ("INVALID_API_KEY", "Invalid API key"),
-    402: ("MONTHLY_LIMIT_REACHED", "Monthly generation limit reached"),
-    403: ("PRO_PLAN_REQUIRED", "API access requires a Pro or Lifetime plan"),
-    404: ("NOT_FOUND", "Not found"),
-    429: ("RATE_LIMITED", "Too many requests"),
-}
-ERROR = ("INTERNAL_ERROR", "Internal server error")
-HTML = (
-    b"<!DOCTYPE html>\n<html><head><title>Gateway</title></head><body>Something went "
-    b"wrong</body></html>\n"
-)
+# The parts of the library that Sandbox.save() writes as they are.
+KEPT = ("_generations", "_owners", "book", "contents", "playlists", "sound_effects")
 
 
-# --- what goes over the wire ----------------------------------------------------------------------
-
-
-class Body:
-    """`prefix`, then `pattern` over and over: `size` bytes from `start` on, made as they are
-    sent.
-    """
-
-    def __init__(
-        self, prefix: bytes, pattern: bytes = b"", size: int | None = None, start: int = 0
-    ) -> None:
-        self.prefix, self.pattern, self.start = prefix, pattern, start
-        self.size = len(prefix) if size is None else size
-
-    def part(self, start: int, stop: int) -> Body:
-        return Body(
-            self.prefix, self.pattern, max(0, min(stop, self.size) - start), self.start + start
-        )
-
-    def chunks(self) -> Iterator[memoryview]:
-        position, end = self.start, self.start + self.size
-        block = memoryview(b"")
-        while position < end:
-            if position < len(self.prefix):
-                piece = memoryview(self.prefix)[position : min(end, position + CHUNK)]
-            else:
-                if not block:
-                    turns = min(CHUNK, end - position) // len(self.pattern) + 2
-                    block = memoryview(self.pattern * turns)
-                offset = (position - len(self.prefix)) % len(self.pattern)
-                piece = block[offset : offset + min(CHUNK, end - position)]
-            yield piece
-            position += len(piece)
-
-    def __bytes__(self) -> bytes:
-        return b"".join(self.chunks())
-
-
-class Answer:
-    """An HTTP answer, and how its sending goes wrong.
-
-    Places in it are pairs (where, at): `where` is "start", "headers" or "body", `at` the number of
-    bytes into that part, None for its middle.
-    """
-
-    def __init__(self, status: int, headers: Headers, body: Body) -> None:
-        self.status: int | None = status
-        self.headers = headers
-        self.body = body
-        self.raw_head: bytes | None = None
-        self.extra_lines = b""  # raw lines after the status line
-        self.chunked = False
-        self.tail = b""
-        self.head_only = False
-        self.cut: tuple[str, int | None] | None = None  # where the sending ends,
-        self.end = "keep"  # and how: keep (the connection open), close or reset
-        self.pause: tuple[str, int | None] | None = None  # where it waits,
-        self.gate: Gate | None = None  # and for whom
-        # From where on it is slow, the bytes at a time, and the seconds after each.
-        self.slow: tuple[str, int, float] | None = None
-        self.set_body(body)
-
-    def get(self, name: str) -> str | None:
-        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
-
-    def set(self, name: str, value: str | None) -> None:
-        """Replace a header in its place, append it, or with None remove it."""
-        names = [key.lower() for key, _ in self.headers]
-        place = names.index(name.lower()) if name.lower() in names else len(names)
-        self.headers = [pair for pair in self.headers if pair[0].lower() != name.lower()]
-        if value is not None:
-            self.headers.insert(place, (name, value))
-
-    def set_body(self, body: Body, content_type: str | None = None) -> None:
-        self.body = body
-        self.set("Content-Length", str(body.size))
-        if content_type:
-            self.set("Content-Type", content_type)
-
-    def head(self) -> bytes:
-        if self.raw_head is not None:
-            return self.raw_head
-        status = self.status or 0
-        reason = http.server.BaseHTTPRequestHandler.responses.get(status, ("Unknown", ""))[0]
-        lines = "".join("{}: {}\r\n".format(*pair) for pair in self.headers)
-        start = f"HTTP/1.1 {status} {reason}\r\n"
-        return start.encode() + self.extra_lines + lines.encode("latin-1") + b"\r\n"
-
-    def wire(self, head: bytes) -> Iterator[memoryview]:
-        yield memoryview(head)
-        if self.head_only:
-            return
-        for piece in self.body.chunks():
-            if self.chunked:
-                yield memoryview(b"%x\r\n" % len(piece) + bytes(piece) + b"\r\n")
-            else:
-                yield piece
-        yield memoryview(self.tail)
-
-    def send(
-        self,
-        connection: socket.socket,
-        stopping: threading.Event,
-        answered: Callable[[int | None], None],
-    ) -> None:
-        """Send it as far as it goes; `answered` is called with the status just before the headers
-        are out.
-        """
-        head = self.head()
-
-        def offset(place: tuple[str, int | None] | None) -> int | None:
-            if place is None:
-                return None
-            where, at = place
-            if where == "start":
-                return 0
-            if where == "headers":
-                return min(len(head) - 1, len(head) // 2 if at is None else at)
-            return len(head) + (self.body.size // 2 if at is None else at)
-
-        cut, pause = offset(self.cut), offset(self.pause)
-        slow_from, size, interval = self.slow or ("body", 0, 0.0)
-        slow = offset((slow_from, 0)) if self.slow else None
-        position = 0
-        for piece in self.wire(head):
-            start = 0
-            while start < len(piece):
-                if position == cut:
-                    return
-                if position == pause and self.gate:
-                    self.gate.stall(connection, stopping)
-                    pause = None
-                stop = len(piece)
-                for mark in (cut, pause, slow):
-                    if mark is not None and mark > position:
-                        stop = min(stop, start + mark - position)
-                if slow is not None and position >= slow:
-                    stop = min(stop, start + size)
-                if position < len(head) <= position + stop - start:
-                    answered(self.status)
-                connection.sendall(piece[start:stop])
-                position += stop - start
-                start = stop
-                if slow is not None and position > slow and stopping.wait(interval):
-                    return
-        if pause is not None and self.gate:
-            self.gate.stall(connection, stopping)
-
-
-def json_answer(status: int, document: Any, headers: Iterable[tuple[str, str]] = ()) -> Answer:
-    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(
-        "utf-8", "surrogatepass"
-    )
-    own = [("Content-Type", "application/json; charset=utf-8")]
-    return Answer(status, own + list(headers), Body(body))
+# --- requests -------------------------------------------------------------------------------------
 
 
 class Request:
-    """One request as it came in.
+    """Hold one request as it came in.
 
     `status` is what it was answered with, None as long as the headers of the answer are not out.
     `sent` says that the sending is over, well or not. `time` is monotonic. `number` counts from 1.
@@ -270,13 +104,8 @@ class Request:
     def __init__(
         self, origin: str, method: str, target: str, headers: Message, body: bytes
     ) -> None:
-        self.origin, self.method, self.target, self.headers, self.body = (
-            origin,
-            method,
-            target,
-            headers,
-            body,
-        )
+        self.origin, self.method, self.target = origin, method, target
+        self.headers, self.body = headers, body
         parts = urllib.parse.urlsplit(target)
         self.path = parts.path  # as sent, percent-encoded
         self.query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
@@ -287,7 +116,7 @@ class Request:
 
     @property
     def json(self) -> Any:
-        """The body parsed; None for no JSON."""
+        """Return the parsed body, or None if it is not JSON."""
         try:
             return json.loads(self.body)
         except ValueError:
@@ -297,506 +126,12 @@ class Request:
         return f"<{self.origin} {self.method} {self.target}: {self.status}>"
 
 
-class Matcher:
-    def __init__(self, path: str, origin: str | None, method: str | None) -> None:
-        self.path, self.origin, self.method = re.compile(path), origin, method
-
-    def matches(self, request: Request) -> bool:
-        return (
-            self.origin in (None, request.origin)
-            and self.method in (None, request.method)
-            and self.path.fullmatch(request.path) is not None
-        )
-
-
-class Gate(Matcher):
-    """Requests stop at it until it is released; `reached` is set once one is there."""
-
-    def __init__(
-        self, path: str, origin: str | None, method: str | None, work: bool = False
-    ) -> None:
-        super().__init__(path, origin, method)
-        self.work = work
-        self.reached, self.released = threading.Event(), threading.Event()
-
-    def release(self) -> None:
-        self.released.set()
-
-    def stall(self, connection: socket.socket, stopping: threading.Event) -> None:
-        """Wait for the release; raise ConnectionAbortedError when the client gives up first."""
-        self.wait(stopping, lambda: bool(select.select([connection], [], [], 0)[0]))
-
-    def wait(self, stopping: threading.Event, given_up: Callable[[], bool] = lambda: False) -> None:
-        self.reached.set()
-        while not self.released.wait(0.02):
-            if stopping.is_set() or given_up():
-                raise ConnectionAbortedError
-
-
-class Fault(Gate):
-    """A scripted fault: `hits` are the requests it took. A `stall` and a `hold` go on after
-    release().
-    """
-
-    def __init__(
-        self,
-        kind: str,
-        path: str,
-        origin: str | None,
-        method: str | None,
-        times: int | None,
-        after: int,
-        params: dict[str, Any],
-    ) -> None:
-        super().__init__(path, origin, method)
-        self.times, self.after = times, after
-        self.hits: list[Request] = []
-        self.random: random.Random | None = None
-        if kind == "random":
-            self.random, self.probability = (
-                random.Random(params.pop("seed", 0)),
-                float(params.pop("p", 0.2)),
-            )
-            if params:
-                raise ValueError("random takes p and seed, not {}".format(", ".join(params)))
-        else:
-            self.effect = effect(kind, params)
-
-    def draw(self, request: Request) -> tuple[Callable[..., None], dict[str, Any], bool] | None:
-        if not self.random:
-            return self.effect
-        if self.random.random() >= self.probability:
-            return None
-        kind, params = self.random.choice(RANDOM[request.origin])
-        return effect(kind, dict(params))
-
-
-class Exchange:
-    """What a fault works on: the request, and the answer it is about to get."""
-
-    def __init__(self, sandbox: Sandbox, request: Request, fault: Fault, answer: Answer) -> None:
-        self.sandbox, self.request, self.fault, self.answer = sandbox, request, fault, answer
-
-    def data(self) -> tuple[Any, Record]:
-        """The answer's document, and the object in it that faults change."""
-        document = json.loads(bytes(self.answer.body))
-        inner = document.get("data", document.get("error", document))
-        return document, inner if isinstance(inner, dict) else document
-
-
-# --- faults ---------------------------------------------------------------------------------------
-
-F = TypeVar("F", bound=Callable[..., None])
-KINDS: dict[
-    str, tuple[Callable[..., None], bool]
-] = {}  # name: (function, whether the request is carried out)
-MEDIA_KINDS = (
-    "etag",
-    "no-range",
-    "wrong-range",
-    "ignore-if-range",
-    "changed",
-)  # make no sense on the API
-ORIGIN_KINDS = (
-    "refuse",
-    "hangup",
-    "unreachable",
-)  # about connections, not requests: see Sandbox.fault
-
-
-def as_bytes(data: Any) -> bytes:
-    """Bytes as they are; text, from the command line, with its escapes such as \\r\\n resolved."""
-    if isinstance(data, bytes):
-        return data
-    return str(data).encode("utf-8").decode("unicode_escape").encode("latin-1")
-
-
-def kind(name: str, work: bool) -> Callable[[F], F]:
-    def register(function: F) -> F:
-        KINDS[name] = function, work
-        return function
-
-    return register
-
-
-def effect(name: str, params: dict[str, Any]) -> tuple[Callable[..., None], dict[str, Any], bool]:
-    """What the fault does, its parameters checked; ValueError for unknown ones."""
-    name, defaults = SHORT.get(name, (name, {}))
-    if name not in KINDS:
-        raise ValueError(
-            "unknown fault {}; there are {}".format(
-                name, ", ".join(sorted([*KINDS, *SHORT, *ORIGIN_KINDS, "random"]))
-            )
-        )
-    params = {**defaults, **params}
-    function, work = KINDS[name]
-    work = params.pop("work", work or params.get("where", "start") != "start")
-    try:
-        inspect.signature(function).bind(None, **params)
-    except TypeError as error:
-        raise ValueError(f"fault {name}: {error}") from None
-    return function, params, work
-
-
-@kind("close", work=False)
-def close(x: Exchange, where: str = "start", at: int | None = None) -> None:
-    """End the connection before the answer, in its headers or its body: where=start|headers|body,
-    at=N.
-    """
-    x.answer.cut, x.answer.end = (where, at), "close"
-
-
-@kind("reset", work=False)
-def reset(x: Exchange, where: str = "start", at: int | None = None) -> None:
-    """The same with a TCP reset."""
-    x.answer.cut, x.answer.end = (where, at), "reset"
-
-
-@kind("stall", work=True)
-def stall(x: Exchange, where: str = "start", at: int | None = None) -> None:
-    """Stop there until the client leaves or Fault.release() is called; Fault.reached is set
-    meanwhile.
-    """
-    x.answer.pause, x.answer.gate = (where, at), x.fault
-
-
-@kind("delay", work=True)
-def delay(x: Exchange, seconds: float = 1.0) -> None:
-    """Answer well, but late."""
-    x.sandbox.stopping.wait(seconds)
-
-
-@kind("drip", work=True)
-def drip(x: Exchange, where: str = "body", interval: float = 1.0, size: int = 1) -> None:
-    """Send `size` bytes every `interval` seconds, from where=start|headers|body on."""
-    x.answer.slow = where, size, interval
-
-
-@kind("raw", work=False)
-def raw(x: Exchange, data: Any = b"") -> None:
-    """Send exactly these bytes and close; text may hold escapes such as \\r\\n."""
-    x.answer.status, x.answer.raw_head, x.answer.body, x.answer.end = (
-        None,
-        as_bytes(data),
-        Body(b""),
-        "close",
-    )
-
-
-@kind("garbage", work=False)
-def garbage(x: Exchange) -> None:
-    """A status line that is none."""
-    raw(x, b"\x00\xff\xfe SMTP ready? 220\r\n\r\n")
-
-
-@kind("bad-header", work=True)
-def bad_header(x: Exchange, line: str = "this is no header") -> None:
-    """A malformed line at the head of the headers."""
-    x.answer.extra_lines, x.answer.end = line.encode() + b"\r\n", "close"
-
-
-@kind("many-headers", work=True)
-def many_headers(x: Exchange, count: int = 300) -> None:
-    """More headers than http.client takes."""
-    x.answer.extra_lines = b"".join(b"X-Header-%d: x\r\n" % n for n in range(count))
-
-
-@kind("long-header", work=True)
-def long_header(x: Exchange, size: int = 70_000) -> None:
-    """A header line longer than http.client takes."""
-    x.answer.extra_lines = b"X-Long: " + b"x" * size + b"\r\n"
-
-
-@kind("header", work=True)
-def header(x: Exchange, name: str, value: Any = None, status: int | None = None) -> None:
-    """Set a header, or remove it (value=none); and the status, if given."""
-    x.answer.set(name, None if value is None else str(value))
-    x.answer.status = status or x.answer.status
-
-
-@kind("chunked", work=True)
-def chunked(x: Exchange, at: int | None = None, boundary: bool = True) -> None:
-    """Send it chunked; at=N cuts it after N bytes of the body, between chunks or (boundary=false)
-    in one.
-    """
-    x.answer.set("Content-Length", None)
-    x.answer.set("Transfer-Encoding", "chunked")
-    x.answer.chunked, x.answer.tail = True, b"0\r\n\r\n"
-    if at is not None:
-        x.answer.body, x.answer.end = x.answer.body.part(0, at), "close"
-        x.answer.tail = b"" if boundary else b"400\r\nonly a part of it"
-
-
-@kind("no-length", work=True)
-def no_length(x: Exchange, at: int | None = None) -> None:
-    """No Content-Length: the end of the connection ends the body (at=N: after N bytes)."""
-    x.answer.set("Content-Length", None)
-    x.answer.cut, x.answer.end = None if at is None else ("body", at), "close"
-
-
-@kind("long", work=True)
-def long(x: Exchange, size: int = 10) -> None:
-    """More bytes than the Content-Length says."""
-    x.answer.tail, x.answer.end = b"x" * size, "close"
-
-
-@kind("two-lengths", work=True)
-def two_lengths(x: Exchange, value: int = 7) -> None:
-    """A second Content-Length that differs."""
-    x.answer.headers.append(("Content-Length", str(value)))
-
-
-@kind("bad-length", work=True)
-def bad_length(x: Exchange, value: Any = "lots") -> None:
-    """A Content-Length that is no number."""
-    x.answer.set("Content-Length", str(value))
-    x.answer.end = "close"
-
-
-@kind("body", work=True)
-def body(x: Exchange, data: Any = b"", type: str | None = None, status: int | None = None) -> None:  # noqa: A002
-    """Another body of the right length; its type and status may change too."""
-    x.answer.set_body(Body(data.encode() if isinstance(data, str) else data), type)
-    x.answer.status = status or x.answer.status
-
-
-@kind("gzip", work=True)
-def gzip_(x: Exchange) -> None:
-    """Content-Encoding: gzip, though nobody asked."""
-    x.answer.set_body(Body(gzip.compress(bytes(x.answer.body))))
-    x.answer.set("Content-Encoding", "gzip")
-
-
-@kind("huge", work=True)
-def huge(x: Exchange, size: int = 200_000_000) -> None:
-    """The right JSON and white space up to `size` bytes."""
-    x.answer.set_body(Body(bytes(x.answer.body), b" " * 65536, size))
-
-
-@kind("bad-json", work=True)
-def bad_json(x: Exchange) -> None:
-    """Half of the JSON, with the right Content-Length."""
-    x.answer.set_body(x.answer.body.part(0, x.answer.body.size // 2))
-
-
-@kind("literal", work=True)
-def literal(x: Exchange, value: Any, field: str = "unknown") -> None:
-    """A field of `data` becomes this text or these bytes, JSON or not."""
-    document, data = x.data()
-    data[field] = "\x00literal\x00"
-    text = json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    text = text.replace(
-        b'"\\u0000literal\\u0000"', value if isinstance(value, bytes) else str(value).encode()
-    )
-    x.answer.set_body(Body(text))
-
-
-@kind("big-integer", work=True)
-def big_integer(x: Exchange, digits: int = 5000, field: str = "unknown") -> None:
-    """An integer that Python 3.11 and later refuse to parse."""
-    literal(x, b"7" * digits, field)
-
-
-@kind("deep", work=True)
-def deep(x: Exchange, levels: int = 100_000, field: str = "unknown") -> None:
-    """Arrays within arrays."""
-    literal(x, b"[" * levels + b"]" * levels, field)
-
-
-@kind("record", work=True)
-def record(x: Exchange, **fields: Any) -> None:
-    """Other values in the record, or in each one of a list."""
-    document, data = x.data()
-    lists = [
-        value
-        for value in data.values()
-        if isinstance(value, list) and all(isinstance(item, dict) for item in value)
-    ]
-    for item in lists[0] if lists and "id" not in data else [data]:
-        item.update(fields)
-    x.answer.set_body(json_answer(200, document).body)
-
-
-@kind("status", work=False)
-def status(
-    x: Exchange,
-    status: int = 500,
-    code: str | None = None,
-    message: str | None = None,
-    details: Any = None,
-    retry_after: Any = None,
-    body: str = "json",
-) -> None:
-    """An error answer; retry_after is a number or any text, body json, html, empty, huge,
-    truncated, stalled or reset.
-    """
-    standard = ERRORS.get(status, ERROR)
-    error = ApiError(status, code or standard[0], message or standard[1], details)
-    if isinstance(retry_after, int):
-        error.retry_after = retry_after
-    x.answer = json_answer(status, error.document(), x.sandbox.rate_headers())
-    if retry_after is not None:
-        x.answer.set("Retry-After", str(retry_after))
-    if body == "html":
-        x.answer.set_body(Body(HTML), "text/html; charset=utf-8")
-    elif body == "empty":
-        x.answer.set_body(Body(b""))
-    elif body == "huge":
-        huge(x)
-    elif body in ("truncated", "reset", "stalled"):
-        {"truncated": close, "reset": reset, "stalled": stall}[body](x, "body")
-    elif body != "json":
-        raise ValueError(f"fault status: no body is called {body}")
-
-
-@kind("redirect", work=False)
-def redirect(x: Exchange, status: int = 302, location: str = "self") -> None:
-    """Somewhere else; {api} and {media} in the location stand for the origins, "self" for the same
-    again.
-    """
-    target = x.request.target if location == "self" else location
-    target = target.replace("{api}", x.sandbox.api_url).replace("{media}", x.sandbox.media_url)
-    x.answer = Answer(status, [("Location", target)], Body(b""))
-
-
-@kind("etag", work=True)
-def etag(x: Exchange, value: str | None = "new") -> None:
-    """Another ETag, given literally, or weak, or new with each request; value=none for no ETag."""
-    own = x.answer.get("ETag") or '"none"'
-    x.answer.set(
-        "ETag",
-        {"new": f'"{uuid.uuid4().hex}"', "weak": "W/" + own}.get(value, value) if value else None,
-    )
-
-
-@kind("no-range", work=True)
-def no_range(x: Exchange) -> None:
-    """Range is not understood: always 200 and the whole."""
-    x.answer = x.sandbox.media_answer(x.request, ranges=False)
-
-
-@kind("ignore-if-range", work=True)
-def ignore_if_range(x: Exchange) -> None:
-    """The range is sent although If-Range does not match."""
-    x.answer = x.sandbox.media_answer(x.request, if_range=False)
-
-
-@kind("wrong-range", work=True)
-def wrong_range(x: Exchange, value: str | None = None, shift: int = 96) -> None:
-    """A 206 whose Content-Range is `value`, or begins `shift` bytes later than asked, as does the
-    body.
-    """
-    if x.answer.status == 206:
-        start, last, total = map(int, re.findall("[0-9]+", x.answer.get("Content-Range") or ""))
-        if value is None:
-            x.answer.set_body(x.answer.body.part(shift, x.answer.body.size))
-        x.answer.set("Content-Range", value or f"bytes {start + shift}-{last}/{total}")
-
-
-@kind("changed", work=True)
-def changed(x: Exchange) -> None:
-    """The track is another one from this request on: other bytes, another ETag (Sandbox.track()
-    follows).
-    """
-    x.sandbox.change(x.request.path)
-    x.answer = x.sandbox.media_answer(x.request)
-
-
-SHORT: dict[str, tuple[str, dict[str, Any]]] = {
-    "lost": ("close", {"work": True}),
-    "short": ("close", {"where": "body"}),
-    "html": ("body", {"data": HTML, "type": "text/html; charset=utf-8"}),
-    "empty": ("body", {}),
-    "text": ("body", {"data": b"hello\n", "type": "text/plain"}),
-    "array": ("body", {"data": b"[]"}),
-    "string": ("body", {"data": b'"hello"'}),
-    "null": ("body", {"data": b"null"}),
-    "type": ("header", {"name": "Content-Type", "value": "text/html; charset=utf-8"}),
-    "not-utf8": ("literal", {"value": b'"\xff\xfe\xe9"'}),
-    "nan": ("literal", {"value": "NaN"}),
-    "infinity": ("literal", {"value": "1e999"}),
-    "weak-etag": ("etag", {"value": "weak"}),
-    "no-etag": ("etag", {"value": None}),
-}
-
-RANDOM: dict[str, list[tuple[str, dict[str, Any]]]] = {  # what `random` draws from
-    "api": [
-        ("close", {}),
-        ("reset", {}),
-        ("lost", {}),
-        ("reset", {"work": True}),
-        ("close", {"where": "headers"}),
-        ("reset", {"where": "headers"}),
-        ("short", {}),
-        ("reset", {"where": "body"}),
-        ("chunked", {"at": 20}),
-        ("garbage", {}),
-        ("garbage", {"work": True}),
-        ("bad-header", {}),
-        ("html", {}),
-        ("empty", {}),
-        ("bad-json", {}),
-        ("status", {"status": 429, "retry_after": 1}),
-        ("status", {"status": 500}),
-        ("status", {"status": 502, "body": "html"}),
-        ("status", {"status": 503, "retry_after": 1, "work": True}),
-        ("status", {"status": 500, "body": "truncated"}),
-        ("redirect", {"location": "{media}/elsewhere"}),
-        ("delay", {"seconds": 0.2}),
-    ],
-    "media": [
-        ("close", {}),
-        ("reset", {}),
-        ("close", {"where": "headers"}),
-        ("short", {}),
-        ("short", {"at": 0}),
-        ("reset", {"where": "body", "at": 5000}),
-        ("chunked", {"at": 5000}),
-        ("chunked", {"at": 5000, "boundary": False}),
-        ("no-length", {"at": 5000}),
-        ("garbage", {}),
-        ("html", {}),
-        ("no-range", {}),
-        ("wrong-range", {}),
-        ("weak-etag", {}),
-        ("changed", {}),
-        ("status", {"status": 500}),
-        ("status", {"status": 503, "body": "html"}),
-        ("delay", {"seconds": 0.2}),
-    ],
-}
-
-
-# --- the service ----------------------------------------------------------------------------------
-
-
 class ApiError(Exception):
-    """An error answer of the API."""
+    """An error answer of the API: status, code, message, details, seconds to wait."""
 
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        details: Any = None,
-        retry_after: int | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.details, self.retry_after = (
-            status,
-            code,
-            message,
-            details,
-            retry_after,
-        )
-
-    def document(self) -> Record:
-        error: Record = {"code": self.code, "message": self.message}
-        if self.details is not None:
-            error["details"] = self.details
-        if self.retry_after is not None:
-            error["retryAfter"] = self.retry_after
-        return {"error": error}
+    def __init__(self, *known: Any) -> None:
+        super().__init__(*known)
+        self.known: Any = (*known, None, None)[:5]
 
 
 def invalid(field: str, message: str, **details: Any) -> ApiError:
@@ -807,10 +142,130 @@ def not_found(what: str) -> ApiError:
     return ApiError(404, "NOT_FOUND", what + " not found")
 
 
-class Account:
-    """Who a key belongs to. `name` is what tests call it: pro, lifetime, free, broke, deleted,
-    other.
+def number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+class Field(NamedTuple):
+    """Say what the contract allows under one name.
+
+    `low` and `high` limit the length of texts and lists and the value of whole numbers. Any other
+    number out of range is clamped.
     """
+
+    kind: str
+    low: float = 0
+    high: float = math.inf
+    default: Any = None
+    required: bool = False
+    choices: Sequence[str] = ()
+
+
+# A kind's values, what is wrong with any others, and with a size out of range.
+KINDS: dict[str, tuple[Callable[[Any], Any], str, str]] = {
+    "text": (
+        lambda value: isinstance(value, str),
+        "must be a string",
+        "must be at most {high} characters",
+    ),
+    "url": (
+        lambda value: isinstance(value, str) and value.lower().startswith("https://"),
+        "must be an https URL",
+        "must be at most {high} characters",
+    ),
+    "ids": (
+        lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+        "must be an array of strings",
+        "must contain between {low} and {high} ids",
+    ),
+    "whole": (
+        lambda value: re.fullmatch("[0-9]{1,15}", value),
+        "must be a whole number",
+        "must be a number from {low} to {high}",
+    ),
+    "number": (number, "must be a number", ""),
+    "boolean": (lambda value: isinstance(value, bool), "must be true or false", ""),
+}
+WEBHOOK = Field("url", high=2048)
+PROMPT = Field("text", high=700, required=True)
+IDS = Field("ids", 1, 100, required=True)
+MUSIC = {
+    "tags": PROMPT,
+    "lyrics": Field("text", high=2000),
+    "duration": Field("number", 5, 210, default=60),
+    "bpm": Field("number", 60, 200, default=120),
+    "language": Field("text", choices=LANGUAGES, default="en"),
+    "key": Field("text", choices=KEYS, default="C"),
+    "scale": Field("text", choices=("major", "minor"), default="major"),
+    "timesignature": Field("text", choices=("2", "3", "4", "5", "6", "7"), default="4"),
+    "seed": Field("number", low=-math.inf),
+    "webhook": WEBHOOK,
+}
+INSTRUMENTAL = {
+    "prompt": PROMPT,
+    "duration": Field("number", 30, 210, default=120),
+    "enhance": Field("boolean", default=True),
+    "seed": Field("number", low=-math.inf),
+    "webhook": WEBHOOK,
+}
+EFFECT = {
+    "prompt": PROMPT,
+    "duration": Field("number", 1, 30, default=5),
+    "enhance": Field("boolean", default=True),
+    "webhook": WEBHOOK,
+}
+PAGE = {
+    "limit": Field("whole", 1, 99, default=20),
+    "offset": Field("whole", default=0),
+    "status": Field("text", choices=STATUSES),
+}
+LIST = {**PAGE, "type": Field("text", choices=("music", "instrumental"))}
+TRACKS = {"trackIds": IDS}
+MOVE = {"trackIds": IDS, "targetPlaylistId": Field("text", required=True)}
+
+
+def checked(given: Record, fields: Mapping[str, Field]) -> Record:
+    """Return a body or a query with its defaults. Raises ApiError for what the contract refuses."""
+    for name in given:
+        if name not in fields:
+            raise invalid(name, "is unknown", allowed=list(fields))
+    return {name: value_of(given, name, field) for name, field in fields.items()}
+
+
+def value_of(given: Record, name: str, field: Field) -> Any:
+    if name not in given and not field.required:
+        return field.default
+    value = given.get(name, "")
+    is_valid, problem, out_of_range = KINDS[field.kind]
+    if field.required and (name not in given or (isinstance(value, str) and not value.strip())):
+        raise invalid(name, "is required")
+    if not is_valid(value):
+        raise invalid(name, problem)
+    if field.choices and value not in field.choices:
+        choices = list(field.choices)
+        raise invalid(name, "must be one of: " + ", ".join(choices), allowed=choices)
+    if field.kind == "number":
+        return max(field.low, min(field.high, value))
+    value = int(value) if field.kind == "whole" else value
+    size = value if isinstance(value, int) else len(value)
+    if not field.low <= size <= field.high:
+        limits = {"low": field.low, "high": field.high}
+        raise invalid(name, out_of_range.format(**limits), max=field.high)
+    return value
+
+
+def document_of(request: Request) -> Record:
+    document = request.json
+    if not isinstance(document, dict):
+        raise ApiError(400, "VALIDATION_ERROR", "Request body must be a JSON object")
+    return document
+
+
+# --- the service ----------------------------------------------------------------------------------
+
+
+class Account:
+    """Hold an account. Tests call it pro, lifetime, free, broke, deleted or other."""
 
     def __init__(
         self, name: str, tier: str, used: int = 42, pack: int = 10, monthly: int = 2000
@@ -833,77 +288,39 @@ class Account:
             self.pack -= 1
 
 
+@dataclasses.dataclass
 class State:
-    """What the service knows about a generation and does not show."""
+    """Hold what the service knows about a generation and does not show.
 
-    def __init__(self, owner: str, prompt: str, length: float, order: int) -> None:
-        self.owner, self.prompt, self.length, self.order = owner, prompt, length, order
-        self.submitted: float | None = None  # monotonic; None: nothing will happen to it by itself
-        self.seconds = 0.0
-        self.version = 0
+    `submitted` is monotonic, or None if nothing will happen to it by itself.
+    """
+
+    owner: str
+    prompt: str
+    length: float
+    submitted: float | None = None
+    seconds: float = 0.0
+    version: int = 0
 
 
 def stamp(when: float, rfc: bool) -> str:
-    """A time of the epoch in one of the service's two shapes."""
+    """Return a time of the epoch in one of the service's two shapes."""
     if rfc:
-        return (
-            time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when)) + f".{int(when % 1 * 1000):03}Z"
-        )
+        whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when))
+        return f"{whole}.{int(when % 1 * 1000):03}Z"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(when))
 
 
-def number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def title_of(prompt: str) -> str:
+    return prompt.split(",")[0][:60]
 
 
-def clamped(document: Record, field: str, default: int, low: int, high: int) -> Any:
-    value = document.get(field, default)
-    if not number(value):
-        raise invalid(field, "must be a number")
-    return max(low, min(high, value))
-
-
-def text_of(document: Record, field: str, longest: int, required: bool = False) -> str:
-    value = document.get(field, None if required else "")
-    if not isinstance(value, str) or (required and not value.strip()):
-        raise invalid(field, "is required" if required else "must be a string")
-    if len(value) > longest:
-        raise invalid(field, f"must be at most {longest} characters", max=longest)
-    return value
-
-
-def one_of(document: Record, field: str, default: str, choices: Iterable[str]) -> str:
-    value = document.get(field, default)
-    if value not in choices:
-        raise invalid(field, "must be one of: " + ", ".join(choices), allowed=list(choices))
-    return cast(str, value)
-
-
-def ids_of(document: Record, field: str) -> list[str]:
-    ids = document.get(field)
-    if not isinstance(ids, list) or not all(isinstance(item, str) for item in ids):
-        raise invalid(field, "must be an array of strings")
-    if not 1 <= len(ids) <= 100:
-        raise invalid(field, "must contain between 1 and 100 ids", max=100)
-    return ids
-
-
-def page(request: Request) -> tuple[int, int, str]:
-    """limit, offset and status of a list."""
-    values = []
-    for field, default, low, high in (("limit", 20, 1, 99), ("offset", 0, 0, 10**9)):
-        value = request.query.get(field, str(default))
-        if not re.fullmatch("[0-9]{1,9}", value) or not low <= int(value) <= high:
-            raise invalid(field, f"must be a number from {low} to {high}", max=high)
-        values.append(int(value))
-    wanted = request.query.get("status", "")
-    if wanted and wanted not in STATUSES:
-        raise invalid("status", "must be one of: " + ", ".join(STATUSES), allowed=list(STATUSES))
-    return values[0], values[1], wanted
+def words_of(prompt: str) -> list[str]:
+    return re.findall("[a-z]+", prompt.lower())
 
 
 def id3(**frames: bytes) -> bytes:
-    """An ID3v2.3 tag, so that each track is its own and players show the prompt."""
+    """Return an ID3v2.3 tag, so that each track is its own and players show the prompt."""
     data = b"".join(
         name.encode() + struct.pack(">IH", len(value), 0) + value for name, value in frames.items()
     )
@@ -911,8 +328,24 @@ def id3(**frames: bytes) -> bytes:
     return b"ID3\x03\x00\x00" + size + data
 
 
+def outcome(
+    verb: str,
+    ids: list[str],
+    act: Callable[[str], str | None],
+    name: str = "trackId",
+    failure: tuple[str, str] | None = None,
+) -> tuple[int, Record]:
+    """Do `act`, which returns why it cannot, for each id. Raises ApiError if all fail."""
+    reasons = [(item, act(item)) for item in ids]
+    done = [item for item, reason in reasons if not reason]
+    errors = [{name: item, "error": reason} for item, reason in reasons if reason]
+    if failure and not done:
+        raise ApiError(400, *failure, errors)
+    return 200, {verb: done, "errors": errors} if errors else {verb: done}
+
+
 class Sandbox:
-    """The service. A context manager; start() and stop() do the same.
+    """Serve the API and the media host. A context manager; start() and stop() do the same.
 
     `seconds`: from submission to completion, the first third of it pending. `window`: the length of
     the rate limits' minute. `queue_limit`: submissions that a user may have in flight.
@@ -937,45 +370,28 @@ class Sandbox:
         seed: int | None = 0,
         on_done: Callable[[Request], None] | None = None,
     ) -> None:
-        self.seconds, self.rate_limits, self.window, self.queue_limit = (
-            seconds,
-            rate_limits,
-            window,
-            queue_limit,
-        )
-        self.track_bytes = track_bytes
+        self.seconds, self.rate_limits, self.window = seconds, rate_limits, window
+        self.queue_limit, self.track_bytes, self.on_done = queue_limit, track_bytes, on_done
         self.prefix = ""  # of the API's paths, as behind a gateway: "/proxy"
-        self.on_done = on_done
         self.stopping = threading.Event()
         self.requests: list[Request] = []
         self.book: list[str] = []  # the ids of the generations that cost a credit
         accounts = (
-            Account("pro", "pro"),
-            Account("other", "pro"),
-            Account("lifetime", "lifetime"),
-            Account("free", "free"),
-            Account("broke", "pro", used=2000, pack=0),
+            *(Account("pro", "pro"), Account("other", "pro"), Account("lifetime", "lifetime")),
+            *(Account("free", "free"), Account("broke", "pro", used=2000, pack=0)),
             Account("deleted", "pro"),
         )
         self.keys = {account.name: account for account in accounts}
-        (
-            self.key,
-            self.key_other,
-            self.key_lifetime,
-            self.key_free,
-            self.key_broke,
-            self.key_deleted,
-        ) = (account.key for account in accounts)
+        self.key, self.key_other, self.key_lifetime = (a.key for a in accounts[:3])
+        self.key_free, self.key_broke, self.key_deleted = (a.key for a in accounts[3:])
         self.playlists: dict[str, Record] = {}
         self.contents: dict[str, list[str]] = {}  # the ids of a playlist's tracks
         self.sound_effects: dict[str, Record] = {}
         self._owners: dict[str, str] = {}  # of the playlists
         self._generations: dict[str, Record] = {}
         self._states: dict[str, State] = {}
-        self._calls: dict[tuple[str, bool], collections.deque[float]] = collections.defaultdict(
-            collections.deque
-        )
-        self._gates: list[Gate] = []
+        self._calls: dict[tuple[str, bool], collections.deque[float]]
+        self._calls = collections.defaultdict(collections.deque)
         self._faults: list[Fault] = []
         self._random = random.Random("library")
         self._lock = threading.RLock()
@@ -1013,7 +429,7 @@ class Sandbox:
         self.stop()
 
     def posts(self) -> list[Request]:
-        """The submissions."""
+        """Return the submissions."""
         with self._lock:
             return [
                 r
@@ -1022,9 +438,9 @@ class Sandbox:
             ]
 
     def wait_for(self, predicate: Callable[[Request], Any], timeout: float = 20.0) -> Request:
-        """The first request, come or still to come, for which `predicate` holds; else TimeoutError.
+        """Return the first request, come or still to come, for which `predicate` holds.
 
-        It is asked again when a request's `status` or `sent` change.
+        It is asked again when a request's `status` or `sent` change. Raises TimeoutError.
         """
         deadline = time.monotonic() + timeout
         with self._changed:
@@ -1043,14 +459,10 @@ class Sandbox:
         origin: str | None = "api",
         method: str | None = None,
         work: bool = False,
-    ) -> Gate:
-        """Requests that match are logged, then wait for the gate's release(); with `work`, once
-        done.
-        """
-        gate = Gate(path, origin, method, work)
-        with self._lock:
-            self._gates.append(gate)
-        return gate
+    ) -> Fault:
+        """Let requests wait for the fault's release(), unheard or, with `work`, carried out."""
+        where = "start" if work else "request"
+        return self.fault("stall", path=path, origin=origin, method=method, times=None, where=where)
 
     def fault(
         self,
@@ -1061,10 +473,9 @@ class Sandbox:
         method: str | None = None,
         times: int | None = 1,
         after: int = 0,
-        **params: Any,
+        **options: Any,
     ) -> Fault:
-        """The next `times` requests that match (None: all), but for the first `after` of them, go
-        wrong.
+        """Let the next `times` requests that match (None: all), after `after` others, go wrong.
 
         Three kinds are about connections and know only `origin`: `refuse` (nobody listens, from now
         on or for `seconds`), `unreachable` (the same, but connecting takes for ever; Linux only)
@@ -1073,12 +484,11 @@ class Sandbox:
         if kind in ORIGIN_KINDS:
             for name, listening in self._origins.items():
                 if origin in (None, name):
-                    listening.misbehave(kind, times, **params)
-            return Fault("close", path, origin, method, 0, 0, {})
-        if SHORT.get(kind, (kind,))[0] in MEDIA_KINDS:
-            origin = "media"
+                    listening.misbehave(kind, times, **options)
+            return Fault("close", {}, times=0)
+        origin = "media" if kind in MEDIA_ROWS else origin
         fault = Fault(
-            kind, path, origin, method, None if kind == "random" else times, after, params
+            kind, options, path=path, origin=origin, method=method, times=times, after=after
         )
         with self._lock:
             self._faults.append(fault)
@@ -1095,14 +505,14 @@ class Sandbox:
             origin.up()
 
     def down(self, origin: str = "api") -> None:
-        """Connections to the origin are refused from now on."""
+        """Refuse connections to the origin from now on."""
         self._origins[origin].down()
 
     def up(self, origin: str = "api") -> None:
         self._origins[origin].up()
 
     def connections(self, origin: str = "api") -> int:
-        """How many were accepted."""
+        """Return how many were accepted."""
         return self._origins[origin].accepted
 
     @property
@@ -1118,61 +528,63 @@ class Sandbox:
     def add_generation(
         self, *, owner: str = "pro", age: float = 0.0, seconds: float | None = None, **fields: Any
     ) -> Record:
-        """A new record, by default completed. `seconds` is the length of the track, `age` how old
-        it is.
+        """Add a record, by default completed, and return it.
 
-        `fields` are fields of the record; a `duration` among them is the length as well, unless
-        `seconds` is.
+        `seconds` is the length of the track, and `age` how old it is. `fields` are fields of the
+        record; a `duration` among them is the length as well, unless `seconds` is.
         """
         with self._lock:
             order = len(self._states)
             generation_id = str(fields.pop("id", None) or self._uuid())
             prompt = str(fields.get("prompt", "lofi chill piano night"))
             status = fields.get("status", "completed")
-            done = status == "completed"
             length: float = fields["duration"] if number(fields.get("duration")) else 60
             if seconds is not None:
                 length = seconds
             born = time.time() - age
-            record: Record = {
-                "id": generation_id,
-                "title": prompt.split(",")[0][:60] if done else None,
-                "prompt": prompt,
-                "status": status,
-                "audioUrl": self._audio_url(generation_id) if done else None,
-                "duration": length if done else None,
-                "fileSize": None,
-                "isPublic": False,
-                "playCount": 0,
-                "downloadCount": 0,
-                "likeCount": 0,
-                "parameters": {
-                    "bpm": 120,
-                    "duration": length,
-                    "keyscale": "C major",
-                    "timesignature": 4,
-                    "seed": self._random.randrange(2**31),
-                },
-                "errorMessage": "The model could not follow this prompt"
-                if status == "failed"
-                else None,
-                "generationTime": 17 if done else None,
-                "webhook": None,
-                "createdAt": stamp(born, rfc=order % 3 == 2),
-                "completedAt": stamp(born + 17, rfc=True)
-                if status in ("completed", "failed")
-                else None,
-                "type": "music",
-                "model": "ft-music-1.5",
-                "tags": None,
-            }
+            parameters = {"bpm": 120, "duration": length, "keyscale": "C major", "timesignature": 4}
+            parameters["seed"] = self._random.randrange(2**31)
+            record = self._add_record(
+                generation_id, prompt, parameters, stamp(born, order % 3 == 2)
+            )
+            self._states[generation_id] = State(owner, prompt, length)
+            record.update(status=status, tags=None)
+            if status == "completed":
+                url, size = self._audio_url(generation_id), self._track(generation_id).size
+                record.update(title=title_of(prompt), audioUrl=url, duration=length)
+                record.update(generationTime=17, fileSize=size if order % 2 else None)
+            if status == "failed":
+                record["errorMessage"] = "The model could not follow this prompt"
+            if status in ("completed", "failed"):
+                record["completedAt"] = stamp(born + 17, rfc=True)
             record.update(fields)
-            self._states[generation_id] = State(owner, prompt, length, order)
-            if done and order % 2:
-                record.setdefault("fileSize", None)
-                record["fileSize"] = fields.get("fileSize", self._track(generation_id).size)
-            self._generations[generation_id] = record
             return record
+
+    def _add_record(
+        self, generation_id: str, prompt: str, parameters: Record, created: str
+    ) -> Record:
+        record = self._generations[generation_id] = {
+            "id": generation_id,
+            "title": None,
+            "prompt": prompt,
+            "status": "pending",
+            "audioUrl": None,
+            "duration": None,
+            "fileSize": None,
+            "isPublic": False,
+            "playCount": 0,
+            "downloadCount": 0,
+            "likeCount": 0,
+            "parameters": parameters,
+            "errorMessage": None,
+            "generationTime": None,
+            "webhook": None,
+            "createdAt": created,
+            "completedAt": None,
+            "type": "music",
+            "model": "ft-music-1.5",
+        }
+        return record
 
     def add_playlist(
         self,
@@ -1183,7 +595,7 @@ class Sandbox:
         age: float = 180.0,
         **fields: Any,
     ) -> Record:
-        """A new playlist with these tracks; `age`, in seconds, is that of its last change."""
+        """Add a playlist with these tracks. `age`, in seconds, is that of its last change."""
         with self._lock:
             playlist_id = str(fields.pop("id", None) or self._uuid())
             now = time.time()
@@ -1204,18 +616,52 @@ class Sandbox:
             self.playlists[playlist_id].update(fields)
             return self.playlists[playlist_id]
 
+    def save(self, file: pathlib.Path) -> None:
+        """Write the library to a file, in place of what it holds. Raises OSError."""
+        with self._lock:
+            self._advance()
+            states = {key: vars(state).copy() for key, state in self._states.items()}
+            for state in states.values():
+                if state["submitted"] is not None:
+                    state["submitted"] += time.time() - time.monotonic()
+            accounts = {name: [a.used, a.pack] for name, a in self.keys.items()}
+            document = {name: getattr(self, name) for name in KEPT}
+            document.update(states=states, accounts=accounts)
+        new = file.with_name(file.name + ".new")
+        new.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        os.replace(new, file)
+
+    def load(self, file: pathlib.Path) -> None:
+        """Replace the library with a saved one.
+
+        Raises OSError, or ValueError, LookupError, TypeError or AttributeError if it is damaged.
+        """
+        document = json.loads(file.read_text(encoding="utf-8"))
+        with self._lock:
+            for name in KEPT:
+                setattr(self, name, type(getattr(self, name))(document[name]))
+            self._states = {key: State(**state) for key, state in document["states"].items()}
+            for state in self._states.values():
+                if state.submitted is not None:
+                    state.submitted -= time.time() - time.monotonic()
+            for name, (used, pack) in document["accounts"].items():
+                self.keys[name].used, self.keys[name].pack = used, pack
+            for record in (*self._generations.values(), *self.sound_effects.values()):
+                if record["audioUrl"]:  # the port is another one each time
+                    record["audioUrl"] = self._audio_url(record["id"])
+
     def finish(self, generation_id: str, error: str | None = None) -> None:
         """Complete a generation now, or let it fail with this message."""
         with self._lock:
             self._settle(generation_id, error)
 
     def track(self, generation_id: str) -> bytes:
-        """Exactly what the media host serves for it now."""
+        """Return exactly what the media host serves for it now."""
         with self._lock:
             return bytes(self._track(generation_id))
 
     def change(self, path: str) -> None:
-        """The track at this path of the media host becomes another one."""
+        """Make the track at this path of the media host another one."""
         with self._lock:
             state = self._states.get(path.rpartition("/")[2][:-4])
             if state:
@@ -1224,33 +670,21 @@ class Sandbox:
     # -- requests
 
     def handle(self, request: Request) -> Answer:
-        """Log it, let gates and faults at it, carry it out."""
+        """Log a request and answer it, wrongly if there is a fault for it."""
         with self._changed:
             self.requests.append(request)
             request.number = len(self.requests)
             self._changed.notify_all()
-            gates = [gate for gate in self._gates if gate.matches(request)]
-            fault, drawn = self._fault_for(request)
-        for gate in gates:
-            if not gate.work:
-                gate.wait(self.stopping)
-        if drawn and fault:
-            function, params, work = drawn
-            answer = (
-                self._respond(request)
-                if work or request.origin == "media"
-                else json_answer(200, {})
-            )
-            exchange = Exchange(self, request, fault, answer)
-            function(exchange, **params)
-            answer = exchange.answer
-        else:
-            answer = self._respond(request)
-        for gate in gates:
-            if gate.work:
-                gate.wait(self.stopping)
+            taken = ((fault, fault.take(request)) for fault in self._faults)
+            fault, plan = next((pair for pair in taken if pair[1]), (None, None))
+        answer = fault.spoil(self, request, plan) if fault and plan else self.respond(request)
         answer.head_only = request.method == "HEAD"
         return answer
+
+    def respond(self, request: Request, seen: Mapping[str, str | None] = {}) -> Answer:
+        """Carry a request out. `seen` are headers that replace those sent, None for no header."""
+        with self._lock:
+            return self._media(request, seen) if request.origin == "media" else self._api(request)
 
     def answered(self, request: Request, status: int | None) -> None:
         with self._changed:
@@ -1265,52 +699,28 @@ class Sandbox:
         if self.on_done:
             self.on_done(request)
 
-    def _fault_for(
-        self, request: Request
-    ) -> tuple[Fault | None, tuple[Callable[..., None], dict[str, Any], bool] | None]:
-        for fault in self._faults:
-            if fault.times == 0 or not fault.matches(request):
-                continue
-            if fault.after > 0:
-                fault.after -= 1
-                continue
-            drawn = fault.draw(request)
-            if drawn:
-                if fault.times is not None:
-                    fault.times -= 1
-                fault.hits.append(request)
-                return fault, drawn
-        return None, None
-
-    def _respond(self, request: Request) -> Answer:
-        if request.origin == "media":
-            return self.media_answer(request)
-        with self._lock:
-            return self._api(request)
-
     # -- the media host
 
-    def media_answer(self, request: Request, ranges: bool = True, if_range: bool = True) -> Answer:
-        """As an object store answers, but for what is switched off."""
-        with self._lock:
-            self._advance()
-            generation_id = request.path.rpartition("/")[2][:-4]
-            record = self._generations.get(generation_id) or self.sound_effects.get(generation_id)
-            if request.method not in ("GET", "HEAD"):
-                return Answer(405, [("Content-Type", "text/html")], Body(HTML))
-            if not request.path.endswith(".mp3") or not record or record["status"] != "completed":
-                return Answer(404, [("Content-Type", "text/html")], Body(HTML))
-            track = self._track(generation_id)
-            version = self._states[generation_id].version
+    def _media(self, request: Request, seen: Mapping[str, str | None]) -> Answer:
+        """Answer as an object store does."""
+
+        def given(name: str) -> str | None:
+            sent: str | None = request.headers.get(name)
+            return seen.get(name, sent) if sent else None
+
+        self._advance()
+        generation_id = request.path.rpartition("/")[2][:-4]
+        record = self._find(generation_id)
+        if request.method not in ("GET", "HEAD"):
+            return Answer(405, [("Content-Type", "text/html")], Body(HTML))
+        if not request.path.endswith(".mp3") or not record or record["status"] != "completed":
+            return Answer(404, [("Content-Type", "text/html")], Body(HTML))
+        track, version = self._track(generation_id), self._states[generation_id].version
         name = f"{generation_id} {version} {track.size}"
         tag = '"' + hashlib.sha256(name.encode()).hexdigest()[:32] + '"'
-        headers = [("Content-Type", "audio/mpeg"), ("ETag", tag)]
-        if ranges:
-            headers.append(("Accept-Ranges", "bytes"))
-        asked = re.fullmatch("bytes=([0-9]*)-([0-9]*)", request.headers.get("Range") or "")
-        if not ranges or not asked or not any(asked.groups()):
-            return Answer(200, headers, track)
-        if if_range and (request.headers.get("If-Range") or tag) != tag:
+        headers = [("Content-Type", "audio/mpeg"), ("ETag", tag), ("Accept-Ranges", "bytes")]
+        asked = re.fullmatch("bytes=([0-9]*)-([0-9]*)", given("Range") or "")
+        if not asked or not any(asked.groups()) or (given("If-Range") or tag) != tag:
             return Answer(200, headers, track)
         first, last = asked.groups()
         start = int(first) if first else max(0, track.size - int(last))
@@ -1356,24 +766,22 @@ class Sandbox:
             create = request.method == "POST" and path in CREATES
             limit, remaining, wait = self._count(account, create)
             headers = self.rate_headers(limit, remaining)
-            if wait and create:
-                raise ApiError(
-                    429, "GENERATION_RATE_LIMITED", "Too many generations, slow down", None, wait
-                )
             if wait:
-                raise ApiError(429, "RATE_LIMITED", "Too many requests", None, wait)
+                known = ("GENERATION_RATE_LIMITED", "Too many generations, slow down")
+                raise ApiError(429, *(known if create else ERRORS[429]), None, wait)
             self._advance()
-            for method, pattern, endpoint in ROUTES:
+            for method, pattern, fields, endpoint in ROUTES:
                 match = re.fullmatch(pattern, path)
                 if match and method == request.method:
-                    arguments = [urllib.parse.unquote(group) for group in match.groups()]
-                    status, data = endpoint(self, account, request, *arguments)
+                    given = checked(request.query, fields if method == "GET" else {})
+                    if method == "POST":
+                        given = checked(document_of(request), fields)
+                    ids = [urllib.parse.unquote(group) for group in match.groups()]
+                    status, data = endpoint(self, account, given, *ids)
                     return json_answer(status, {"data": data}, headers)
             raise not_found("Resource")
         except ApiError as error:
-            if error.retry_after is not None:
-                headers.append(("Retry-After", str(error.retry_after)))
-            return json_answer(error.status, error.document(), headers)
+            return error_answer(headers, *error.known)
 
     def _account(self, request: Request) -> Account:
         key = request.headers.get("X-API-Key")
@@ -1389,7 +797,7 @@ class Sandbox:
         return account
 
     def _count(self, account: Account, create: bool) -> tuple[int, int, int]:
-        """Limit, what is left of it, and the seconds to wait if it is used up."""
+        """Return the limit, what is left of it, and the seconds to wait if it is used up."""
         limit = 10 if create else 60
         if not self.rate_limits:
             return limit, limit, 0
@@ -1404,301 +812,194 @@ class Sandbox:
     def _uuid(self) -> str:
         return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
 
+    def _find(self, generation_id: str) -> Record | None:
+        return self._generations.get(generation_id) or self.sound_effects.get(generation_id)
+
     def _advance(self) -> None:
         """Let time do its work on what was submitted."""
         now = time.monotonic()
         for generation_id, state in self._states.items():
             if state.submitted is None:
                 continue
-            record = self._generations.get(generation_id) or self.sound_effects.get(generation_id)
+            record, words = self._find(generation_id), words_of(state.prompt)
             passed = now - state.submitted
-            words = re.findall("[a-z]+", state.prompt.lower())
             if record is None:
                 state.submitted = None
             elif passed >= state.seconds and "forever" not in words:
-                self._settle(
-                    generation_id,
-                    "Generation failed: the prompt asked for it" if "fail" in words else None,
-                )
+                error = "Generation failed: the prompt asked for it" if "fail" in words else None
+                self._settle(generation_id, error)
             elif passed >= state.seconds / 3:
                 record["status"] = "processing"
 
     def _settle(self, generation_id: str, error: str | None) -> None:
-        record = self._generations.get(generation_id) or self.sound_effects[generation_id]
-        state = self._states[generation_id]
+        record, state = self._find(generation_id), self._states[generation_id]
+        assert record
         state.submitted = None
-        record.update(
-            status="failed" if error else "completed",
-            errorMessage=error,
-            completedAt=stamp(time.time(), rfc=True),
-        )
+        status, now = "failed" if error else "completed", stamp(time.time(), rfc=True)
+        record.update(status=status, errorMessage=error, completedAt=now)
         if "generationTime" in record:
             record["generationTime"] = math.ceil(state.seconds)
         if not error:
             record.update(audioUrl=self._audio_url(generation_id), duration=state.length)
             if "title" in record:
-                record["title"] = state.prompt.split(",")[0][:60]
+                record["title"] = title_of(state.prompt)
 
     def _owned(self, account: Account, generation_id: str) -> bool:
-        return (
-            generation_id in self._generations and self._states[generation_id].owner == account.name
-        )
+        known = generation_id in self._generations
+        return known and self._states[generation_id].owner == account.name
 
-    def _in_flight(self, account: Account) -> list[State]:
-        return [
-            s for s in self._states.values() if s.owner == account.name and s.submitted is not None
-        ]
+    def _in_flight(self, account: Account) -> int:
+        states = self._states.values()
+        return sum(s.owner == account.name and s.submitted is not None for s in states)
 
-    def me(self, account: Account, request: Request) -> tuple[int, Record]:
+    def me(self, account: Account, given: Record) -> tuple[int, Record]:
         limits = {
             "monthlyGenerations": account.monthly,
             "generationsUsed": account.used,
             "monthlyRemaining": account.monthly - account.used,
             "packCredits": account.pack,
             "totalRemaining": account.left,
-            "queueDepth": len(self._in_flight(account)),
+            "queueDepth": self._in_flight(account),
         }
-        identity = {
+        return 200, {
             "id": account.id,
             "email": account.email,
             "name": account.full_name,
             "tier": account.tier,
-        }
-        return 200, {
-            **identity,
             "limits": limits,
             "betaFeatures": ["instrumental", "sound-effects"],
         }
 
     def _submit(self, account: Account, prompt: str, length: float, cost: bool = True) -> str:
-        """The checks of a submission whose fields are valid; the new id, paid for."""
+        """Accept a submission whose fields are valid, and return the new id, paid for."""
         if cost and account.left <= 0:
             raise ApiError(402, *ERRORS[402])
-        if len(self._in_flight(account)) >= self.queue_limit:
-            raise ApiError(
-                429, "QUEUE_FULL", "Too many generations in the queue", {"max": self.queue_limit}, 5
-            )
-        if "reject" in re.findall("[a-z]+", prompt.lower()):
+        if self._in_flight(account) >= self.queue_limit:
+            details = {"max": self.queue_limit}
+            raise ApiError(429, "QUEUE_FULL", "Too many generations in the queue", details, 5)
+        if "reject" in words_of(prompt):
             raise ApiError(500, "GENERATION_FAILED", "The queue did not accept the generation")
         generation_id = self._uuid()
-        state = self._states[generation_id] = State(account.name, prompt, length, len(self._states))
-        state.submitted, state.seconds = time.monotonic(), self.seconds
+        now = time.monotonic()
+        self._states[generation_id] = State(account.name, prompt, length, now, self.seconds)
         if cost:
             account.pay()
             self.book.append(generation_id)
         return generation_id
 
     def _created(
-        self, account: Account, prompt: str, parameters: Record, document: Record, kind: str
+        self, account: Account, given: Record, prompt: str, parameters: Record, kind: str
     ) -> tuple[int, Record]:
-        webhook = document.get("webhook")
-        if webhook is not None and not (
-            isinstance(webhook, str)
-            and webhook.lower().startswith("https://")
-            and len(webhook) <= 2048
-        ):
-            raise invalid("webhook", "must be an https URL of at most 2048 characters", max=2048)
-        seed = document.get("seed", self._random.randrange(2**31))
-        if not number(seed):
-            raise invalid("seed", "must be a number")
+        seed = self._random.randrange(2**31) if given["seed"] is None else given["seed"]
+        parameters["seed"] = seed
         generation_id = self._submit(account, prompt, parameters["duration"])
-        now = time.time()
-        record: Record = {
-            "id": generation_id,
-            "title": None,
-            "prompt": prompt,
-            "status": "pending",
-            "audioUrl": None,
-            "duration": None,
-            "fileSize": None,
-            "isPublic": False,
-            "playCount": 0,
-            "downloadCount": 0,
-            "likeCount": 0,
-            "parameters": {**parameters, "seed": seed},
-            "errorMessage": None,
-            "generationTime": None,
-            "webhook": webhook,
-            "createdAt": stamp(now, rfc=False),
-            "completedAt": None,
-            "type": kind,
-            "model": "ft-music-1.5",
-        }
-        if "timesignature" in parameters:
-            record["parameters"]["timesignature"] = int(parameters["timesignature"])
-        self._generations[generation_id] = record
+        now, kept = time.time(), dict(parameters)
+        if "timesignature" in kept:
+            kept["timesignature"] = int(kept["timesignature"])
+        record = self._add_record(generation_id, prompt, kept, stamp(now, rfc=False))
+        record.update(webhook=given["webhook"], type=kind)
         return 202, {
             "id": generation_id,
             "status": "processing",
             "prompt": prompt,
-            "parameters": {**parameters, "seed": seed},
-            "webhook": webhook,
+            "parameters": parameters,
+            "webhook": given["webhook"],
             "creditsRemaining": account.left,
             "createdAt": stamp(now, rfc=True),
             "estimatedSeconds": self.seconds,
         }
 
-    def create(self, account: Account, request: Request) -> tuple[int, Record]:
-        document = document_of(request)
-        prompt = text_of(document, "tags", 700, required=True)
-        text_of(document, "lyrics", 2000)
-        if not isinstance(document.get("timesignature", "4"), str):
-            raise invalid("timesignature", "must be a string")
-        parameters = {
-            "bpm": clamped(document, "bpm", 120, 60, 200),
-            "duration": clamped(document, "duration", 60, 5, 210),
-            "timesignature": one_of(document, "timesignature", "4", "234567"),
-            "language": one_of(document, "language", "en", LANGUAGES),
-            "keyscale": "{} {}".format(
-                one_of(document, "key", "C", KEYS),
-                one_of(document, "scale", "major", ("major", "minor")),
-            ),
-        }
-        return self._created(account, prompt, parameters, document, "music")
+    def create(self, account: Account, given: Record) -> tuple[int, Record]:
+        names = ("bpm", "duration", "timesignature", "language")
+        parameters = {name: given[name] for name in names}
+        parameters["keyscale"] = f"{given['key']} {given['scale']}"
+        return self._created(account, given, given["tags"], parameters, "music")
 
-    def create_instrumental(self, account: Account, request: Request) -> tuple[int, Record]:
-        document = document_of(request)
-        prompt = text_of(document, "prompt", 700, required=True)
-        duration = round(clamped(document, "duration", 120, 30, 210) / 15) * 15
-        parameters = {"duration": duration, "enhance": document.get("enhance") is not False}
-        return self._created(account, prompt, parameters, document, "instrumental")
+    def create_instrumental(self, account: Account, given: Record) -> tuple[int, Record]:
+        duration = round(given["duration"] / 15) * 15
+        parameters = {"duration": duration, "enhance": given["enhance"]}
+        return self._created(account, given, given["prompt"], parameters, "instrumental")
 
-    def list_generations(self, account: Account, request: Request) -> tuple[int, Record]:
-        limit, offset, status = page(request)
-        kind = request.query.get("type")
-        if kind not in (None, "music", "instrumental"):
-            raise invalid(
-                "type", "must be one of: music, instrumental", allowed=["music", "instrumental"]
-            )
-        records = [
+    def _list(self, name: str, records: Iterable[Record], given: Record) -> tuple[int, Record]:
+        """Return a page of the records, newest first, that have the status asked for."""
+        limit, offset, status = given["limit"], given["offset"], given["status"]
+        found = [record for record in records if status in (None, record["status"])][::-1]
+        rest = offset + limit if len(found) > offset + limit else None
+        page = found[offset : offset + limit]
+        return 200, {name: page, "hasMore": rest is not None, "nextOffset": rest}
+
+    def list_generations(self, account: Account, given: Record) -> tuple[int, Record]:
+        records = (
             record
             for generation_id, record in self._generations.items()
-            if self._owned(account, generation_id)
-            and status in ("", record["status"])
-            and kind in (None, record.get("type"))
-        ]
-        records.reverse()
-        more = len(records) > offset + limit
-        return 200, {
-            "generations": records[offset : offset + limit],
-            "hasMore": more,
-            "nextOffset": offset + limit if more else None,
-        }
+            if self._owned(account, generation_id) and given["type"] in (None, record.get("type"))
+        )
+        return self._list("generations", records, given)
 
     def get_generation(
-        self, account: Account, request: Request, generation_id: str
+        self, account: Account, given: Record, generation_id: str
     ) -> tuple[int, Record]:
         if not self._owned(account, generation_id):
             raise not_found("Generation")
         return 200, self._generations[generation_id]
 
-    def bulk_delete(self, account: Account, request: Request) -> tuple[int, Record]:
-        deleted, errors = [], []
-        for generation_id in ids_of(document_of(request), "ids"):
+    def bulk_delete(self, account: Account, given: Record) -> tuple[int, Record]:
+        def delete(generation_id: str) -> str | None:
             if not self._owned(account, generation_id):
-                errors.append({"id": generation_id, "error": "Track not found or not owned by you"})
-                continue
-            deleted.append(generation_id)
+                return "Track not found or not owned by you"
             del self._generations[generation_id]
             for playlist_id, tracks in self.contents.items():
                 if generation_id in tracks:
                     tracks.remove(generation_id)
                     self._recount(playlist_id)
-        return 200, outcome("deleted", deleted, errors)
+            return None
 
-    def list_playlists(self, account: Account, request: Request) -> tuple[int, Record]:
-        own = [
-            record
-            for playlist_id, record in self.playlists.items()
-            if self._owners[playlist_id] == account.name
-        ]
-        return 200, {"playlists": own}
+        return outcome("deleted", given["ids"], delete, "id")
 
-    def get_playlist(
-        self, account: Account, request: Request, playlist_id: str
-    ) -> tuple[int, Record]:
+    def list_playlists(self, account: Account, given: Record) -> tuple[int, Record]:
+        records = self.playlists.items()
+        return 200, {"playlists": [r for key, r in records if self._owners[key] == account.name]}
+
+    def get_playlist(self, account: Account, given: Record, playlist_id: str) -> tuple[int, Record]:
         playlist = self.playlists.get(playlist_id)
         own = self._owners.get(playlist_id) == account.name
         if not playlist or not (own or playlist["isPublic"]):
             raise not_found("Playlist")
-        fields = (
-            "id",
-            "title",
-            "prompt",
-            "status",
-            "audioUrl",
-            "duration",
-            "isPublic",
-            "createdAt",
-        )
+        fields = ("id", "title", "prompt", "status", "audioUrl", "duration", "isPublic")
         tracks = [
-            self._generations[item]
-            for item in self.contents[playlist_id]
-            if item in self._generations
+            {field: track.get(field) for field in (*fields, "createdAt")}
+            for track in self._tracks(playlist_id)
         ]
-        return 200, {
-            **playlist,
-            "isOwner": own,
-            "tracks": [{field: track.get(field) for field in fields} for track in tracks],
-        }
+        return 200, {**playlist, "isOwner": own, "tracks": tracks}
 
-    def add_tracks(
-        self, account: Account, request: Request, playlist_id: str
-    ) -> tuple[int, Record]:
-        added, errors = [], []
-        for track_id in ids_of(document_of(request), "trackIds"):
-            reason = self._add(account, playlist_id, track_id)
-            if reason:
-                errors.append({"trackId": track_id, "error": reason})
-            else:
-                added.append(track_id)
-        if not added:
-            raise ApiError(400, "ADD_FAILED", "Failed to add tracks to playlist", errors)
-        return 200, outcome("added", added, errors)
+    def add_tracks(self, account: Account, given: Record, playlist_id: str) -> tuple[int, Record]:
+        failure = ("ADD_FAILED", "Failed to add tracks to playlist")
+        add = functools.partial(self._add, account, playlist_id)
+        return outcome("added", given["trackIds"], add, failure=failure)
 
     def remove_tracks(
-        self, account: Account, request: Request, playlist_id: str
+        self, account: Account, given: Record, playlist_id: str
     ) -> tuple[int, Record]:
-        removed, errors = [], []
-        for track_id in ids_of(document_of(request), "trackIds"):
-            if self._remove(account, playlist_id, track_id):
-                removed.append(track_id)
-            else:
-                errors.append(
-                    {"trackId": track_id, "error": "Track not found in playlist or not authorized"}
-                )
-        return 200, outcome("removed", removed, errors)
+        remove = functools.partial(self._remove, account, playlist_id)
+        return outcome("removed", given["trackIds"], remove)
 
-    def move_tracks(
-        self, account: Account, request: Request, playlist_id: str
-    ) -> tuple[int, Record]:
-        document = document_of(request)
-        target = text_of(document, "targetPlaylistId", 100, required=True)
+    def move_tracks(self, account: Account, given: Record, playlist_id: str) -> tuple[int, Record]:
+        target = given["targetPlaylistId"]
         if target == playlist_id:
             raise invalid("targetPlaylistId", "must differ from the source playlist")
-        moved, errors = [], []
-        for track_id in ids_of(document, "trackIds"):
-            reason: str | None = "Track not found in playlist or not authorized"
-            if (
-                self._owners.get(playlist_id) == account.name
-                and track_id in self.contents[playlist_id]
-            ):
-                reason = self._add(account, target, track_id)
-            if reason:
-                errors.append({"trackId": track_id, "error": reason})
-            else:
-                self._remove(account, playlist_id, track_id)
-                moved.append(track_id)
-        if not moved:
-            raise ApiError(400, "MOVE_FAILED", "Failed to move tracks between playlists", errors)
-        return 200, outcome("moved", moved, errors)
+
+        def move(track_id: str) -> str | None:
+            reason = self._not_there(account, playlist_id, track_id)
+            reason = reason or self._add(account, target, track_id)
+            return reason or self._remove(account, playlist_id, track_id)
+
+        failure = ("MOVE_FAILED", "Failed to move tracks between playlists")
+        return outcome("moved", given["trackIds"], move, failure=failure)
 
     def _add(self, account: Account, playlist_id: str, track_id: str) -> str | None:
-        """Add a track; the reason if it cannot be."""
-        playlist, own = (
-            self.playlists.get(playlist_id),
-            self._owners.get(playlist_id) == account.name,
-        )
+        """Add a track, or return why it cannot be added."""
+        playlist = self.playlists.get(playlist_id)
+        own = self._owners.get(playlist_id) == account.name
         if not playlist or not (own or playlist["isPublic"]):
             return "Playlist not found"
         if not own:
@@ -1714,31 +1015,33 @@ class Sandbox:
         self._recount(playlist_id, touch=True)
         return None
 
-    def _remove(self, account: Account, playlist_id: str, track_id: str) -> bool:
-        if (
-            self._owners.get(playlist_id) != account.name
-            or track_id not in self.contents[playlist_id]
-        ):
-            return False
-        self.contents[playlist_id].remove(track_id)
-        self._recount(playlist_id, touch=True)
-        return True
+    def _not_there(self, account: Account, playlist_id: str, track_id: str) -> str | None:
+        own = self._owners.get(playlist_id) == account.name
+        if own and track_id in self.contents[playlist_id]:
+            return None
+        return "Track not found in playlist or not authorized"
+
+    def _remove(self, account: Account, playlist_id: str, track_id: str) -> str | None:
+        """Remove a track, or return why it cannot be removed."""
+        reason = self._not_there(account, playlist_id, track_id)
+        if not reason:
+            self.contents[playlist_id].remove(track_id)
+            self._recount(playlist_id, touch=True)
+        return reason
+
+    def _tracks(self, playlist_id: str) -> list[Record]:
+        ids = self.contents[playlist_id]
+        return [self._generations[item] for item in ids if item in self._generations]
 
     def _recount(self, playlist_id: str, touch: bool = False) -> None:
-        tracks = [
-            self._generations[item]
-            for item in self.contents[playlist_id]
-            if item in self._generations
-        ]
+        tracks = self._tracks(playlist_id)
         total = sum(track["duration"] for track in tracks if number(track["duration"]))
         self.playlists[playlist_id].update(trackCount=len(tracks), totalDuration=total)
         if touch:
             self.playlists[playlist_id]["updatedAt"] = stamp(time.time(), rfc=True)
 
-    def create_sound_effect(self, account: Account, request: Request) -> tuple[int, Record]:
-        document = document_of(request)
-        prompt = text_of(document, "prompt", 700, required=True)
-        duration = clamped(document, "duration", 5, 1, 30)
+    def create_sound_effect(self, account: Account, given: Record) -> tuple[int, Record]:
+        prompt, duration = given["prompt"], given["duration"]
         effect_id = self._submit(account, prompt, duration, cost=False)
         self.sound_effects[effect_id] = {
             "id": effect_id,
@@ -1747,7 +1050,7 @@ class Sandbox:
             "requestedDuration": duration,
             "audioUrl": None,
             "duration": None,
-            "webhook": document.get("webhook"),
+            "webhook": given["webhook"],
             "dailyRemaining": 99 - len(self.sound_effects),
             "errorMessage": None,
             "createdAt": stamp(time.time(), rfc=True),
@@ -1755,55 +1058,35 @@ class Sandbox:
         }
         return 202, self.sound_effects[effect_id]
 
-    def list_sound_effects(self, account: Account, request: Request) -> tuple[int, Record]:
-        limit, offset, status = page(request)
-        records = [
-            record
-            for effect_id, record in self.sound_effects.items()
-            if self._states[effect_id].owner == account.name and status in ("", record["status"])
-        ]
-        records.reverse()
-        more = len(records) > offset + limit
-        return 200, {
-            "soundEffects": records[offset : offset + limit],
-            "hasMore": more,
-            "nextOffset": offset + limit if more else None,
-        }
+    def list_sound_effects(self, account: Account, given: Record) -> tuple[int, Record]:
+        records = self.sound_effects.items()
+        own = (r for key, r in records if self._states[key].owner == account.name)
+        return self._list("soundEffects", own, given)
 
     def get_sound_effect(
-        self, account: Account, request: Request, effect_id: str
+        self, account: Account, given: Record, effect_id: str
     ) -> tuple[int, Record]:
         if effect_id not in self.sound_effects or self._states[effect_id].owner != account.name:
             raise not_found("Sound effect")
         return 200, self.sound_effects[effect_id]
 
 
-def document_of(request: Request) -> Record:
-    document = request.json
-    if not isinstance(document, dict):
-        raise ApiError(400, "VALIDATION_ERROR", "Request body must be a JSON object")
-    return document
-
-
-def outcome(verb: str, done: list[str], errors: list[Record]) -> Record:
-    return {verb: done, "errors": errors} if errors else {verb: done}
-
-
-ROUTES: tuple[tuple[str, str, Callable[..., tuple[int, Record]]], ...] = (
-    ("GET", "/v1/me", Sandbox.me),
-    ("POST", "/v1/generations", Sandbox.create),
-    ("GET", "/v1/generations", Sandbox.list_generations),
-    ("POST", "/v1/generations/bulk-delete", Sandbox.bulk_delete),
-    ("GET", "/v1/generations/([^/]+)", Sandbox.get_generation),
-    ("GET", "/v1/playlists", Sandbox.list_playlists),
-    ("GET", "/v1/playlists/([^/]+)", Sandbox.get_playlist),
-    ("POST", "/v1/playlists/([^/]+)/tracks", Sandbox.add_tracks),
-    ("POST", "/v1/playlists/([^/]+)/tracks/bulk-remove", Sandbox.remove_tracks),
-    ("POST", "/v1/playlists/([^/]+)/tracks/move", Sandbox.move_tracks),
-    ("POST", "/v1/instrumental", Sandbox.create_instrumental),
-    ("POST", "/v1/sound-effects", Sandbox.create_sound_effect),
-    ("GET", "/v1/sound-effects", Sandbox.list_sound_effects),
-    ("GET", "/v1/sound-effects/([^/]+)", Sandbox.get_sound_effect),
+# Method, path, the members of the body or the parameters of the query, and who answers.
+ROUTES: tuple[tuple[str, str, Mapping[str, Field], Callable[..., tuple[int, Record]]], ...] = (
+    ("GET", "/v1/me", {}, Sandbox.me),
+    ("POST", "/v1/generations", MUSIC, Sandbox.create),
+    ("GET", "/v1/generations", LIST, Sandbox.list_generations),
+    ("POST", "/v1/generations/bulk-delete", {"ids": IDS}, Sandbox.bulk_delete),
+    ("GET", "/v1/generations/([^/]+)", {}, Sandbox.get_generation),
+    ("GET", "/v1/playlists", {}, Sandbox.list_playlists),
+    ("GET", "/v1/playlists/([^/]+)", {}, Sandbox.get_playlist),
+    ("POST", "/v1/playlists/([^/]+)/tracks", TRACKS, Sandbox.add_tracks),
+    ("POST", "/v1/playlists/([^/]+)/tracks/bulk-remove", TRACKS, Sandbox.remove_tracks),
+    ("POST", "/v1/playlists/([^/]+)/tracks/move", MOVE, Sandbox.move_tracks),
+    ("POST", "/v1/instrumental", INSTRUMENTAL, Sandbox.create_instrumental),
+    ("POST", "/v1/sound-effects", EFFECT, Sandbox.create_sound_effect),
+    ("GET", "/v1/sound-effects", PAGE, Sandbox.list_sound_effects),
+    ("GET", "/v1/sound-effects/([^/]+)", {}, Sandbox.get_sound_effect),
 )
 
 _loop: list[bytes] = []
@@ -1819,7 +1102,7 @@ def loop_mp3() -> bytes:
 
 
 class Origin:
-    """One listening port. It keeps its port while it is down."""
+    """Listen on one port, which stays its own while it is down."""
 
     def __init__(
         self, sandbox: Sandbox, name: str, host: str, port: int, tls: ssl.SSLContext | None
@@ -1833,11 +1116,8 @@ class Origin:
         self._plugs: list[socket.socket] = []
         self._listener = self._bind(port)
         self.port: int = self._listener.getsockname()[1]
-        self.url = (
-            ("https" if tls else "http")
-            + (f"://[{host}]" if ":" in host else f"://{host}")
-            + f":{self.port}"
-        )
+        name = f"[{host}]" if ":" in host else host
+        self.url = f"{'https' if tls else 'http'}://{name}:{self.port}"
 
     def _bind(self, port: int) -> socket.socket:
         listener = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
@@ -1860,7 +1140,7 @@ class Origin:
         self._listener = self._bind(self.port)
 
     def close(self) -> None:
-        """The end: of listening, and of the open connections."""
+        """Stop listening, and end the open connections."""
         self._close_listener()
         self._unplug()
         with self._lock:
@@ -1888,10 +1168,8 @@ class Origin:
         self, kind: str, times: int | None, seconds: float | None = None, data: Any = b""
     ) -> None:
         if kind == "hangup":
-            self.hangups, self.hangup_data = (
-                (sys.maxsize if times is None else times),
-                as_bytes(data),
-            )
+            self.hangups = sys.maxsize if times is None else times
+            self.hangup_data = as_bytes(data)
             return
         self.down()
         if kind == "unreachable":  # a full backlog: the system ignores further attempts
@@ -1978,7 +1256,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_CONNECT = answer  # noqa: N815
 
     def _body(self) -> bytes:
-        """What came of it, if the client goes away."""
+        """Return the body, or what came of it if the client went away."""
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
         body = b""
@@ -2058,7 +1336,7 @@ KNOWN_IDS = {  # those in the command reference's examples
 
 
 def fill(sandbox: Sandbox) -> None:
-    """The library that is there from the start: two users' generations and playlists."""
+    """Add what is there from the start: two users' generations and playlists."""
     hour, day = 3600.0, 86400.0
 
     def add(prompt: str, age: float, **fields: Any) -> str:
@@ -2113,58 +1391,6 @@ def fill(sandbox: Sandbox) -> None:
 # --- the command line -----------------------------------------------------------------------------
 
 
-def parse_fault(text: str) -> tuple[str, dict[str, Any]]:
-    """KIND,key=value,...: numbers, true, false and none mean what they say; a comma in a value is
-    \\,
-    """
-    name, *pairs = [part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]
-    params: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise argparse.ArgumentTypeError(f"{pair!r} is not key=value")
-        params[key.replace("-", "_")] = plain(value)
-    return name, params
-
-
-def plain(value: str) -> Any:
-    if re.fullmatch(r"-?[0-9]+", value):
-        return int(value)
-    if re.fullmatch(r"-?[0-9]+\.[0-9]+", value):
-        return float(value)
-    return {"true": True, "false": False, "none": None}.get(value, value)
-
-
-def fault_list() -> str:
-    lines = [
-        (
-            "faults (path=, origin=api|media|none, method=, times=N|none, after=N, work=true|false "
-            "go with each):"
-        )
-    ]
-    for name, (function, _) in sorted(KINDS.items()):
-        names = [f"{parameter}=" for parameter in list(inspect.signature(function).parameters)[1:]]
-        lines.append(f"  {name:15} {' '.join(names)}")
-        lines += textwrap.wrap(
-            function.__doc__ or "", 100, initial_indent=" " * 18, subsequent_indent=" " * 18
-        )
-    lines.append("  random          p= seed=")
-    lines.append(" " * 18 + "Each request goes wrong with this probability, in a random way.")
-    lines.append(
-        "  refuse, unreachable (seconds=) and hangup (data=): no connection to the origin."
-    )
-    short = [
-        "{} = {}".format(name, ",".join([long_name, *params]))
-        for name, (long_name, params) in sorted(SHORT.items())
-    ]
-    return "\n".join(
-        lines
-        + textwrap.wrap(
-            "short for some: " + "; ".join(short), 110, initial_indent="  ", subsequent_indent="  "
-        )
-    )
-
-
 def log_to(stream: Any) -> Callable[[Request], None]:
     lock = threading.Lock()
 
@@ -2187,27 +1413,21 @@ def log_to(stream: Any) -> Callable[[Request], None]:
 
 
 def run(sandbox: Sandbox, command: list[str], home: str) -> int:
-    """Run ft in the sandbox; its exit code. Not what writes to the keychain, which would be the
-    user's own.
+    """Run ft in the sandbox and return its exit code.
+
+    It refuses to run what writes to the keychain, which would be the user's own.
     """
     if {("auth", "login"), ("auth", "logout")} & set(zip(command, command[1:])):
-        print(
-            "error: `ft auth login` and `ft auth logout` are about your own keychain: run ft "
-            "itself",
-            file=sys.stderr,
-        )
+        names = "`ft auth login` and `ft auth logout`"
+        print(f"error: {names} are about your own keychain: run ft itself", file=sys.stderr)
         return 2
     environment = {**os.environ, "FINETUNING_API_KEY": sandbox.key, "FINETUNING_CONFIG_HOME": home}
     for name in ("NO_PROXY", "no_proxy"):
-        environment[name] = ",".join(
-            filter(None, [os.environ.get(name), "127.0.0.1,localhost,::1"])
-        )
-    signal.signal(
-        signal.SIGINT, lambda signum, frame: None
-    )  # the child gets it from the terminal too
-    child = subprocess.Popen(
-        [sys.executable, str(HERE.parent / "ft.py"), *command], env=environment
-    )
+        hosts = [os.environ.get(name), "127.0.0.1,localhost,::1"]
+        environment[name] = ",".join(filter(None, hosts))
+    # The child gets a Ctrl-C from the terminal too.
+    signal.signal(signal.SIGINT, lambda signum, frame: None)
+    child = subprocess.Popen([sys.executable, str(FT), *command], env=environment)
 
     def pass_on(signum: int, frame: Any) -> None:
         child.send_signal(signum)
@@ -2220,22 +1440,35 @@ def run(sandbox: Sandbox, command: list[str], home: str) -> int:
 
 
 def serve(sandbox: Sandbox, home: str) -> int:
-    """Say how to use it, and wait for the end."""
+    """Print how to use the sandbox, and wait for a signal."""
     over = threading.Event()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda signum, frame: over.set())
-    print("export FINETUNING_API_KEY=" + shlex.quote(sandbox.key))
-    print("export FINETUNING_CONFIG_HOME=" + shlex.quote(home), flush=True)
-    print(
-        f"The sandbox is at {sandbox.api_url}. Paste these two lines into another shell, then try "
-        "`python3 ft.py list`. Ctrl-C ends it.",
-        file=sys.stderr,
-        flush=True,
+    variables = {"FINETUNING_CONFIG_HOME": home, "FINETUNING_API_KEY": sandbox.key}
+    values = (f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    print(f"The sandbox is at {sandbox.api_url}. Paste this into another shell:", file=sys.stderr)
+    print("export", *values, flush=True)
+    lines = (
+        "There ft uses it, from any directory; this one or, as `ft list`, an installed one:",
+        f"python3 {shlex.quote(str(FT))} list",
+        "This ends that, and Ctrl-C here stops the sandbox:",
+        f"unset {' '.join(variables)}",
     )
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
     while not over.wait(0.5):  # Windows delivers no signal during an endless wait
         pass
     return 0
+
+
+def keep(sandbox: Sandbox, file: pathlib.Path) -> None:
+    """Load the library from a file if there is one. Raises OSError or ValueError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists():
+        try:
+            sandbox.load(file)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is damaged: {error!r}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -2247,26 +1480,18 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--port", type=int, default=0, help="of the API (default: a free one)")
-    parser.add_argument(
-        "--media-port", type=int, default=0, help="of the media host (default: a free one)"
+    option = parser.add_argument
+    option(
+        "--keep", metavar="DIR", help="load the library from DIR/library.json, and save it there"
     )
-    parser.add_argument(
-        "--seconds", type=float, default=4.0, help="a generation takes (default: 4)"
-    )
-    parser.add_argument(
-        "--window", type=float, default=60.0, help="length of the rate limits' minute, in seconds"
-    )
-    parser.add_argument(
-        "--no-rate-limits", action="store_true", help="answer any number of requests"
-    )
-    parser.add_argument(
-        "--fault", action="append", default=[], type=parse_fault, metavar="KIND[,key=value...]"
-    )
-    parser.add_argument(
-        "--log", metavar="FILE", help="write each request as a line of JSON; - for stderr"
-    )
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="ft command and its arguments")
+    option("--port", type=int, default=0, help="of the API (default: a free one)")
+    option("--media-port", type=int, default=0, help="of the media host (default: a free one)")
+    option("--seconds", type=float, default=4.0, help="a generation takes (default: 4)")
+    option("--window", type=float, default=60.0, help="the rate limits' minute, in seconds")
+    option("--no-rate-limits", action="store_true", help="answer any number of requests")
+    option("--log", metavar="FILE", help="write each request as a line of JSON; - for stderr")
+    option("--fault", action="append", default=[], type=parse_fault, metavar="KIND[,key=value...]")
+    option("command", nargs=argparse.REMAINDER, help="ft command and its arguments")
     options = parser.parse_args(arguments)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     with contextlib.ExitStack() as stack:
@@ -2282,6 +1507,13 @@ def main(arguments: list[str] | None = None) -> int:
             seed=None,
             on_done=log_to(log) if options.log else None,
         )
+        if options.keep:
+            file = pathlib.Path(options.keep, "library.json")
+            try:
+                keep(sandbox, file)
+            except (OSError, ValueError) as error:
+                parser.error(f"argument --keep: {error}")
+            stack.callback(sandbox.save, file)
         home = stack.enter_context(tempfile.TemporaryDirectory(prefix="ft-sandbox-"))
         config = json.dumps({"baseUrl": sandbox.api_url}) + "\n"
         pathlib.Path(home, "config.json").write_text(config, encoding="utf-8")

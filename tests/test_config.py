@@ -54,9 +54,13 @@ def test_a_relative_xdg_config_home_is_ignored(ft: Runner, tmp_path: Path) -> No
 
 @linux
 @pytest.mark.source
-def test_without_a_home_directory_it_says_what_to_set(ft: Runner) -> None:
-    result = ft("me", env={"FINETUNING_CONFIG_HOME": None, "HOME": "relative"}, check=2)
-    assert "FINETUNING_CONFIG_HOME" in result.stderr
+def test_without_a_home_directory_a_login_says_what_to_set(ft: Runner) -> None:
+    env = {"FINETUNING_CONFIG_HOME": None, "HOME": "relative"}
+    argv = ("auth", "login", "--stdin", "--base-url", ft.sandbox.api_url)
+    result = ft(*argv, env=env, key=None, stdin=ft.sandbox.key, check=2)
+    assert result.stderr == (
+        "error: cannot find your home directory\nhint: set HOME or FINETUNING_CONFIG_HOME\n"
+    )
 
 
 def test_finetuning_config_home_is_a_custom_directory(ft: Runner, tmp_path: Path) -> None:
@@ -131,6 +135,68 @@ def test_the_default_base_url(ft: Runner) -> None:
     ft.config("{}")
     blocked = {"HTTPS_PROXY": ft.sandbox.media_url}  # a proxy that refuses to pass anything on
     assert base_url(ft, env=blocked, speed=100) == "https://pub.finetuning.ai"
+
+
+@linux
+@pytest.mark.parametrize(
+    ("env", "argv"),
+    [
+        ({"FINETUNING_CONFIG_HOME": "~/conf/finetuning"}, []),
+        ({"FINETUNING_CONFIG_HOME": None, "XDG_CONFIG_HOME": "~/conf"}, []),
+        ({}, ["--config=~/conf/finetuning/config.json"]),
+        ({}, ["--config", "~/conf/finetuning/config.json"]),
+    ],
+    ids=str,
+)
+def test_a_leading_tilde_is_the_home_directory(
+    ft: Runner, here: Path, env: dict[str, str | None], argv: list[str]
+) -> None:
+    """Also where no shell has expanded it."""
+    write(ft.home / "conf/finetuning/config.json", f'{{"baseUrl": "{ft.sandbox.api_url}"}}')
+    ft.config({"baseUrl": "https://localhost:1"})
+    ft("me", *argv, env=env, check=0)
+    assert list(here.iterdir()) == []
+
+
+@linux
+@pytest.mark.source
+def test_a_key_is_stored_below_the_home_directory(ft: Runner, here: Path) -> None:
+    argv = ("auth", "login", "--stdin", "--base-url", ft.sandbox.api_url)
+    env = {"FINETUNING_CONFIG_HOME": "~/conf"}
+    ft(*argv, env=env, key=None, stdin=ft.sandbox.key, check=0)
+    assert (ft.home / "conf/credentials").exists()
+    assert list(here.iterdir()) == []
+
+
+@linux
+@pytest.mark.parametrize(
+    ("flags", "place"),
+    [
+        (["--output=~/x.mp3"], "x.mp3"),
+        (["-o", "~/x.mp3"], "x.mp3"),
+        (["-o~/new/x.mp3"], "new/x.mp3"),
+        (["-o", "~/new/"], "new/*.mp3"),
+        (["-o", "~root/x.mp3"], "here/~root/x.mp3"),
+        (["-o", "x~/~.mp3"], "here/x~/~.mp3"),
+    ],
+    ids=str,
+)
+def test_so_it_is_for_a_track(ft: Runner, here: Path, flags: list[str], place: str) -> None:
+    track = str(ft.sandbox.add_generation()["id"])
+    ft("download", track, *flags, check=0)
+    assert len(list(ft.home.glob(place))) == 1
+    assert here.name in place or list(here.iterdir()) == []
+
+
+@linux
+@pytest.mark.source
+@pytest.mark.parametrize("flag", ["-o", "--config"])
+def test_a_tilde_without_a_home_directory_is_exit_2_before_anything_is_sent(
+    ft: Runner, here: Path, flag: str
+) -> None:
+    result = ft("generate", "x", flag, "~/x", env={"HOME": ""}, check=2)
+    assert result.stderr.startswith("error: cannot find your home directory\n")
+    assert list(here.iterdir()) == [] and ft.sandbox.requests == []
 
 
 # --- what it holds --------------------------------------------------------------------------------

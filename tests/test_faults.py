@@ -223,17 +223,17 @@ def test_numbers_that_are_none_and_deep_nesting(ft: Runner, kind: str) -> None:
 
 @pytest.mark.parametrize("levels", [50, 97])
 def test_nesting_within_reason(ft: Runner, levels: int) -> None:
-    ft.sandbox.fault("deep", levels=levels)
+    ft.sandbox.fault("literal", value="[" * levels + "]" * levels)
     assert json.dumps(me(ft, 0).json["data"]["unknown"]) == "[" * levels + "]" * levels
 
 
 def test_nesting_that_json_would_take_and_people_do_not_send(ft: Runner) -> None:
-    ft.sandbox.fault("deep", levels=150, times=None)
+    ft.sandbox.fault("literal", value="[" * 150 + "]" * 150, times=None)
     me(ft, 3)
 
 
 def test_an_integer_of_4300_digits_passes_through(ft: Runner) -> None:
-    ft.sandbox.fault("big-integer", digits=4300)
+    ft.sandbox.fault("literal", value="7" * 4300)
     assert '"unknown": ' + "7" * 4300 in me(ft, 0).stdout
 
 

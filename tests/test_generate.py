@@ -186,6 +186,27 @@ def test_what_follows_two_dashes_is_prompt(
 
 
 @pytest.mark.source
+def test_a_value_that_begins_with_a_dash_is_told_the_form_that_works(ft: Runner) -> None:
+    result = ft("generate", "x", "--lyrics", "-oh-oh", "--no-wait", check=2)
+    assert result.stderr == (
+        "error: --lyrics needs a value\nhint: if -oh-oh is one, write --lyrics=-oh-oh\n"
+    )
+    assert ft.sandbox.requests == []
+    ft("generate", "x", "--lyrics=-oh-oh", "--no-wait", check=0)
+    assert body(ft)["lyrics"] == "-oh-oh"
+
+
+@pytest.mark.source
+@pytest.mark.parametrize(
+    "argv", [["list", "-v="], ["list", "-v=1"], ["delete", "x", "-y="], ["-v=", "list"]], ids=str
+)
+def test_a_switch_takes_no_value(ft: Runner, argv: list[str]) -> None:
+    """Not even an empty one, which argparse of Python 3.8 and 3.9 lets pass."""
+    assert "takes no value\n" in ft(*argv, check=2).stderr
+    assert ft.sandbox.requests == []
+
+
+@pytest.mark.source
 def test_two_dashes_where_there_is_nothing_to_take(ft: Runner) -> None:
     assert ft("list", "--", check=0).stdout
     assert "error: unexpected argument '--x'\n" in ft("list", "--", "--x", check=2).stderr
@@ -338,6 +359,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_credit_is_spent(
 
 @pytest.mark.source
 @pytest.mark.skipif(sys.platform == "win32", reason="a directory in use stays there")
+@pytest.mark.needs("mkdir", "rmdir")
 def test_in_a_directory_that_is_gone(ft: Runner) -> None:
     script = 'mkdir gone && cd gone && rmdir "$PWD" && '
     ft.config_dir.rename(ft.home / "conf")

@@ -47,6 +47,8 @@ def test_big_input_and_output_do_not_block(tmp_path: Path) -> None:
     assert (len(result.stdout), len(result.stderr)) == (1_000_000, 1_000_000)
 
 
+@posix
+@pytest.mark.needs("sleep")
 def test_a_process_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> None:
     process = python("import os, subprocess as s; s.run(['sleep', '600'])", tmp_path)
     with pytest.raises(pytest.fail.Exception, match=r"not finished after 0\.5 s"):
@@ -155,6 +157,7 @@ def test_ft_runs_in_a_clean_environment(ft: Runner, tmp_path: Path) -> None:
 
 
 @posix
+@pytest.mark.needs("tr")
 def test_ft_is_a_command_of_the_shell(ft: Runner) -> None:
     result = ft.sh("ft --version | tr a-z A-Z", check=0)
     assert result.stdout == ft("--version").stdout.upper()

@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterator, Mapping
 
 import build
 import pytest
-from conftest import PYTHON, ROOT, WINDOWS, Process, Result, Tls
+from conftest import PYTHON, ROOT, WINDOWS, Process, Result, Tls, require
 from release_server import ReleaseServer, archive, release, sums
 
 SCRIPT = ROOT / "install.sh"
@@ -169,6 +169,7 @@ def server(site: Path) -> Iterator[ReleaseServer]:
 def install(tmp_path: Path, server: ReleaseServer) -> Iterator[Installer]:
     if WINDOWS:
         pytest.skip("install.ps1 is for Windows")
+    require("sh", *TOOLS)
     installer = Installer(tmp_path, server)
     yield installer
     for process in installer.started:
@@ -369,6 +370,7 @@ def test_an_offline_install_asks_nobody(installed: Installer, tmp_path: Path, sh
     assert result.stderr == ""
     assert installed.server.requests == []
     installed("--from", "ft.pyz", shell=shell, path=offline, cwd=file.parent)
+    installed("--from=~/ft.pyz", shell=shell, path=offline, env={"HOME": str(file.parent)})
     installed(shell=shell, path=offline, env={"FT_FROM": str(file)})
     assert installed.server.requests == []
 
@@ -550,6 +552,58 @@ def test_every_name_of_loopback_is_taken(
     assert install.version() == "ft 0.2.0\n"
 
 
+@downloaders
+def test_settings_files_of_curl_and_wget_are_not_obeyed(
+    install: Installer, downloader: str | None, agent: str
+) -> None:
+    """Neither in the home nor where a variable says."""
+    curlrc = 'output = "hijacked"\nuser-agent = "hijacker"\nurl = "file:///etc/passwd"\n'
+    wgetrc = "output_document = hijacked\nuser_agent = hijacker\n"
+    for name, text in ((".curlrc", curlrc), (".wgetrc", wgetrc), ("other/.curlrc", curlrc)):
+        (install.home / name).parent.mkdir(exist_ok=True)
+        (install.home / name).write_text(text)
+    before = files(install.home)
+    for env in ({}, {"CURL_HOME": f"{install.home}/other", "WGETRC": f"{install.home}/.wgetrc"}):
+        result = install(path=install.path(downloader), env=env)
+        assert (result.stderr, install.version()) == ("", "ft 0.2.0\n")
+    assert files(install.home).keys() - before.keys() == {"bin", "bin/ft"}
+    assert install.server.agents == {agent}
+
+
+ESCAPE = "\x1b]0;pwned\x07\x9b31m\x7f"
+
+
+@across_shells("where", "SHA256SUMS", "VERSION", "reason", "--version")
+def test_control_characters_of_a_mirror_are_not_printed(
+    unchanged: Installer, site: Path, shell: str, where: str
+) -> None:
+    if where == "SHA256SUMS":
+        (site / "0.2.0" / "SHA256SUMS").write_text(f"{ESCAPE}  ft.pyz\n")
+    elif where == "VERSION":
+        (site / "VERSION").write_text(f"0.2.0{ESCAPE}\n\0")
+    elif where == "reason":
+        (site / "0.2.0" / "ft.pyz").unlink()
+        unchanged.server.reason = ESCAPE
+    else:
+        data = archive("0.2.0", f"def main(): print({ESCAPE!r})")
+        (site / "0.2.0" / "ft.pyz").write_bytes(data)
+        (site / "0.2.0" / "SHA256SUMS").write_text(sums(data))
+    result = unchanged(shell=shell, check=1)
+    assert re.fullmatch(r"[ -~\n]+", result.stdout + result.stderr)
+    assert "pwned" in result.stderr or where == "VERSION"
+
+
+@every_shell
+def test_directories_that_it_makes_are_for_everybody_whatever_the_umask(
+    install: Installer, shell: str
+) -> None:
+    """Where root's umask is 077, nobody else could run ft."""
+    strict = [shutil.which("sh") or "sh", "-c", 'umask 077; exec "$@"', "sh"]
+    install("--prefix", "opt/ft/bin", shell=shell, prefix=strict)
+    for place in ("opt", "opt/ft", "opt/ft/bin", "opt/ft/bin/ft"):
+        assert stat.S_IMODE((install.home / place).stat().st_mode) == 0o755, place
+
+
 # --- TLS and redirects ----------------------------------------------------------------------------
 
 
@@ -561,13 +615,9 @@ def secure(site: Path, tls: Tls) -> Iterator[ReleaseServer]:
 
 def trust(tls: Tls, directory: Path) -> dict[str, str]:
     """What makes curl, wget and Python trust the tests' authority."""
-    (directory / "wgetrc").write_text(f"ca_certificate = {tls.ca_file}\n")
-    ca_file = str(tls.ca_file)
-    return {
-        "CURL_CA_BUNDLE": ca_file,
-        "SSL_CERT_FILE": ca_file,
-        "WGETRC": str(directory / "wgetrc"),
-    }
+    ca_file = directory / "trusted authorities.pem"
+    shutil.copy(tls.ca_file, ca_file)
+    return {"CURL_CA_BUNDLE": str(ca_file), "SSL_CERT_FILE": str(ca_file)}
 
 
 @downloaders
@@ -1284,6 +1334,17 @@ def test_powershell_keeps_the_old_file_when_something_is_wrong(
     (windows_install.directory / "ft.pyz").write_text("echo was run")
     windows_install("-From", str(windows_install.directory / "ft.pyz"), check=1)
     assert files(windows_install.bin) == before
+
+
+def test_powershell_prints_no_control_characters_of_a_mirror(
+    windows_install: WindowsInstaller, site: Path
+) -> None:
+    data = archive("0.2.0", f"def main(): print({ESCAPE!r})")
+    (site / "0.2.0" / "ft.pyz").write_bytes(data)
+    (site / "0.2.0" / "SHA256SUMS").write_text(sums(data))
+    assert "\x1b]0;" not in windows_install(check=1).stderr
+    (site / "VERSION").write_text(f"0.2.0{ESCAPE}\n")
+    assert "\x1b]0;" not in windows_install(check=1).stderr
 
 
 def test_install_ps1_is_ascii() -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
 from pathlib import Path
 
+import jumping_clock
 import pytest
 import traced
 from conftest import Result, Runner
@@ -206,3 +208,36 @@ def test_a_directory_that_cannot_be_made_is_one_line(ft: Runner) -> None:
     assert result.stderr == (
         f"error: cannot store the key in {ft.home}/file/sub/credentials: Not a directory\n"
     )
+
+
+def test_after_a_logout_no_file_holds_the_key_of_a_login_that_was_killed(ft: Runner) -> None:
+    """Killed while a slow disk writes it."""
+    changes = "import os\nos.fsync = lambda descriptor: (print('slow', flush=True), time.sleep(60))"
+    argv = ("auth", "login", "--stdin")
+    running = jumping_clock.start(ft, *argv, changes=changes, key=None, stdin=ft.sandbox.key)
+    running.stdout.expect("slow", 20)
+    running.kill()
+    (leftover,) = ft.config_dir.glob("credentials.*")
+    assert leftover.read_text() == ft.sandbox.key + "\n"
+    result = ft("auth", "logout", key=None, check=0)
+    assert result.stdout == f"Logged out. Removed the key from {credentials(ft)}.\n"
+    assert [path.name for path in ft.config_dir.iterdir()] == ["config.json"]
+
+
+def test_a_login_removes_old_leftovers_and_nothing_else(ft: Runner) -> None:
+    old, new = (ft.config_dir / f"credentials.{digits}" for digits in ("0" * 12, "1" * 12))
+    others = [
+        ft.config_dir / f"credentials.{end}" for end in ("old", "0123456789abc", "DEADBEEF0000")
+    ]
+    directory = ft.config_dir / ("credentials." + "f" * 12)
+    directory.mkdir()
+    for path in (old, new, *others):
+        path.write_text(ft.sandbox.key_other)
+    for path in (old, *others):
+        os.utime(path, (time.time() - 3600,) * 2)
+    login(ft)
+    assert not old.exists()
+    assert new.exists(), "it may be another login's that is under way"
+    ft("auth", "logout", key=None, check=0)
+    left = {path.name for path in ft.config_dir.iterdir()}
+    assert left == {"config.json", directory.name, *(path.name for path in others)}

@@ -433,6 +433,16 @@ def test_a_dash_reads_ids_from_stdin_one_a_line(ft: Runner) -> None:
 
 
 @pytest.mark.source
+@pytest.mark.parametrize("separator", "\x0b\x0c\r\x1c\x1d\x1e\x85\u2028\u2029", ids=ascii)
+def test_a_line_of_ids_ends_at_a_line_feed_only(ft: Runner, separator: str) -> None:
+    """Otherwise half an id might be another track's."""
+    first, second = ids(ft)[:2]
+    result = ft("delete", "--yes", "-", stdin=f"{first}{separator}{second}\n", check=2)
+    assert result.stderr.startswith("error: not a usable id: ")
+    assert deletions(ft) == []
+
+
+@pytest.mark.source
 @pytest.mark.parametrize("stdin", ["", "\n\n", "a b\n", "../x\n", b"\xff\xfe\n"], ids=repr)
 def test_an_empty_stdin_or_one_with_other_things_is_exit_2(ft: Runner, stdin: str | bytes) -> None:
     assert ft("delete", "--yes", "-", stdin=stdin, check=2).stderr.startswith("error: ")

@@ -107,6 +107,23 @@ def test_a_mistyped_name_gets_the_nearest_one_and_the_way_to_all(ft: Runner) -> 
 
 
 @pytest.mark.source
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("Caf\u00e9", "cafe\u0301"),
+        ("Cafe\u0301", "CAF\u00c9"),
+        ("J\u030cazz", "\u01f0azz"),
+        ("\uac00", "\u1100\u1161"),
+    ],
+    ids=ascii,
+)
+def test_names_are_compared_in_one_form_of_unicode(ft: Runner, name: str, given: str) -> None:
+    """macOS types an accent as a character of its own."""
+    ft.sandbox.add_playlist(name, [LOFI])
+    assert LOFI in ft("playlist", "show", given, check=0).stdout
+
+
+@pytest.mark.source
 def test_names_are_compared_in_any_script(ft: Runner) -> None:
     record = ft.sandbox.add_playlist("Straße 夜 ÀÉ")
     assert (

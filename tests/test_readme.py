@@ -57,7 +57,7 @@ SPECIAL = [
         "ft auth login\n",
         "--stdin",
         "while IFS",
-        "make test",
+        "tests/run.py",
         "ft doctor",
     )
 ]
@@ -273,7 +273,7 @@ def test_the_first_track_needs_no_account(machine: Callable[..., Result], tmp_pa
     """As written, in what a clone holds of it."""
     clone = tmp_path / "clone"
     (clone / "tests").mkdir(parents=True)
-    for name in ("ft.py", "tests/sandbox.py", "tests/data"):
+    for name in ("ft.py", "tests/sandbox.py", "tests/support", "tests/data"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, clone / name)
     result = machine(block("sandbox.py"), cwd=clone, key=None)
     (track,) = clone.glob("lofi-chill-piano-*.mp3")
@@ -295,10 +295,18 @@ def test_signing_in(machine: Callable[..., Result], ft: Runner, sandbox: Sandbox
 
 @pytest.mark.needs("make", "bash")
 def test_make_knows_the_targets(machine: Callable[..., Result]) -> None:
-    """`make test` is what runs this; installing Debian's packages is .ci/run's."""
-    assert block("make test").splitlines()[-1] == "make test"
     for target in {*re.findall(r"`make( \w+)?`", README), " test"}:
         machine(f"make -n{target}", cwd=ROOT)
+
+
+def test_one_command_runs_the_tests() -> None:
+    """It is the one that runs this, so only its help is asked for here."""
+    command = shlex.split(block("tests/run.py"))
+    assert command == ["python3", "tests/run.py"]
+    ran = subprocess.run(
+        [PYTHON, *command[1:], "--help"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert " ".join(command) in ran.stdout
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -331,9 +339,20 @@ def test_the_configuration_is_taken(ft: Runner, sandbox: Sandbox) -> None:
     assert len(re.findall(r'"(\w+)":', text)) == 3
 
 
-def test_its_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(((?!https://)[^)]+)\)", README):
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_its_links_lead_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(((?!https://)[^)]+)\)", text):
         assert (ROOT / target).exists(), target
+
+
+def test_the_map_for_contributors_is_true() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?`) \|", text.partition("## Rules")[0], re.MULTILINE)
+    paths = [path for row in rows for path in re.findall(r"`([^`]+)`", row)]
+    assert len(paths) > 5
+    for path in paths:
+        assert list(ROOT.glob(path.rstrip("/"))), path
 
 
 def test_what_ft_says_of_itself_agrees(ft: Runner) -> None:

@@ -19,7 +19,10 @@ import pytest
 from conftest import FAST_CLOCK, PYTHON, ROOT, WINDOWS, Process, Result
 from release_server import ReleaseServer
 
-pytestmark = pytest.mark.skipif(WINDOWS, reason="install.ps1 has tests of its own")
+pytestmark = [
+    pytest.mark.skipif(WINDOWS, reason="install.ps1 has tests of its own"),
+    pytest.mark.needs("sh", "env", "head", "mktemp", "readlink"),  # install.sh calls them
+]
 
 OLD = "0.0.1"
 NEW = build.version()

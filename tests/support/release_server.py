@@ -62,7 +62,7 @@ class ReleaseServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     """Serves `site`, over TLS with `context`.
 
     - `requests` is what was asked: (path, user agent).
-    - `redirects` maps a path to a URL.
+    - `reason` is the reason phrase of a 404. `redirects` maps a path to a URL.
     - `cut` holds the paths of which half the announced bytes come. With `hold` the connection then
       stays open until the server ends: `held` is set when it has come to that.
     """
@@ -77,6 +77,7 @@ class ReleaseServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         super().__init__((host, 0), Handler)
         self.site, self.context = site, context
         self.requests: list[tuple[str, str]] = []
+        self.reason = "Not Found"
         self.redirects: dict[str, str] = {}
         self.cut: set[str] = set()
         self.hold = False
@@ -133,7 +134,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
         elif ".." in self.path or not file.is_file():
-            self.send_error(404)
+            self.send_error(404, self.server.reason)
         else:
             self._send(file.read_bytes())
 

@@ -31,7 +31,7 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, Mapping
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 INSTALLERS = ["install.sh", "install.ps1"]
@@ -56,6 +56,8 @@ try:
 except KeyboardInterrupt:
     sys.exit(130)
 """
+# How ft.py begins, and therefore ft.pyz, before either imports anything.
+GUARD = re.compile(r"^def (restrict_module_path\(\)) -> None(:\n(?:(?: .*)?\n)+)", re.MULTILINE)
 # Comes before its `import ft`, which then finds what this made. zipimport verifies no checksum, and
 # bytecode with a flipped bit can do anything.
 LOADER = """\
@@ -167,6 +169,19 @@ def bytecode(python: str, source: Path) -> bytes:
         return Path(target).read_bytes()
 
 
+def main_module(source: str, bytecodes: Mapping[str, bytes]) -> str:
+    """Return `__main__.py`, which first of all does what the source does to sys.path."""
+    text = MAIN
+    guard = GUARD.search(source)
+    if guard:  # a test's source has none
+        text = text.replace("try:\n", f"\ndef {guard[1]}{guard[2]}try:\n    {guard[1]}\n\n", 1)
+    if bytecodes:
+        checksums = {magic: zlib.crc32(data) for magic, data in bytecodes.items()}
+        loader = LOADER.replace("{}", str(checksums))
+        text = text.replace("    import ft\n", loader + "    import ft\n")
+    return text
+
+
 def archive(paths: Iterable[str], source: Path) -> bytes:
     """The bytes of ft.pyz, with the bytecode of those `paths` that are CPythons from 3.8 up."""
     bytecodes = {
@@ -174,13 +189,9 @@ def archive(paths: Iterable[str], source: Path) -> bytes:
         for magic, (name, path) in sorted(pythons(paths).items())
         if name == "cpython"
     }
-    members = {"__main__.py": MAIN.encode(), "ft.py": source.read_bytes()}
-    if bytecodes:
-        checksums = {magic: zlib.crc32(data) for magic, data in bytecodes.items()}
-        loader = LOADER.replace("{}", str(checksums))
-        main = MAIN.replace("    import ft\n", loader + "    import ft\n")
-        members["__main__.py"] = main.encode()
-        members.update({f"bytecode/{magic}": data for magic, data in bytecodes.items()})
+    content = source.read_bytes()
+    members = {"__main__.py": main_module(content.decode(), bytecodes).encode(), "ft.py": content}
+    members.update({f"bytecode/{magic}": data for magic, data in bytecodes.items()})
     buffer = io.BytesIO(b"#!/usr/bin/env python3\n")
     buffer.seek(0, io.SEEK_END)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED, compresslevel=9) as zipped:
