@@ -5,8 +5,6 @@ without a good one.
 from __future__ import annotations
 
 import re
-import shutil
-import stat
 import sys
 from pathlib import Path
 
@@ -156,113 +154,16 @@ def test_login_refuses_a_malformed_key_before_it_is_sent(ft: Runner, key: str) -
 
 
 @linux
-def test_a_key_that_the_service_refuses_is_not_stored_and_the_older_one_stays(ft: Runner) -> None:
-    store(ft, ft.sandbox.key)
-    result = ft("auth", "login", "--stdin", stdin=KEY, key=None, check=1)
-    assert result.stderr.startswith("error: Invalid API key (INVALID_API_KEY)\n")
-    assert result.stdout == ""
-    assert credentials(ft).read_text() == ft.sandbox.key + "\n"
-
-
-@linux
-@pytest.mark.source
-def test_a_key_that_cannot_be_verified_is_not_stored(ft: Runner) -> None:
-    ft.sandbox.down()
-    ft("auth", "login", "--stdin", stdin=ft.sandbox.key, key=None, check=3, speed=100)
-    assert not credentials(ft).exists()
-
-
-@linux
-@pytest.mark.source
-def test_the_fallback_is_0600_in_a_0700_directory_whatever_the_umask(ft: Runner) -> None:
-    for umask in ("000", "277"):
-        home = ft.home / umask
-        env = {"FINETUNING_CONFIG_HOME": None, "HOME": str(home)}
-        ft.sh(
-            f'umask {umask}; printf %s "{ft.sandbox.key}" | ft auth login --stdin --base-url '
-            f"{ft.sandbox.api_url}",
-            env=env,
-            key=None,
-            check=0,
-        )
-        file = home / ".config" / "finetuning" / "credentials"
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-        assert [path.name for path in file.parent.iterdir()] == ["credentials"]
-
-
-@linux
-def test_storing_in_the_fallback_says_that_it_is_plain_text_and_where(ft: Runner) -> None:
-    result = ft("auth", "login", "--stdin", stdin=ft.sandbox.key, key=None, check=0)
-    assert re.search(
-        rf"^warning: .*plain ?text.*{re.escape(str(credentials(ft)))}", result.stderr, re.MULTILINE
-    )
-
-
-@linux
-@pytest.mark.source
-def test_login_does_not_follow_a_link_in_place_of_the_fallback(ft: Runner) -> None:
-    victim = ft.home / "victim"
-    victim.write_text("precious")
-    credentials(ft).symlink_to(victim)
-    ft("auth", "login", "--stdin", stdin=ft.sandbox.key, key=None)
-    assert victim.read_text() == "precious"
-
-
-@linux
 @pytest.mark.source
 def test_login_says_that_the_variable_wins_over_the_stored_key(ft: Runner) -> None:
     result = ft(
         "auth", "login", "--stdin", stdin=ft.sandbox.key, key=ft.sandbox.key_lifetime, check=0
     )
-    assert "FINETUNING_API_KEY" in result.stderr
+    assert "warning: FINETUNING_API_KEY is set and overrides the stored key\n" in result.stderr
     assert "jane@example.com" in result.stdout, "the key that was given is the one verified"
 
 
-@linux
-@pytest.mark.source
-def test_a_fallback_that_cannot_be_written_is_one_line_and_exit_1(ft: Runner) -> None:
-    (ft.home / "file").write_text("")
-    env = {"FINETUNING_CONFIG_HOME": str(ft.home / "file" / "below")}
-    result = ft(
-        "auth",
-        "login",
-        "--stdin",
-        "--base-url",
-        ft.sandbox.api_url,
-        stdin=ft.sandbox.key,
-        key=None,
-        env=env,
-    )
-    assert result.code in (1, 2)
-    assert result.stderr.count("error: ") == 1
-    assert "Traceback" not in result.stderr
-
-
 # --- logout ---------------------------------------------------------------------------------------
-
-
-@linux
-def test_logout_removes_the_stored_key_and_says_so(ft: Runner) -> None:
-    store(ft, ft.sandbox.key)
-    ft("auth", "whoami", key=None, check=0)
-    result = ft("auth", "logout", key=None, check=0)
-    assert result.stdout.startswith("Logged out.")
-    assert str(credentials(ft)) in result.stdout
-    assert not credentials(ft).exists()
-    ft("auth", "whoami", key=None, check=1)
-
-
-@linux
-def test_logout_succeeds_when_there_was_nothing(ft: Runner) -> None:
-    result = ft("auth", "logout", key=None, check=0)
-    assert result.stdout == "Logged out. No key was found.\n"
-    why = (
-        "there is no D-Bus session"
-        if shutil.which("secret-tool")
-        else "secret-tool is not installed"
-    )
-    assert result.stderr == f"note: the Secret Service keyring cannot be reached ({why})\n"
 
 
 @linux
@@ -345,17 +246,6 @@ def test_an_empty_source_counts_as_unset(ft: Runner) -> None:
 
 @linux
 @pytest.mark.source
-def test_no_key_anywhere_is_exit_1_and_names_the_three_ways(ft: Runner) -> None:
-    result = ft("list", key=None, check=1)
-    error, hint = result.stderr.splitlines()
-    assert error.startswith("error: ")
-    assert hint.startswith("hint: ")
-    assert all(way in hint for way in ("ft auth login", "FINETUNING_API_KEY", "--api-key"))
-    assert not ft.sandbox.requests
-
-
-@linux
-@pytest.mark.source
 @pytest.mark.parametrize("source", ["--api-key", "FINETUNING_API_KEY", "credentials"])
 @pytest.mark.parametrize("key", MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_key_is_refused_with_its_source_and_length_never_its_content(
@@ -376,38 +266,6 @@ def test_a_malformed_key_is_refused_with_its_source_and_length_never_its_content
 def test_a_key_may_have_letters_in_both_cases(ft: Runner) -> None:
     ft("me", key=KEY, check=1)
     assert sent_keys(ft) == [KEY]
-
-
-@linux
-@pytest.mark.source
-def test_a_fallback_file_that_others_can_read_is_used_with_a_warning(ft: Runner) -> None:
-    store(ft, ft.sandbox.key)
-    credentials(ft).chmod(0o640)
-    result = ft("me", key=None, check=0)
-    assert result.stderr.startswith("warning: ")
-    assert f"chmod 600 {credentials(ft)}" in result.stderr
-
-
-@linux
-@pytest.mark.source
-def test_a_fallback_that_is_no_regular_file_is_not_read(ft: Runner) -> None:
-    (ft.home / "elsewhere").write_text(ft.sandbox.key)
-    credentials(ft).symlink_to(ft.home / "elsewhere")
-    assert "symbolic link" in ft("me", key=None, check=1).stderr
-    credentials(ft).unlink()
-    credentials(ft).mkdir()
-    ft("me", key=None, check=1)
-    assert not ft.sandbox.requests
-
-
-@linux
-@pytest.mark.source
-def test_a_key_on_the_command_line_or_in_the_variable_does_not_touch_the_stored_one(
-    ft: Runner,
-) -> None:
-    store(ft, "not even a key")
-    credentials(ft).chmod(0o644)
-    assert ft("me", check=0).stderr == ""
 
 
 # --- what the service says of a key ---------------------------------------------------------------

@@ -9,34 +9,10 @@ from pathlib import Path
 from typing import Callable, List, Sequence
 
 import pytest
+from commands import NAMES, verbs
 from conftest import PYPY, PYTHON, ROOT, Process, Result, Runner
 
-COMMANDS = [
-    "auth login",
-    "auth logout",
-    "auth whoami",
-    "me",
-    "generate",
-    "instrumental",
-    "list",
-    "get",
-    "download",
-    "delete",
-    "playlists",
-    "playlist show",
-    "playlist add",
-    "playlist remove",
-    "playlist move",
-    "sfx generate",
-    "sfx list",
-    "sfx get",
-    "sfx download",
-    "doctor",
-    "update",
-    "completion",
-    "help",
-]
-FIRST = list(dict.fromkeys(command.split()[0] for command in COMMANDS))
+FIRST = list(dict.fromkeys(name.split()[0] for name in NAMES))
 KEYS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"]
 LANGUAGES = ["en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru"]
 GLOBAL = ["-h", "--help", "-v", "--verbose", "--api-key", "--base-url", "--config", "--no-color"]
@@ -46,16 +22,16 @@ STATUSES = ["all", "pending", "processing", "completed", "failed"]
 CASES: dict[str, list[str]] = {
     "ft ": FIRST,
     "ft pl": ["playlists", "playlist"],
-    "ft auth ": ["login", "logout", "whoami"],
-    "ft playlist ": ["show", "add", "remove", "move"],
+    "ft auth ": verbs("auth"),
+    "ft playlist ": verbs("playlist"),
     "ft playlist m": ["move"],
-    "ft sfx ": ["generate", "list", "get", "download"],
+    "ft sfx ": verbs("sfx"),
     "ft sfx l": ["list"],
     "ft lsit ": FIRST,
     "ft help ": FIRST,
     "ft help -": ["--man", *GLOBAL],
     "ft help gen": ["generate"],
-    "ft help playlist ": ["show", "add", "remove", "move"],
+    "ft help playlist ": verbs("playlist"),
     "ft completion ": ["bash", "zsh", "fish", "powershell"],
     "ft completion z": ["zsh"],
     "ft generate --key ": KEYS,
@@ -200,12 +176,12 @@ def test_commands_flags_and_choices_are_completed(ft: Runner, shell: Shell) -> N
 @every_shell
 def test_every_flag_of_every_command_is_offered(ft: Runner, shell: Shell) -> None:
     script(ft, shell.__name__)
-    texts = [ft("help", *command.split(), check=0).stdout for command in COMMANDS]
-    lines = [f"ft {command} --" for command in COMMANDS]
-    for command, text, offered in zip(COMMANDS, texts, shell(ft.cwd, lines)):
+    texts = [ft("help", *name.split(), check=0).stdout for name in NAMES]
+    lines = [f"ft {name} --" for name in NAMES]
+    for name, text, offered in zip(NAMES, texts, shell(ft.cwd, lines)):
         flags = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", text, re.MULTILINE)
         assert "--api-key" in flags
-        assert sorted(offered) == sorted(flags), command
+        assert sorted(offered) == sorted(flags), name
 
 
 @pytest.mark.source
@@ -215,7 +191,7 @@ def test_zsh_loads_it_from_fpath(ft: Runner) -> None:
     (ft.cwd / "functions" / "_ft").write_text(script(ft, "zsh"))
     load = "fpath=($PWD/functions $fpath) && compinit -D -u"
     typed = ["ft auth ", "ft generate --key=C", "ft --config scr", "ft --config=scr"]
-    expected = [["login", "logout", "whoami"], ["C", "C#"], ["script"], ["script"]]
+    expected = [verbs("auth"), ["C", "C#"], ["script"], ["script"]]
     assert zsh(ft.cwd, typed, load) == expected
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Runner, Tls
+from conftest import Runner, Tls
 from sandbox import Sandbox
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the paths are Linux's")
@@ -67,36 +67,6 @@ def test_finetuning_config_home_is_a_custom_directory(ft: Runner, tmp_path: Path
     write(tmp_path / "elsewhere/config.json", f'{{"baseUrl": "{ft.sandbox.api_url}"}}')
     for directory in (str(tmp_path / "elsewhere"), "elsewhere"):
         ft("me", env={"FINETUNING_CONFIG_HOME": directory}, check=0)
-
-
-@pytest.mark.parametrize(
-    ("platform", "environ", "expected"),
-    [
-        ("darwin", {}, "{home}/Library/Application Support/finetuning"),
-        ("linux", {}, "{home}/.config/finetuning"),
-        ("linux", {"XDG_CONFIG_HOME": "/xdg"}, "/xdg/finetuning"),
-        ("win32", {"APPDATA": "/AppData"}, "/AppData/finetuning"),
-        ("win32", {}, "{home}/AppData/Roaming/finetuning"),
-        ("darwin", {"FINETUNING_CONFIG_HOME": "/else where"}, "/else where"),
-    ],
-)
-@pytest.mark.skipif(sys.platform == "win32", reason="the paths are POSIX's")
-def test_each_system_has_its_directory(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    platform: str,
-    environ: dict[str, str],
-    expected: str,
-) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    import ft as module
-
-    for name in ("FINETUNING_CONFIG_HOME", "XDG_CONFIG_HOME", "APPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {"HOME": str(tmp_path), **environ}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys, "platform", platform)
-    assert module.config_directory() == expected.format(home=tmp_path)
 
 
 @pytest.mark.parametrize("flag", [["--config", "{}"], ["--config={}"]], ids=["two words", "one"])

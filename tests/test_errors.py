@@ -7,13 +7,12 @@ from __future__ import annotations
 import re
 
 import pytest
+from commands import TRACK, WITH_KEY, Command, each, run
 from conftest import Runner
 from sandbox import Sandbox
 
 pytestmark = pytest.mark.source
-TRACK = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
 LIVE = "ft_live_" + "0" * 32
-PUBLIC = "Open Studio"
 LOGIN = "run `ft auth login`: your stored key may have been revoked"
 GIVEN = "the key from {} may have been revoked: give another, or run `ft auth login`"
 UPGRADE = "the API needs a Pro or Lifetime plan: upgrade at finetuning.ai"
@@ -149,41 +148,6 @@ def test_a_refused_key_is_looked_for_where_it_came_from(ft: Runner, sandbox: San
         assert f"hint: {GIVEN.format(source)}\n" in ft(*argv, stdin=LIVE, check=1).stderr
 
 
-@pytest.mark.parametrize(
-    ("verb", "argv", "reason", "hint"),
-    [
-        ("Added", ["add", PUBLIC, TRACK], "Cannot add private track to public playlist", True),
-        (
-            "Added",
-            ["add", "Focus Beats", "1c474c27-e97d-4c35-bb98-e588d06c32f0"],
-            "Track already in playlist",
-            False,
-        ),
-        (
-            "Added",
-            ["add", "b7c1f0de-8a52-4f0e-9d0b-2f5d0a9f6e11", TRACK],
-            "Not authorized to modify this playlist",
-            False,
-        ),
-        ("Added", ["add", TRACK, TRACK], "Playlist not found", False),
-        (
-            "Moved",
-            ["move", "Drafts", PUBLIC, "fea285f2-f8e4-4e60-98b0-c78f868ccc26"],
-            "Cannot add private track to public playlist",
-            True,
-        ),
-    ],
-)
-def test_add_failed_and_move_failed_are_absorbed(
-    ft: Runner, verb: str, argv: list[str], reason: str, hint: bool
-) -> None:
-    """ADD_FAILED and MOVE_FAILED are never seen: total failure reads as partial failure does."""
-    result = ft("playlist", *argv, check=1)
-    assert result.stdout == f"{verb} 0 of 1 track(s)\n"
-    step = "hint: make the track public at finetuning.ai first\n" if hint else ""
-    assert result.stderr == f"warning: {argv[-1]}: {reason}\n{step}"
-
-
 def test_a_404_for_half_an_id_says_what_an_id_looks_like(ft: Runner) -> None:
     result = ft("get", "07e8d430", check=1)
     assert result.stderr == (
@@ -242,6 +206,8 @@ def test_a_404_for_half_an_id_says_what_an_id_looks_like(ft: Runner) -> None:
             "ft generate <prompt>... [flags]",
         ),
         (["delete", TRACK, "-yes"], "-yes", "--yes", "ft delete <id>... [flags]"),
+        (["list", "--stat", "failed"], "--stat", "--status", "ft list [flags]"),
+        (["generate", "x", "--lyr", "y"], "--lyr", "--lyrics", "ft generate <prompt>... [flags]"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -267,6 +233,14 @@ def test_a_wrong_flag_shows_the_nearest_one_and_the_usage_of_its_command(
             "unknown flag --verbos; did you mean `--verbose`?",
             "ft <command> [flags]",
         ),
+        *(
+            (argv, f"unknown flag {typed}; did you mean `{meant}`?", "ft <command> [flags]")
+            for argv, typed, meant in (
+                (["--base-ulr", "x", "me"], "--base-ulr", "--base-url"),
+                (["--base-ulr=x", "me"], "--base-ulr", "--base-url"),
+                (["-v", "--no-colour", "me"], "--no-colour", "--no-color"),
+            )
+        ),
         (["-x", "list"], "unknown flag -x", "ft <command> [flags]"),
         (["-V"], "unknown flag -V; did you mean `-v`?", "ft <command> [flags]"),
         (["-n", "5", "list"], "unknown flag -n", "ft <command> [flags]"),
@@ -288,14 +262,13 @@ def test_a_wrong_flag_before_the_command(
     assert second.startswith(f"hint: usage: {usage}; ")
 
 
-@pytest.mark.parametrize(
-    "argv", [["me"], ["list", "--json"], ["generate", "x"], ["delete", "--yes", TRACK]]
-)
+@each(WITH_KEY)
 def test_without_a_key_it_says_how_to_get_one_and_the_three_ways_to_give_it(
-    ft: Runner, sandbox: Sandbox, argv: list[str]
+    ft: Runner, sandbox: Sandbox, command: Command
 ) -> None:
-    result = ft(*argv, key=None, check=1)
+    result = run(ft, command, key=None, check=1)
     error, hint = result.stderr.splitlines()
+    assert result.stdout == ""
     assert error.startswith("error: no API key")
     assert re.fullmatch("hint: get one at https://finetuning.ai.*", hint)
     for way in ("`ft auth login`", "FINETUNING_API_KEY", "--api-key"):

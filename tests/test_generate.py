@@ -1,22 +1,22 @@
-"""`ft generate`: the reference's section of that name, its polling behaviour, and what lies around
-them.
+"""`ft generate`: its flags, its results and where they go, refusals, and webhooks of whatever
+submits. What happens while it waits is in tests/test_polling.py.
 """
 
 from __future__ import annotations
 
 import re
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import SUBMITTING, Command, each
 from conftest import Runner
-from sandbox import LANGUAGES, Request
+from sandbox import LANGUAGES
 
 PROMPT = "lofi chill piano, mellow, late night"
 SPEED = 15  # the first poll comes after 3 s of ft's time
-UUID = "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
+HOOK = "https://example.com/hook?track=1"
 
 
 def generate(ft: Runner, *argv: str, speed: float | None = SPEED, **how: Any) -> Any:
@@ -26,14 +26,6 @@ def generate(ft: Runner, *argv: str, speed: float | None = SPEED, **how: Any) ->
 def body(ft: Runner) -> Any:
     (post,) = ft.sandbox.posts()
     return post.json
-
-
-def is_poll(request: Request) -> bool:
-    return request.method == "GET" and request.path.startswith("/v1/generations/")
-
-
-def polls(ft: Runner) -> list[Request]:
-    return [request for request in ft.sandbox.requests if is_poll(request)]
 
 
 def tracks(directory: Path) -> list[str]:
@@ -339,25 +331,6 @@ def test_output_dash_writes_the_mp3_to_stdout_and_the_rest_to_stderr(
 
 
 @pytest.mark.source
-def test_output_dash_is_refused_on_a_terminal_before_the_credit_is_spent(ft: Runner) -> None:
-    ft.tty("generate", "dark trap", "-o", "-", check=2).finish()
-    assert not ft.sandbox.requests
-
-
-@pytest.mark.source
-@pytest.mark.parametrize(
-    "output", ["file/x.mp3", "file/deeper/x.mp3", "/dev/null", "x" * 300 + ".mp3"]
-)
-def test_an_output_that_cannot_be_written_is_found_before_the_credit_is_spent(
-    ft: Runner, tmp_path: Path, output: str
-) -> None:
-    (tmp_path / "file").write_text("")
-    result = generate(ft, "dark trap", "-o", output, check=1)
-    assert result.stderr.startswith("error: cannot write ")
-    assert not ft.sandbox.requests
-
-
-@pytest.mark.source
 @pytest.mark.skipif(sys.platform == "win32", reason="a directory in use stays there")
 @pytest.mark.needs("mkdir", "rmdir")
 def test_in_a_directory_that_is_gone(ft: Runner) -> None:
@@ -387,24 +360,7 @@ def test_checking_the_output_leaves_nothing_behind(ft: Runner, tmp_path: Path) -
     assert tracks(tmp_path) == ["x.mp3"]
 
 
-# --- polling --------------------------------------------------------------------------------------
-
-
-def test_the_id_is_on_stderr_before_the_first_poll(ft: Runner) -> None:
-    process = ft.start("generate", "dark trap")
-    (identifier,) = re.findall(UUID, process.expect(re.compile(UUID)).group())
-    assert identifier == ft.sandbox.book[0]
-    assert polls(ft) == []
-
-
-@pytest.mark.source
-def test_a_429_while_polling_waits_its_retry_after(ft: Runner) -> None:
-    speed = 30
-    ft.sandbox.fault("status", status=429, retry_after=20, method="GET")
-    generate(ft, "dark trap", speed=speed, check=0)
-    first, second = polls(ft)[:2]
-    assert first.status == 429
-    assert (second.time - first.time) * speed >= 19
+# --- a generation that fails ----------------------------------------------------------------------
 
 
 @pytest.mark.source
@@ -419,39 +375,6 @@ def test_a_failed_generation_with_json_still_prints_its_record(ft: Runner) -> No
     result = generate(ft, "please fail", "--json", check=1)
     assert result.json["data"]["status"] == "failed"
     assert "error: Generation failed: the prompt asked for it\n" in result.stderr
-
-
-@pytest.mark.source
-def test_a_record_that_is_gone_while_polling_ends_it(ft: Runner) -> None:
-    ft.sandbox.fault("status", status=404, method="GET", message="Generation not found")
-    assert "error: Generation not found (NOT_FOUND)" in generate(ft, "dark trap", check=1).stderr
-    assert len(polls(ft)) == 1
-
-
-def test_ctrl_c_while_polling_names_the_id_and_how_to_resume_and_submits_nothing_again(
-    ft: Runner,
-) -> None:
-    process = ft.start("generate", "a drone forever", speed=20, check=130)
-    ft.sandbox.wait_for(is_poll)
-    process.send_signal(signal.SIGINT)
-    result = process.finish()
-    (identifier,) = ft.sandbox.book
-    assert len(ft.sandbox.posts()) == 1
-    assert "still being made and still costs its credit" in result.stderr
-    assert f"hint: ft download {identifier}" in result.stderr
-    assert "Traceback" not in result.stderr
-    ft.sandbox.finish(identifier)
-    ft("download", identifier, check=0)  # as it said
-    assert ft.sandbox.spent == 1
-
-
-def test_ctrl_c_on_a_terminal_while_polling(ft: Runner) -> None:
-    process = ft.tty("generate", "a drone forever", "-o", "my drone.mp3", speed=20, check=130)
-    ft.sandbox.wait_for(is_poll)
-    process.send("\x03")
-    screen = "".join(line.ljust(80) for line in process.finish().screen())
-    assert re.search(rf"ft download {ft.sandbox.book[0]}.* -o 'my drone\.mp3'", screen)
-    assert len(ft.sandbox.posts()) == 1
 
 
 # --- what the service refuses ---------------------------------------------------------------------
@@ -491,36 +414,56 @@ def test_a_refused_submission_shows_the_servers_message_and_what_to_do_and_is_no
     assert len(ft.sandbox.requests) == 1
 
 
-@pytest.mark.sandbox(rate_limits=True)
-@pytest.mark.source
-def test_the_11th_generation_in_a_minute_is_told_to_wait(ft: Runner) -> None:
-    ft.sandbox.queue_limit = 99
-    ft.sh("for i in 1 2 3 4 5 6 7 8 9 10; do ft generate x --no-wait; done", check=0)
-    result = ft("generate", "x", "--no-wait", check=1)
-    assert "(GENERATION_RATE_LIMITED)" in result.stderr
-    assert re.search(r"retry after [1-9][0-9]? s", result.stderr)
+# --- webhooks -------------------------------------------------------------------------------------
 
 
 @pytest.mark.source
-def test_out_of_credits(ft: Runner) -> None:
-    result = generate(ft, "dark trap", key=ft.sandbox.key_broke, check=1)
-    assert result.stderr.startswith(
-        "error: Monthly generation limit reached (MONTHLY_LIMIT_REACHED)\nhint: "
-    )
+@each(SUBMITTING)
+def test_a_webhook_goes_with_whatever_submits_and_nobody_waits(
+    ft: Runner, command: Command
+) -> None:
+    result = ft(*command.argv, "--webhook", HOOK, check=0)
+    paths = {"generate": "generations", "sfx generate": "sound-effects"}
+    (post,) = ft.sandbox.requests  # no polling
+    assert (post.method, post.path) == ("POST", f"/v1/{paths.get(command.name, command.name)}")
+    assert post.json["webhook"] == HOOK
+    assert re.fullmatch(r"Queued\. id=[0-9a-f-]{36} status=\w+\n", result.stdout)
 
 
 @pytest.mark.source
-def test_too_many_in_flight(ft: Runner) -> None:
-    ft.sandbox.queue_limit = 0
-    assert (
-        "Too many generations in the queue (QUEUE_FULL)"
-        in generate(ft, "dark trap", check=1).stderr
-    )
+def test_with_a_webhook_and_json_it_is_the_202_document(ft: Runner) -> None:
+    assert ft("generate", "x", "--webhook", HOOK, "--json", check=0).json["data"]["webhook"] == HOOK
 
 
 @pytest.mark.source
-def test_the_servers_validation_error_is_exit_2(ft: Runner) -> None:
-    ft.sandbox.fault("status", status=400, message="tags must not name artists", method="POST")
-    assert (
-        "error: tags must not name artists (VALIDATION_ERROR)" in generate(ft, "x", check=2).stderr
-    )
+@each(SUBMITTING)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/",
+        "ftp://example.com/",
+        "example.com",
+        "https://",
+        "",
+        "https://example.com/a b",
+        "https://example.com/" + "x" * 2029,
+    ],
+    ids=lambda url: url[:30],
+)
+def test_a_webhook_is_https_and_at_most_2048_characters(
+    ft: Runner, command: Command, url: str
+) -> None:
+    result = ft(*command.argv, "--webhook", url, check=2)
+    assert "must be an https address of at most 2048 characters" in result.stderr
+    assert ft.sandbox.requests == []
+
+
+@pytest.mark.source
+@pytest.mark.parametrize(
+    "url",
+    ["https://example.com/" + "x" * 2028, "HTTPS://user:pass@bücher.example:8443/ü?d=[1]#here"],
+    ids=lambda url: url[:30],
+)
+def test_any_other_webhook_is_the_services_to_judge(ft: Runner, url: str) -> None:
+    ft("generate", "x", "--webhook", url, check=0)
+    assert body(ft)["webhook"] == url

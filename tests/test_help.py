@@ -8,9 +8,10 @@ import re
 import shlex
 
 import pytest
+from commands import COMMANDS, GROUPS, LOCAL, NAMES, TRACK, Command, each, run, verbs
 from conftest import Runner
 
-SUMMARY = {  # the reference's command summary
+SUMMARY = {  # the reference's command summary; later commands have one of their own
     "auth login": "Prompt for an API key and store it in the OS keychain",
     "auth logout": "Forget the stored key",
     "auth whoami": "Show the signed-in account",
@@ -36,10 +37,8 @@ GLOBAL_FLAGS = {
     "--verbose": "off",
     "--no-color": "off",
 }
-FLAGS = {  # each command's flags and their defaults, as the reference's tables have them
+FLAGS = {  # the defaults of the commands' own flags, as the reference's tables have them
     "auth login": {"--stdin": "off"},
-    "auth whoami": {"--json": "off"},
-    "me": {"--json": "off"},
     "generate": {
         "--duration": "60",
         "--bpm": "120",
@@ -51,21 +50,10 @@ FLAGS = {  # each command's flags and their defaults, as the reference's tables 
         "--seed": "random",
         "--output": "<slug>-<short-id>.mp3",
         "--no-wait": "off",
-        "--json": "off",
     },
-    "list": {"--limit": "20", "--offset": "0", "--status": "all", "--json": "off"},
-    "get": {"--json": "off"},
+    "list": {"--limit": "20", "--offset": "0", "--status": "all"},
     "download": {"--output": "<slug>-<short-id>.mp3"},
-    "delete": {"--yes": "off", "--json": "off"},
-    "playlists": {"--json": "off"},
-    "playlist show": {"--json": "off"},
-    "playlist add": {"--json": "off"},
-    "playlist remove": {"--json": "off"},
-    "playlist move": {"--json": "off"},
-    "doctor": {"--json": "off"},
 }
-SHORT = {"generate": ["-o", "-v"], "download": ["-o", "-v"], "delete": ["-v", "-y"]}
-LOFI = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
 
 
 def help_of(ft: Runner, *argv: str) -> str:
@@ -98,25 +86,27 @@ def test_its_short_forms_say_the_same(ft: Runner, argv: list[str]) -> None:
 
 
 @pytest.mark.source
-@pytest.mark.parametrize("name", SUMMARY)
+@each(COMMANDS)
 def test_the_help_of_a_command_has_its_description_flags_with_defaults_and_an_example(
-    ft: Runner, name: str
+    ft: Runner, command: Command
 ) -> None:
+    name = command.name
     text = help_of(ft, "help", *name.split())
     assert text.startswith(f"usage: ft {name}")
-    assert SUMMARY[name].rstrip(".") in re.sub(r"\s+", " ", text)
+    assert SUMMARY.get(name, "").rstrip(".") in re.sub(r"\s+", " ", text)
     shown = shown_flags(text)
-    for flag, default in {**FLAGS.get(name, {}), **GLOBAL_FLAGS}.items():
+    switches = {"--json": command.json, "--yes": command.asks}
+    own = {**FLAGS.get(name, {}), **{flag: "off" for flag, has in switches.items() if has}}
+    for flag, default in {**own, **GLOBAL_FLAGS}.items():
         assert shown[flag].startswith(default), flag
-    assert [short for short in ("-o", "-v", "-y") if f"  {short}" in text] == SHORT.get(
-        name, ["-v"]
-    )
+    short = {"-o": "--output" in shown, "-v": True, "-y": command.asks}
+    assert {flag: f"  {flag}" in text for flag in short} == short
     example = text.partition("example:\n")[2]
     assert f"ft {name}" in example
 
 
 @pytest.mark.source
-@pytest.mark.parametrize("name", SUMMARY)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_the_flag_form_says_the_same(ft: Runner, name: str, flag: str) -> None:
     assert help_of(ft, *name.split(), flag) == help_of(ft, "help", *name.split())
@@ -130,12 +120,11 @@ def test_help_wins_over_what_is_missing_or_wrong_beside_it(ft: Runner) -> None:
 
 
 @pytest.mark.source
-@pytest.mark.parametrize(
-    "argv", [["help", "playlist"], ["playlist", "--help"], ["playlist"]], ids=" ".join
-)
-def test_a_group_of_commands_has_help(ft: Runner, argv: list[str]) -> None:
-    text = help_of(ft, *argv)
-    assert all(f"  playlist {verb}" in text for verb in ("show", "add", "remove", "move"))
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("asked", ["help {}", "{} --help", "{}"])
+def test_a_group_of_commands_has_help(ft: Runner, group: str, asked: str) -> None:
+    text = help_of(ft, *asked.format(group).split())
+    assert all(f"  {group} {verb}" in text for verb in verbs(group))
     assert "  generate" not in text
 
 
@@ -158,19 +147,22 @@ EXAMPLES_THAT_NEED_MORE = {
     "auth login": "stores a key",
     "auth logout": "removes one",
     "update": "is for installed ones",
+    "completion": "is for a shell that completes",
 }
 
 
 @pytest.mark.source
-@pytest.mark.parametrize("name", sorted(SUMMARY.keys() - EXAMPLES_THAT_NEED_MORE.keys()))
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in EXAMPLES_THAT_NEED_MORE])
 def test_the_example_in_a_help_text_works(ft: Runner, name: str) -> None:
     example = help_of(ft, "help", *name.split()).partition("example:\n")[2].strip().split(" | ")[0]
     for tracks in (
         ft.sandbox.contents.values() if name in ("playlist remove", "playlist move") else ()
     ):
-        tracks.append(LOFI)
+        tracks.append(TRACK)
+    if name in ("sfx get", "sfx download"):  # of the same id as a track
+        ft.sandbox.sound_effects[TRACK] = ft.sandbox.generations[TRACK]
     if name == "playlist move":
-        ft("playlist", "remove", "Album", LOFI, check=0)
+        ft("playlist", "remove", "Album", TRACK, check=0)
     ft.sh(example, speed=15, check=0)
     assert shlex.split(example)[: 1 + len(name.split())] == ["ft", *name.split()]
 
@@ -189,10 +181,10 @@ def test_global_flags_work_before_and_after_the_command(ft: Runner, place: str) 
     ft.config("{}")
     flags = ["--api-key", ft.sandbox.key, f"--base-url={ft.sandbox.api_url}", "-v"]
     argv = {
-        "before": [*flags, "get", LOFI],
-        "after": ["get", LOFI, *flags],
+        "before": [*flags, "get", TRACK],
+        "after": ["get", TRACK, *flags],
         "both sides of a group": [*flags[:2], "playlist", *flags[2:], "show", "Drafts"],
-        "between arguments": ["playlist", "add", "Album", *flags, LOFI],
+        "between arguments": ["playlist", "add", "Album", *flags, TRACK],
     }[place]
     result = ft(*argv, key=None, check=0)
     assert "> GET " in result.stderr or "> POST " in result.stderr
@@ -209,20 +201,11 @@ def test_no_value_before_the_command_is_lost_to_a_default_behind_it(ft: Runner) 
 
 
 @pytest.mark.source
-@pytest.mark.parametrize("name", ["me", "list", "playlists", "doctor"])
-def test_global_flags_work_on_every_command(ft: Runner, name: str) -> None:
+@each([command for command in COMMANDS if command.effect != LOCAL])
+def test_global_flags_work_on_every_command(ft: Runner, command: Command) -> None:
     ft.config("{}")
-    ft(
-        name,
-        "--api-key",
-        ft.sandbox.key,
-        "--base-url",
-        ft.sandbox.api_url,
-        "-v",
-        "--no-color",
-        key=None,
-        check=0,
-    )
+    flags = ["--api-key", ft.sandbox.key, "--base-url", ft.sandbox.api_url, "-v", "--no-color"]
+    run(ft, command, *flags, key=None, check=0)
 
 
 # --- mistakes -------------------------------------------------------------------------------------
@@ -250,27 +233,6 @@ def test_a_mistyped_command_names_the_nearest_one(ft: Runner, typed: str, meant:
     assert error.startswith("error: unknown command ")
     assert re.search(rf"`{meant}s?`", error)
     assert hint.startswith("hint: ")
-    assert not ft.sandbox.requests
-
-
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [
-        ("--base-ulr=x me", "--base-url"),
-        ("-v --no-colour me", "--no-color"),
-        ("list --limt 5", "--limit"),
-        ("list --stat failed", "--status"),
-        ("generate x --duraton=5", "--duration"),
-        ("delete x --yess", "--yes"),
-        ("me --jsno", "--json"),
-        ("--base-ulr x me", "--base-url"),
-        ("generate x --lyr y", "--lyrics"),
-    ],
-)
-@pytest.mark.source
-def test_a_mistyped_flag_names_the_nearest_one(ft: Runner, typed: str, meant: str) -> None:
-    result = ft(*typed.split(), check=2)
-    assert f"`{meant}`" in result.stderr.splitlines()[0]
     assert not ft.sandbox.requests
 
 
@@ -307,11 +269,12 @@ def test_an_argument_too_many_is_exit_2(ft: Runner, typed: str) -> None:
 
 
 @pytest.mark.source
-@pytest.mark.parametrize("argv", [["get"], ["download"], ["delete"], ["generate"]], ids=" ".join)
-def test_a_missing_argument_is_exit_2_with_the_usage(ft: Runner, argv: list[str]) -> None:
-    error, hint = ft(*argv, check=2).stderr.splitlines()
+@each([command for command in COMMANDS if command.example not in ("", "--stdin")])
+def test_a_missing_argument_is_exit_2_with_the_usage(ft: Runner, command: Command) -> None:
+    error, hint = ft(*command.name.split(), check=2).stderr.splitlines()
     assert error.startswith("error: missing argument: <")
-    assert f"usage: ft {argv[0]} <" in hint
+    assert f"usage: ft {command.name} <" in hint
+    assert not ft.sandbox.requests
 
 
 @pytest.mark.source

@@ -1,5 +1,5 @@
-"""The plaintext fallback, `credentials` in the configuration directory: on a Linux without a Secret
-Service.
+"""What the plaintext fallback, `credentials` in the configuration directory of a Linux without a
+Secret Service, has of its own beside the contract of test_keystores.py.
 """
 
 from __future__ import annotations

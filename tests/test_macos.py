@@ -1,11 +1,10 @@
-"""macOS's keychain: against a strict stand-in for `security` on every POSIX system, against the
-real one on a Mac.
+"""What macOS's keychain has of its own beside the contract of test_keystores.py: against a strict
+stand-in for `security` on every POSIX system, against the real one on a Mac.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import os
 import subprocess
 import sys
@@ -15,13 +14,15 @@ from typing import Any, Iterator
 
 import jumping_clock
 import pytest
-from conftest import ROOT, Process, Result, Runner
+from conftest import Result, Runner
+from keystores import MacKeychain, files_of
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a script with a #! line"),
     pytest.mark.source,
 ]
-ITEM = "finetuning\ndefault"
+
+
 SENTENCES = {
     36: "it cannot be used from here: it is locked, or this is an SSH session",
     128: "the request was cancelled",
@@ -29,87 +30,21 @@ SENTENCES = {
 }
 
 
-class Mac:
-    """ft as on a Mac whose `security` is the stand-in."""
-
-    def __init__(self, ft: Runner) -> None:
-        self.ft = ft
-        self.directory = ft.home / "mac"
-        self.directory.mkdir()
-        self.security = self.directory / "security"
-        body = (ROOT / "tests" / "support" / "fake_security.py").read_text(encoding="utf-8")
-        self.security.write_text(f"#!{sys.executable}\n{body}", encoding="utf-8")
-        self.security.chmod(0o755)
-
-    def start(self, *argv: str, changes: str = "", **how: Any) -> Process:
-        lines = [
-            "import subprocess, urllib.request",  # while sys.platform is true
-            "sys.platform = 'darwin'",
-            f"ft.SECURITY_TOOL = {str(self.security)!r}",
-            changes,
-        ]
-        return jumping_clock.start(self.ft, *argv, changes="\n".join(lines), **{"key": None, **how})
-
-    def __call__(self, *argv: str, **how: Any) -> Result:
-        return self.start(*argv, **how).finish()
-
-    @property
-    def keychain(self) -> dict[str, str]:
-        return self._read("keychain.json", {})
-
-    @keychain.setter
-    def keychain(self, items: dict[str, str]) -> None:
-        (self.directory / "keychain.json").write_text(json.dumps(items))
-
-    def fail(self, **codes: int) -> None:
-        """`find=36`: find-generic-password exits so."""
-        failures = {f"{verb}-generic-password": code for verb, code in codes.items()}
-        (self.directory / "fail.json").write_text(json.dumps(failures))
-
-    @property
-    def calls(self) -> list[dict[str, Any]]:
-        path = self.directory / "calls.json"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def _read(self, name: str, otherwise: Any) -> Any:
-        path = self.directory / name
-        return json.loads(path.read_text()) if path.exists() else otherwise
-
-
 @pytest.fixture
-def mac(ft: Runner) -> Mac:
-    return Mac(ft)
-
-
-def login(mac: Mac, **how: Any) -> Result:
-    return mac("auth", "login", "--stdin", stdin=mac.ft.sandbox.key + "\n", **how)
+def mac(ft: Runner) -> MacKeychain:
+    return MacKeychain(ft)
 
 
 # --- ft, with the stand-in ------------------------------------------------------------------------
 
 
-def test_login_stores_the_bare_key_and_says_so(mac: Mac) -> None:
-    result = login(mac, check=0)
-    assert (
-        result.stdout == "Stored in macOS Keychain. ✓\nSigned in as jane@example.com (pro tier)\n"
-    )
-    assert result.stderr == ""
-    assert mac.keychain == {ITEM: mac.ft.sandbox.key}
-
-
-def test_the_key_is_in_no_argument(mac: Mac) -> None:
-    login(mac, check=0)
+def test_the_key_is_in_no_argument(mac: MacKeychain) -> None:
+    mac.login(mac.ft.sandbox.key, check=0)
     mac("me", check=0)
     mac("auth", "logout", check=0)
     assert len(mac.calls) == 3
     assert not [call for call in mac.calls if mac.ft.sandbox.key in " ".join(call["argv"])]
     assert [call["stdin"].count(mac.ft.sandbox.key) for call in mac.calls] == [1, 0, 0]
-
-
-def test_login_replaces_the_stored_key(mac: Mac) -> None:
-    mac.keychain = {ITEM: mac.ft.sandbox.key_other, "other\nitem": "theirs"}
-    login(mac, check=0)
-    assert mac.keychain == {ITEM: mac.ft.sandbox.key, "other\nitem": "theirs"}
 
 
 ENCODINGS = {
@@ -123,12 +58,10 @@ ENCODINGS = {
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_every_form_in_which_a_key_may_lie_there_is_read(mac: Mac, encoding: str) -> None:
-    mac.keychain = {ITEM: ENCODINGS[encoding](mac.ft.sandbox.key)}
+def test_every_form_in_which_a_key_may_lie_there_is_read(mac: MacKeychain, encoding: str) -> None:
+    mac.put(ENCODINGS[encoding](mac.ft.sandbox.key))
     mac("me", check=0)
-    assert [request.headers["X-API-Key"] for request in mac.ft.sandbox.requests] == [
-        mac.ft.sandbox.key
-    ]
+    assert mac.sent_keys() == [mac.ft.sandbox.key]
 
 
 @pytest.mark.parametrize(
@@ -141,36 +74,18 @@ def test_every_form_in_which_a_key_may_lie_there_is_read(mac: Mac, encoding: str
         "schlüssel",
     ],
 )
-def test_a_value_that_is_no_key_is_refused_by_source_and_length(mac: Mac, value: str) -> None:
-    mac.keychain = {ITEM: value}
+def test_a_value_that_is_no_key_is_refused_by_source_and_length(
+    mac: MacKeychain, value: str
+) -> None:
+    mac.put(value)
     result = mac("me", check=2)
     assert "error: the API key from macOS Keychain is malformed: " in result.stderr
     assert value not in result.stderr
     assert mac.ft.sandbox.requests == []
 
 
-def test_no_item_is_no_api_key_and_logout_has_nothing_to_remove(mac: Mac) -> None:
-    assert mac("me", check=1).stderr.startswith("error: no API key\nhint: ")
-    assert mac("auth", "logout", check=0).stdout == "Logged out. No key was stored.\n"
-
-
-def test_logout_removes_the_item(mac: Mac) -> None:
-    login(mac, check=0)
-    assert (
-        mac("auth", "logout", check=0).stdout
-        == "Logged out. Removed the key from macOS Keychain.\n"
-    )
-    assert mac.keychain == {}
-
-
-def test_doctor_names_the_keychain(mac: Mac) -> None:
-    login(mac, check=0)
-    result = mac("doctor", check=0)
-    assert "✓ key from: macOS Keychain\n✓ key store: macOS Keychain\n" in result.stdout
-
-
-def test_the_keychain_is_not_touched_when_flag_or_variable_answers(mac: Mac) -> None:
-    mac.fail(find=36)
+def test_the_keychain_is_not_touched_when_flag_or_variable_answers(mac: MacKeychain) -> None:
+    mac.refuse(find=36)
     mac("me", "--api-key", mac.ft.sandbox.key, check=0)
     mac("me", key=mac.ft.sandbox.key, check=0)
     mac("doctor", key=mac.ft.sandbox.key, check=0)
@@ -188,46 +103,48 @@ def one_sentence(result: Result, code: int) -> None:
 
 
 @pytest.mark.parametrize("code", SENTENCES)
-def test_every_exit_code_of_a_read_is_one_sentence(mac: Mac, code: int) -> None:
-    mac.fail(find=code)
+def test_every_exit_code_of_a_read_is_one_sentence(mac: MacKeychain, code: int) -> None:
+    mac.refuse(find=code)
     one_sentence(mac("me", check=1), code)
 
 
-@pytest.mark.parametrize("code", [*SENTENCES])
+@pytest.mark.parametrize("code", SENTENCES)
 def test_every_exit_code_of_a_write_is_one_sentence_and_never_plain_text(
-    mac: Mac, code: int
+    mac: MacKeychain, code: int
 ) -> None:
-    mac.fail(add=code)
-    result = login(mac, check=1)
+    mac.refuse(add=code)
+    result = mac.login(mac.ft.sandbox.key, check=1)
     one_sentence(result, code)
     assert result.stdout == ""
-    assert [path.name for path in mac.ft.config_dir.iterdir()] == ["config.json"]
+    assert files_of(mac.ft) == ["config.json"]
 
 
 @pytest.mark.parametrize("code", [36, 51, 128])
-def test_a_removal_that_fails_is_an_error_whatever_its_text_says(mac: Mac, code: int) -> None:
-    mac.keychain = {ITEM: mac.ft.sandbox.key}
-    mac.fail(delete=code)
+def test_a_removal_that_fails_is_an_error_whatever_its_text_says(
+    mac: MacKeychain, code: int
+) -> None:
+    mac.put(mac.ft.sandbox.key)
+    mac.refuse(delete=code)
     result = mac("auth", "logout", check=1)
     one_sentence(result, code)
     assert result.stdout == ""
 
 
-def test_a_window_that_nobody_answers_is_announced_and_given_up_on(mac: Mac) -> None:
-    (mac.directory / "mute").touch()
-    result = mac("me", changes="ft.KEYCHAIN_TIMEOUT, ft.UNLOCK_TIMEOUT = 0.3, 1.0", check=1)
+def test_a_window_that_nobody_answers_is_announced_and_given_up_on(mac: MacKeychain) -> None:
+    mac.hang()
+    result = mac("me", check=1)
     note, error, hint = result.stderr.splitlines()
     assert note == "note: waiting for security: answer its prompt if there is one"
     assert error == "error: macOS Keychain: security did not answer within 1 s"
     assert hint == "hint: set FINETUNING_API_KEY to do without it"
 
 
-def test_a_window_that_is_answered_late_is_waited_for(mac: Mac) -> None:
-    mac.keychain = {ITEM: mac.ft.sandbox.key}
-    (mac.directory / "mute").touch()
+def test_a_window_that_is_answered_late_is_waited_for(mac: MacKeychain) -> None:
+    mac.put(mac.ft.sandbox.key)
+    mac.mute.touch()
     running = mac.start("me", changes="ft.KEYCHAIN_TIMEOUT = 0.3", check=0)
     running.expect("note: waiting for security")
-    (mac.directory / "mute").unlink()
+    mac.mute.unlink()
     running.finish()
 
 
@@ -252,18 +169,20 @@ def test_a_window_that_is_answered_late_is_waited_for(mac: Mac) -> None:
         ("nonsense\n", 2),
     ],
 )
-def test_the_stand_in_reads_commands_as_security_does(mac: Mac, line: str, code: int) -> None:
+def test_the_stand_in_reads_commands_as_security_does(
+    mac: MacKeychain, line: str, code: int
+) -> None:
     ran = subprocess.run(
         [mac.security, "-i"], input=line, encoding="utf-8", stderr=subprocess.DEVNULL
     )
     assert ran.returncode == code
 
 
-def test_the_stand_in_drops_an_unended_last_line(mac: Mac) -> None:
+def test_the_stand_in_drops_an_unended_last_line(mac: MacKeychain) -> None:
     subprocess.run(
         [mac.security, "-i"], input="add-generic-password -s a -a b -w c", encoding="utf-8"
     )
-    assert mac.keychain == {}
+    assert mac.items == {}
 
 
 # --- the real one, on a Mac -----------------------------------------------------------------------

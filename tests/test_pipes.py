@@ -63,16 +63,6 @@ def test_without_yes_the_pipe_deletes_nothing(ft: Runner) -> None:
     assert len(ft.sandbox.generations) == before
 
 
-def test_move_a_batch_between_playlists(ft: Runner) -> None:
-    result = pipe(
-        ft,
-        'ft playlist move "Drafts" "Album" \\\n'
-        "  fea285f2-f8e4-4e60-98b0-c78f868ccc26 \\\n"
-        "  aa8ca15d-f5c0-4c7d-8e3c-c3ca332c0a26",
-    )
-    assert result.stdout == "Moved 2 of 2 track(s)\n"
-
-
 def test_move_everything_from_one_playlist_to_another(ft: Runner) -> None:
     drafts, album = playlist(ft.sandbox, "Drafts"), playlist(ft.sandbox, "Album")
     everything = list(ft.sandbox.contents[drafts])
@@ -86,14 +76,6 @@ def test_move_everything_from_one_playlist_to_another(ft: Runner) -> None:
     assert result.stdout == "Moved 12 of 12 track(s)\n"
     assert ft.sandbox.contents[drafts] == []
     assert ft.sandbox.contents[album][-12:] == everything
-
-
-def test_what_partial_success_looks_like(ft: Runner) -> None:
-    result = ft.sh(
-        f'ft playlist add "Focus Beats" {IN_FOCUS} {LOFI} {KNOWN_IDS[DRAFTS[0]]}', check=0
-    )
-    assert result.stderr == f"warning: {IN_FOCUS}: Track already in playlist\n"
-    assert result.stdout == "Added 2 of 3 track(s)\n"
 
 
 def test_scripts_can_branch_on_exactly_which_ids_landed(ft: Runner) -> None:

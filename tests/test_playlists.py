@@ -382,14 +382,6 @@ def test_more_than_100_ids_are_sent_100_a_request_and_merged(ft: Runner, argv: l
 
 
 @pytest.mark.source
-def test_a_whole_chunk_that_fails_is_merged_with_those_that_do_not(ft: Runner) -> None:
-    strange = [f"ffffffff-0000-4000-8000-{n:012}" for n in range(100)]
-    result = ft("playlist", "add", "Album", *strange, LOFI, "--json", check=0)
-    assert result.json["data"]["added"] == [LOFI]
-    assert [error["trackId"] for error in result.json["data"]["errors"]] == strange
-
-
-@pytest.mark.source
 def test_ids_are_sent_in_order_each_once_and_a_dash_reads_them_from_stdin(ft: Runner) -> None:
     ft(
         "playlist",

@@ -87,8 +87,13 @@ def test_a_line_a_minute_off_a_terminal(ft: Runner) -> None:
     minute.
     """
     result = jumping_clock.run(ft, "generate", FOREVER, check=1)
-    lines = re.findall(r"^note: (processing, .*)$", result.stderr, re.MULTILINE)
-    assert len(lines) in (4, 5)
+    first, *lines, error, hint = result.stderr.splitlines()
+    assert first == f"note: queued as {the_id(ft)}, 1967 credits left"
+    assert error == f"error: still processing, run `ft get {the_id(ft)}` later"
+    assert hint.startswith("hint: ") and "\r" not in result.stderr
+    assert all(line.startswith("note: processing, ") for line in lines)
+    lines = [line[len("note: ") :] for line in lines]
+    assert len(lines) in (4, 5)  # the fifth falls together with the end
     assert all(
         re.fullmatch(f"processing, ({n}m|{n - 1}m 59s|59s)( .*)?", lines[n - 1]) for n in (1, 2, 3)
     ), lines
@@ -170,6 +175,7 @@ def test_a_refusal_while_polling_ends_it_and_names_the_id(ft: Runner, status: in
     result = jumping_clock.run(ft, "generate", "a song", check=2 if status == 400 else 1)
     assert f"the track is not lost: ft download {the_id(ft)} --wait" in result.stderr
     assert len(polls(ft)) == 1
+    assert (status == 404) == ("error: Not found (NOT_FOUND)\n" in result.stderr)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +201,7 @@ def test_the_id_is_on_stderr_before_the_first_poll(ft: Runner) -> None:
     gate = ft.sandbox.hold("/v1/generations/.*")
     process = ft.start("generate", "a song", speed=20, check=0)
     assert gate.reached.wait(20)  # the first poll is under way, unanswered
-    process.expect(the_id(ft), timeout=0)
+    process.expect(the_id(ft))
     gate.release()
     process.finish()
 
@@ -256,6 +262,7 @@ def test_a_signal_while_polling_leaves_the_command_to_go_on(
     result = process.finish()
     identifier = the_id(ft)
     assert result.code == 128 + number
+    assert "still being made and still costs its credit" in result.stderr
     assert f"hint: ft download {identifier} --wait -o song.mp3\n" in result.stderr
     ft.sandbox.finish(identifier)
     ft("download", identifier, "--wait", "-o", "song.mp3", check=0)

@@ -227,27 +227,33 @@ def test_an_address_that_no_proxy_has(ft: Runner, service: Sandbox, tls: Tls, ad
     assert "cret" not in result.stderr
 
 
+def start_tinyproxy(path: Path, settings: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start it on a free port and wait until it listens; on another one if that was taken since."""
+    deadline = time.monotonic() + 20
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        path.write_text(f"Port {port}\n{settings}")
+        process = subprocess.Popen(["tinyproxy", "-d", "-c", str(path)], stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                return process, port
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert time.monotonic() < deadline
+
+
 @pytest.mark.needs("tinyproxy")
 def test_a_real_proxy(ft: Runner, service: Sandbox, tls: Tls, tmp_path: Path) -> None:
     """tinyproxy, with a password, and refusing all but the API's port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     allowed = service.api_url.rpartition(":")[2]
-    settings = tmp_path / "tinyproxy.conf"
-    settings.write_text(
-        f"User {getpass.getuser()}\nPort {port}\nListen 127.0.0.1\nTimeout 60\nMaxClients 10\n"
-        f"BasicAuth jane s3cret\nConnectPort {allowed}\n"
+    process, port = start_tinyproxy(
+        tmp_path / "tinyproxy.conf",
+        f"User {getpass.getuser()}\nListen 127.0.0.1\nTimeout 60\nMaxClients 10\n"
+        f"BasicAuth jane s3cret\nConnectPort {allowed}\n",
     )
-    process = subprocess.Popen(["tinyproxy", "-d", "-c", str(settings)], stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline and process.poll() is None
-                time.sleep(0.02)
         env = environ(tls, f"http://jane:s3cret@127.0.0.1:{port}")
         assert ft("me", "--json", env=env, check=0).json["data"]["email"] == "jane@example.com"
         result = ft("download", ID, env=env, check=3)

@@ -1,4 +1,7 @@
-"""The pure helpers of ft.py: widths, cutting, durations, ages, names of files, redaction, JSON."""
+"""The pure helpers of ft.py: widths, cutting, durations, ages, names of files, redaction, JSON.
+
+The one test that knows names inside ft, but for those that change its constants.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 import shlex
 import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -148,7 +152,7 @@ def test_check_key_takes_a_key_or_says_how_long_it_is(text: str) -> None:
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]))))
 def test_a_command_to_paste_means_what_it_should(words: list[str]) -> None:
-    """What shlex does not know is pasted into real shells by test_newer."""
+    """What shlex does not know is pasted into real shells by test_get."""
     assert shlex.split(ft.quote_command(*words)) == words
 
 
@@ -409,3 +413,33 @@ def test_parse_json_raises_nothing_but_value_error(data: str | bytes) -> None:
         ft.parse_json(data)
     except ValueError:
         pass
+
+
+# --- directories ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("platform", "environ", "expected"),
+    [
+        ("darwin", {}, "{home}/Library/Application Support/finetuning"),
+        ("linux", {}, "{home}/.config/finetuning"),
+        ("linux", {"XDG_CONFIG_HOME": "/xdg"}, "/xdg/finetuning"),
+        ("win32", {"APPDATA": "/AppData"}, "/AppData/finetuning"),
+        ("win32", {}, "{home}/AppData/Roaming/finetuning"),
+        ("darwin", {"FINETUNING_CONFIG_HOME": "/else where"}, "/else where"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="the paths are POSIX's")
+def test_each_system_has_its_directory(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    platform: str,
+    environ: dict[str, str],
+    expected: str,
+) -> None:
+    for name in ("FINETUNING_CONFIG_HOME", "XDG_CONFIG_HOME", "APPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": str(tmp_path), **environ}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert ft.config_directory() == expected.format(home=tmp_path)
