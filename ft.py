@@ -497,12 +497,15 @@ def suggest_nearest(word: str, names: Mapping[str, str]) -> str:
 
     typed = {name.lstrip("-").lower(): suggestion for name, suggestion in names.items()}
     wanted = word.strip().lstrip("-").lower()
-    beginning = {typed[name] for name in typed if wanted and name.startswith(wanted)}
-    close = difflib.get_close_matches(wanted, typed, 1, 0.75)
+    beginning = [name for name in typed if wanted and name.startswith(wanted)]
+    shortest = min(beginning, key=len, default="")
+    is_unique = all(typed[name].startswith(typed[shortest]) for name in beginning)
+    # Two letters of three may be swapped.
+    close = difflib.get_close_matches(wanted, typed, 1, 0.75 if len(wanted) > 4 else 0.65)
     if wanted in typed:
         nearest = typed[wanted]
-    elif len(beginning) == 1:
-        nearest = beginning.pop()
+    elif beginning and is_unique:
+        nearest = typed[shortest]
     elif close:
         nearest = typed[close[0]]
     else:
@@ -4798,8 +4801,9 @@ class CommandLine:
             raise self.error(f"{name} goes after the command")
         names = {known_name: known_name for known_name in known}
         names.update(FLAG_SYNONYMS)
-        error = self.error(f"unknown flag {name}{suggest_nearest(name, names)}")
-        if self.command and PROMPT in self.command.arguments:
+        suggestion = suggest_nearest(name, names)
+        error = self.error(f"unknown flag {name}{suggestion}")
+        if self.command and PROMPT in self.command.arguments and not suggestion:
             program = " ".join(["ft", *self.name])
             error.hint += f"; a prompt that begins with a dash goes after --: {program} -- {word}"
         raise error
@@ -5275,7 +5279,7 @@ def format_manual() -> str:
         for term, text in HELP_TOPICS[topic].items():
             if topic == "scripting":
                 lines = [line.translate(ROFF_ESCAPES) for line in wrap_command(text, 60)]
-                page += [f".PP\n{roff(term)}:\n.PP\n.EX", *lines, ".EE"]
+                page += [f".TP\n{roff(term)}\n.EX", *lines, ".EE"]
             else:
                 page.append(f".TP\n{roff(f'`{term}`')}\n{roff(text)}")
     return "\n".join(page) + "\n"
