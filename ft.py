@@ -753,8 +753,11 @@ class Console:
 
     def print_help(self, text: str) -> None:
         """Print help, with its headings in bold."""
-        lines = text.split("\n")
-        self.print_raw("\n".join(self.style(x, "bold") if x.endswith(":") else x for x in lines))
+        lines = [
+            self.style(line, "bold") if re.fullmatch(r"\S.*:", line) else line
+            for line in text.split("\n")
+        ]
+        self.print_raw("\n".join(lines))
 
     def print_json(self, document: Any) -> None:
         """Print a document, in ASCII if stdout's encoding is not a Unicode one."""
