@@ -87,7 +87,18 @@ if TYPE_CHECKING:
     import ssl
     import urllib.request
     from types import FrameType
-    from typing import Any, Callable, Dict, Iterable, Iterator, NoReturn, Sequence, TextIO, Tuple
+    from typing import (
+        Any,
+        Callable,
+        Dict,
+        Iterable,
+        Iterator,
+        Mapping,
+        NoReturn,
+        Sequence,
+        TextIO,
+        Tuple,
+    )
 
     Json = Dict[str, Any]
     Parameter = Tuple[Tuple[str, ...], Dict[str, Any]]
@@ -255,6 +266,7 @@ class StopSignal(BaseException):
 # Patterns stay text until they are used: compiling them all takes a tenth of the start.
 KEY_PATTERN = r"ft_live_[0-9A-Za-z]{32}"
 KEY_LIKE_PATTERN = r"(ft_live_[0-9A-Za-z]{4})[0-9A-Za-z]{16,}"
+SHORT_ID_PATTERN = r"([0-9a-fA-F][0-9a-fA-F-]{5,34})\.*"
 UUID_PATTERN = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 TIMESTAMP_PATTERN = (
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)?"
@@ -341,13 +353,20 @@ def truncate(text: str, cells: int) -> str:
 
 
 def wrap_text(text: str, cells: int) -> list[str]:
-    """Return `text` in lines of at most `cells`, broken at spaces where there are any."""
+    """Return `text` in lines of at most `cells`, broken at spaces where there are any.
+
+    An address is never broken: it has to stay clickable.
+    """
     lines = []
     while text:
         head, rest = split_at_width(text, cells)
         if not rest:
             break
         space = head.rfind(" ") if not rest.startswith(" ") else len(head)
+        if space <= 0 and "://" in text.split(" ", 1)[0]:
+            space = text.find(" ")
+            if space < 0:
+                break
         if space > 0:
             head, rest = text[:space], text[space:].lstrip()
         if not head:  # not even one wide character fits
@@ -468,12 +487,30 @@ def default_filename(record: Json) -> str:
     return f"{words}-{slugify(str(record.get('id'))[:8]) or 'unnamed'}.mp3"
 
 
-def suggest_nearest(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean `X`?` if one of the known words is close, else nothing."""
+def suggest_nearest(word: str, names: Mapping[str, str]) -> str:
+    """Return `; did you mean `X`?` if `word` was probably meant to be one of `names`, or nothing.
+
+    `names` maps what may be typed to what is suggested. Case and dashes at the start do not count.
+    The same word wins, then the only suggestion for words that begin so, then the closest one.
+    """
     import difflib
 
-    close = difflib.get_close_matches(word.lower(), list(known), 1, 0.6)
-    return f"; did you mean `{close[0]}`?" if close else ""
+    typed = {name.lstrip("-").lower(): suggestion for name, suggestion in names.items()}
+    wanted = word.strip().lstrip("-").lower()
+    beginning = [name for name in typed if wanted and name.startswith(wanted)]
+    shortest = min(beginning, key=len, default="")
+    is_unique = all(typed[name].startswith(typed[shortest]) for name in beginning)
+    # Two letters of three may be swapped.
+    close = difflib.get_close_matches(wanted, typed, 1, 0.75 if len(wanted) > 4 else 0.65)
+    if wanted in typed:
+        nearest = typed[wanted]
+    elif beginning and is_unique:
+        nearest = typed[shortest]
+    elif close:
+        nearest = typed[close[0]]
+    else:
+        return ""
+    return f"; did you mean `{nearest}`?"
 
 
 def quote_command(*words: str) -> str:
@@ -605,7 +642,10 @@ def get_parameters(record: Json) -> Json:
 # No dim, yellow, blue or cyan, which cannot be read on white or on black.
 ANSI_CODES = {"bold": "1", "red": "31", "green": "32", "magenta": "35"}
 STATUS_COLOURS = {"completed": "green", "failed": "red", "processing": "magenta"}
+SKIP_HINT = "use `--yes` to skip the confirmation"
 SPINNER_FRAMES = "|/-\\"
+SHORT_ID_WIDTH = 12  # cells of `a9b16641-...`
+MAX_PADDING = 40  # cells of the long column in a pipe
 MIN_COLUMN_WIDTH = 12  # cells of a prompt or a name that still tell which one it is
 
 
@@ -628,22 +668,33 @@ def layout_table(
     long: str,
     drop: Sequence[str],
     width: int | None,
-) -> list[list[str]]:
-    """Return the header and the rows of a table as cells, padded to the widths of their columns.
+) -> tuple[list[list[str]], list[str]]:
+    """Return the header and the rows of a table as padded cells, and the names of lost columns.
 
-    If `width` is given, the column `long` is cut to fit. Where that would leave too little of it,
-    the columns in `drop` are left out, the first one first.
+    In `width` cells the column `long` is cut to fit. Where that would leave too little of it, ids
+    are shortened, and then the columns in `drop` are left out, the first one first. Without a width
+    nothing is cut, but one long prompt does not push the other columns out of sight either.
     """
     table = [list(names), *([sanitise(cell) for cell in row] for row in rows)]
     widths = [max(map(cell_width, column)) for column in zip(*table)]
     shown = list(range(len(names)))
-    if width is not None:
-        stretched, dropped = names.index(long), [names.index(name) for name in drop]
+    stretched, dropped = names.index(long), [names.index(name) for name in drop]
+    if width is None:
+        widths[stretched] = min(widths[stretched], MAX_PADDING)
+    else:
+        wanted = min(widths[stretched], MIN_COLUMN_WIDTH)
         while True:
             free = width - sum(widths[i] + 2 for i in shown if i != stretched)
-            if free >= min(widths[stretched], MIN_COLUMN_WIDTH) or not dropped:
+            if free >= wanted:
                 break
-            shown.remove(dropped.pop(0))
+            if widths[0] > SHORT_ID_WIDTH and names[0] == "ID":
+                for row in table:
+                    row[0] = shorten_id(row[0])
+                widths[0] = SHORT_ID_WIDTH
+            elif dropped:
+                shown.remove(dropped.pop(0))
+            else:
+                break
         widths[stretched] = min(widths[stretched], max(free, len(long)))
         for row in table:
             row[stretched] = truncate(row[stretched], widths[stretched])
@@ -654,7 +705,13 @@ def layout_table(
             return row[i]  # no spaces at the end of a line
         return pad_to_width(row[i], widths[i], right=is_count)
 
-    return [[pad_cell(row, i) for i in shown] for row in table]
+    lost = [name for i, name in enumerate(names) if i not in shown]
+    return [[pad_cell(row, i) for i in shown] for row in table], lost
+
+
+def shorten_id(identifier: str) -> str:
+    """Return an id as `a9b16641-...`, which is enough to use it."""
+    return identifier if len(identifier) <= SHORT_ID_WIDTH else identifier[:9] + "..."
 
 
 class Console:
@@ -666,7 +723,11 @@ class Console:
 
     def __init__(self) -> None:
         self.verbose = False
-        self.no_color = bool(os.environ.get("NO_COLOR"))
+        environ = os.environ
+        self.no_color = bool(environ.get("NO_COLOR")) or environ.get("CLICOLOR") == "0"
+        # For `ft list | less -R`.
+        forced = (environ.get("CLICOLOR_FORCE"), environ.get("FORCE_COLOR"))
+        self.forces_color = any(value not in (None, "", "0") for value in forced)
         self.knows_ansi = os.environ.get("TERM") != "dumb"
         self.has_status_line = sys.stderr.isatty() and self.knows_ansi
         self._thread = get_ident()  # the only one that draws
@@ -690,6 +751,14 @@ class Console:
         self.clear_status()
         self._write(sys.stdout, text)
 
+    def print_help(self, text: str) -> None:
+        """Print help, with its headings in bold."""
+        lines = [
+            self.style(line, "bold") if re.fullmatch(r"\S.*:", line) else line
+            for line in text.split("\n")
+        ]
+        self.print_raw("\n".join(lines))
+
     def print_json(self, document: Any) -> None:
         """Print a document, in ASCII if stdout's encoding is not a Unicode one."""
         ascii_only = not (sys.stdout.encoding or "ascii").lower().startswith("utf")
@@ -712,7 +781,8 @@ class Console:
         drop: Sequence[str] = (),
     ) -> None:
         """Print rows under their column names. On a terminal they are laid out to fit."""
-        header, *cells = layout_table(names, rows, long, drop, terminal_width(sys.stdout))
+        width = terminal_width(sys.stdout)
+        (header, *cells), lost = layout_table(names, rows, long, drop, width)
         lines = ["  ".join(self.style(cell, "bold") for cell in header)]
         # A dropped column has no cell, so the column of the status is looked for in the header.
         status = next((i for i, cell in enumerate(header) if cell.strip() == "STATUS"), -1)
@@ -721,6 +791,8 @@ class Console:
                 row[status] = self.style(row[status], STATUS_COLOURS.get(row[status].strip(), ""))
             lines.append("  ".join(row))
         self.print_raw("\n".join(lines) + "\n")
+        if lost:
+            self.note(f"left out, because the terminal is too narrow: {', '.join(lost)}")
 
     def print_details(
         self, pairs: Sequence[tuple[str, str]], command: tuple[str, str] | None = None
@@ -806,23 +878,27 @@ class Console:
             return text
         return "\n".join(wrap_text(" " * used + text, max(width, 20)))[used:]
 
+    def require_terminal(self) -> None:
+        """Raise UsageError if nobody can answer a question."""
+        if not sys.stdin.isatty():
+            raise UsageError("confirmation needed but stdin is not a terminal", SKIP_HINT)
+
     def confirm(self, consequence: str, question: str) -> bool:
         """Ask on stderr and read the answer from stdin. Raises UsageError if nobody can answer."""
-        hint = "use `--yes` to skip the confirmation"
-        if not sys.stdin.isatty():
-            raise UsageError("confirmation needed but stdin is not a terminal", hint)
+        self.require_terminal()
         answer = ""
         sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
         try:
             self._write(sys.stderr, f"{self._wrap(consequence)}\n{question} [y/N] ")
+            wait_for_input()
             answer = sys.stdin.readline()
         except OSError:  # it is open for writing only, or has hung up
-            raise UsageError("confirmation needed but stdin cannot be read", hint) from None
+            raise UsageError("confirmation needed but stdin cannot be read", SKIP_HINT) from None
         finally:
             if not answer.endswith("\n"):
                 self._write(sys.stderr, "\n")
         if not answer and os.name == "nt":  # where NUL counts as a terminal
-            raise UsageError("confirmation needed but stdin has ended", hint)
+            raise UsageError("confirmation needed but stdin has ended", SKIP_HINT)
         return answer.strip().lower() in ("y", "yes")
 
     # The status line
@@ -866,9 +942,10 @@ class Console:
 
     def style(self, text: str, style: str, stream: TextIO | None = None) -> str:
         """Return `text` in one of ANSI_CODES where `stream` (stdout by default) shows colours."""
-        if not style or self.no_color or not self.knows_ansi:
+        if not style or self.no_color:
             return text
-        if not (stream or sys.stdout).isatty():
+        is_terminal = self.knows_ansi and (stream or sys.stdout).isatty()
+        if not is_terminal and not self.forces_color:
             return text
         return f"\x1b[{ANSI_CODES[style]}m{text}\x1b[0m"
 
@@ -903,6 +980,17 @@ class Console:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
+
+
+def wait_for_input() -> None:
+    """Wait until stdin can be read, in short steps.
+
+    Python notices a signal that comes just before a read only when that returns.
+    """
+    import select
+
+    while os.name != "nt" and not select.select([sys.stdin], [], [], 1.0)[0]:
+        pass
 
 
 class Progress:
@@ -1648,9 +1736,9 @@ class ApiKeys:
             if self.keychain_error:
                 why = f" ({self.keychain.name} cannot be reached: {self.keychain_error})"
             raise FtError(
-                f"no API key{why}",
+                "no API key",
                 f"get one at {KEY_URL}, then run `ft auth login`, set FINETUNING_API_KEY "
-                "or pass --api-key",
+                f"or pass --api-key{why}",
             )
         return self._found
 
@@ -2487,9 +2575,8 @@ class Api:
             if error.status == 404:
                 shows = f"`{kind.list_command}` shows"
                 is_whole = re.fullmatch(UUID_PATTERN, identifier)
-                error.explain(
-                    f"{shows} your ids" if is_whole else f"an id has 36 characters: {shows} them"
-                )
+                form = "an id has 36 characters, of which the first 6 will do"
+                error.explain(f"{shows} your ids" if is_whole else f"{form}: {shows} them")
             raise
         get_member(document, "data", dict)
         return document
@@ -3255,6 +3342,9 @@ class Context:
 
     @cached_property
     def settings(self) -> Settings:
+        place = os.environ.get("FINETUNING_CONFIG_HOME")
+        if place and not os.path.isdir(config_directory()):
+            self.console.warning(f"FINETUNING_CONFIG_HOME is {place}, which does not exist")
         return Settings(self.args.config)
 
     @cached_property
@@ -3293,7 +3383,7 @@ class Command:
         description: str,
         function: Callable[[Context, argparse.Namespace], int | None],
         parameters: Sequence[Parameter],
-        example: str,
+        examples: Sequence[str],
     ) -> None:
         self.name = name
         self.description = description
@@ -3301,7 +3391,7 @@ class Command:
         self.function = function
         self.arguments = [p for p in parameters if not p[0][0].startswith("-")]
         self.flags = [p for p in parameters if p[0][0].startswith("-")]
-        self.example = example
+        self.examples = examples
         self.kind = SOUND_EFFECT if name.startswith("sfx ") else GENERATION
 
     @property
@@ -3319,7 +3409,7 @@ COMMANDS: dict[str, Command] = {}  # in the order of `ft help`
 
 
 def declare(
-    name: str, description: str, *parameters: Parameter, example: str
+    name: str, description: str, *parameters: Parameter, examples: Sequence[str]
 ) -> Callable[[Any], Any]:
     """Declare the decorated function as `ft NAME`.
 
@@ -3327,7 +3417,7 @@ def declare(
     """
 
     def register(function: Any) -> Any:
-        COMMANDS[name] = Command(name, description, function, parameters, example)
+        COMMANDS[name] = Command(name, description, function, parameters, examples)
         return function
 
     return register
@@ -3366,6 +3456,12 @@ def decimal_number(text: str) -> int | float:
     if not re.fullmatch(r"-?[0-9]{1,300}(\.[0-9]{1,300})?", text, re.ASCII):
         raise argparse.ArgumentTypeError("not a number")
     return float(text) if "." in text else int(text)
+
+
+def duration_seconds(text: str) -> int | float:
+    if re.fullmatch(r"[0-9.]+ ?(s|secs?|seconds?|m|mins?|minutes?)|[0-9]+:[0-9]+", text):
+        raise argparse.ArgumentTypeError("give a number of seconds, without a unit")
+    return decimal_number(text)
 
 
 def whole_number(text: str) -> int:
@@ -3423,11 +3519,15 @@ GLOBAL_FLAGS = (
     flag("--no-color", "disable ANSI colour, as NO_COLOR does"),
 )
 
-ID_ARG = arg("id", "an id as `ft list` shows it, 36 characters")
-IDS_ARG = arg("id", "ids as `ft list` shows them; `-` reads them from stdin, one a line", nargs="+")
+ID_ARG = arg("id", "an id as `ft list` shows it, or its first 6 characters or more")
+IDS_ARG = arg(
+    "id",
+    "ids, or their first 6 characters or more; `-` reads them from stdin, one a line",
+    nargs="+",
+)
 PLAYLIST = arg("playlist", "a playlist's id or its name (upper or lower case)")
 PROMPT = arg(
-    "prompt", "what to make, in plain words, quoted or not; after -- if it begins with -", nargs="+"
+    "prompt", "what to make, in plain words, quoted or not; `-` reads it from stdin", nargs="+"
 )
 JSON = flag("--json", "print the service's answer as JSON")
 SEED = flag("--seed <n>", "reproduce a previous run", type=whole_number, shown="random")
@@ -3446,7 +3546,7 @@ WEBHOOK = flag(
     shown="none",
 )
 VERBATIM_FLAG = flag("--verbatim", "use the prompt as it is, without improving it")
-LIMIT = flag("--limit <n>", "how many to show, at most 99", type=list_limit, default=20)
+LIMIT = flag("-n --limit <n>", "how many to show, at most 99", type=list_limit, default=20)
 OFFSET = flag("--offset <n>", "how many to skip", type=list_offset, default=0)
 ALL_FLAG = flag("--all", "follow the pages to the end, whatever --limit")
 STATUS = flag(
@@ -3484,12 +3584,17 @@ def read_stdin(console: Console, what: str, limit: int = -1) -> str:
     "Prompt for an API key and store it in the OS keychain. The key is verified with the service "
     "first; if that fails, a key stored earlier stays.",
     flag("--stdin", "read the key from stdin instead of prompting"),
-    example='echo "$FT_API_KEY" | ft auth login --stdin',
+    examples=['echo "$FT_API_KEY" | ft auth login --stdin'],
 )
 def log_in(ft: Context, args: argparse.Namespace) -> None:
     text, source = ask_for_key(ft.console, args)
     key = Key(parse_key(text, source), source, is_stored=False)
-    account = Api(ft.http, ft.base_url, key).get_account()["data"]
+    try:
+        account = Api(ft.http, ft.base_url, key).get_account()["data"]
+    except ApiError as error:
+        if error.code == "INVALID_API_KEY":
+            error.explain(f"check that the whole key was copied, or create another at {KEY_URL}")
+        raise
     place = ft.keys.save(key.text)
     if ft.keys.file and place == ft.keys.file.path:
         ft.console.warning(f"{ft.keys.keychain.name} cannot be reached ({ft.keys.keychain_error})")
@@ -3534,7 +3639,7 @@ def ask_for_key(console: Console, args: argparse.Namespace) -> tuple[str, str]:
     "auth logout",
     "Forget the stored key. Removes it from the keychain, and from the plaintext fallback if "
     "there is one.",
-    example="ft auth logout",
+    examples=["ft auth logout"],
 )
 def log_out(ft: Context, args: argparse.Namespace) -> None:
     places = ft.keys.remove()
@@ -3551,13 +3656,13 @@ def log_out(ft: Context, args: argparse.Namespace) -> None:
     "me",
     "Alias of ft auth whoami. Prints the signed-in account's email, tier and credits.",
     JSON,
-    example="ft me --json | jq '.data.limits'",
+    examples=["ft me --json | jq '.data.limits'"],
 )
 @declare(
     "auth whoami",
     "Show the signed-in account. Prints its email, tier and credits.",
     JSON,
-    example="ft auth whoami",
+    examples=["ft auth whoami"],
 )
 def show_account(ft: Context, args: argparse.Namespace) -> None:
     document = ft.api.get_account()
@@ -3591,7 +3696,7 @@ def show_account(ft: Context, args: argparse.Namespace) -> None:
     flag(
         "--duration <sec>",
         "length in seconds, 5-210 on Pro and Lifetime; the service clamps it",
-        type=decimal_number,
+        type=duration_seconds,
         shown="60, or defaultDuration of config.json",
     ),
     flag(
@@ -3616,19 +3721,25 @@ def show_account(ft: Context, args: argparse.Namespace) -> None:
         default="",
         shown="empty",
     ),
+    flag("--lyrics-file <path>", "read the lyrics from a file, or `-` for stdin", shown="none"),
     SEED,
     OUTPUT,
     NO_WAIT,
     RECORD_JSON,
     WEBHOOK,
-    example='ft generate "upbeat ad jingle, brass and snare" --duration 30 --bpm 128 --key D '
-    "--output ./jingle.mp3",
+    examples=[
+        'ft generate "lofi chill piano, mellow, late night"',
+        (
+            'ft generate "upbeat ad jingle, brass and snare" --duration 30 --bpm 128 --key D '
+            "--output ./jingle.mp3"
+        ),
+        "ft generate - --lyrics-file words.txt --no-wait <prompt.txt",
+    ],
 )
 def generate_music(ft: Context, args: argparse.Namespace) -> None:
-    if len(args.lyrics) > MAX_LYRICS:
-        raise UsageError(f"the lyrics have {len(args.lyrics)} characters, more than {MAX_LYRICS}")
+    lyrics = read_lyrics(ft.console, args)
     body = {
-        "tags": join_prompt(args.prompt),
+        "tags": read_prompt(ft.console, args.prompt),
         "duration": first_set(args.duration, ft.settings.duration, 60),
         "bpm": first_set(args.bpm, ft.settings.bpm, 120),
         "key": args.key,
@@ -3636,8 +3747,8 @@ def generate_music(ft: Context, args: argparse.Namespace) -> None:
         "timesignature": args.time_sig,
         "language": args.language,
     }
-    if args.lyrics:
-        body["lyrics"] = args.lyrics
+    if lyrics:
+        body["lyrics"] = lyrics
     if args.seed is not None:
         body["seed"] = args.seed
     make_track(ft, args, Submission(GENERATION, "generations", body))
@@ -3651,7 +3762,7 @@ def generate_music(ft: Context, args: argparse.Namespace) -> None:
     flag(
         "--duration <sec>",
         "length in seconds, 30-210 in steps of 15",
-        type=decimal_number,
+        type=duration_seconds,
         default=120,
     ),
     VERBATIM_FLAG,
@@ -3660,11 +3771,11 @@ def generate_music(ft: Context, args: argparse.Namespace) -> None:
     NO_WAIT,
     RECORD_JSON,
     WEBHOOK,
-    example='ft instrumental "slow piano over rain" --duration 90',
+    examples=['ft instrumental "slow piano over rain" --duration 90'],
 )
 def generate_instrumental(ft: Context, args: argparse.Namespace) -> None:
     body = {
-        "prompt": join_prompt(args.prompt),
+        "prompt": read_prompt(ft.console, args.prompt),
         "duration": args.duration,
         "enhance": not args.verbatim,
     }
@@ -3673,14 +3784,63 @@ def generate_instrumental(ft: Context, args: argparse.Namespace) -> None:
     make_track(ft, args, Submission(GENERATION, "instrumental", body))
 
 
-def join_prompt(words: Sequence[str]) -> str:
-    """Return the words of a prompt as one text. Raises UsageError if it is empty or too long."""
+def read_prompt(console: Console, words: Sequence[str]) -> str:
+    """Return the words of a prompt as one text; a lone `-` stands for stdin.
+
+    Raises UsageError if it is empty or too long, or was meant to be the name of a file.
+    """
     prompt = " ".join(words).strip()
+    refuse_file_name(prompt, "prompt", "use `-` to read it from stdin")
+    if prompt == "-":
+        prompt = read_text(console, "-", "prompt").strip()
     if not prompt:
         raise UsageError("the prompt is empty")
     if len(prompt) > MAX_PROMPT:
         raise UsageError(f"the prompt has {len(prompt)} characters, more than {MAX_PROMPT}")
     return prompt
+
+
+def read_lyrics(console: Console, args: argparse.Namespace) -> str:
+    """Return the lyrics of --lyrics or --lyrics-file. Raises UsageError as `read_prompt` does."""
+    lyrics: str = args.lyrics
+    if args.lyrics_file is not None:
+        if lyrics:
+            raise UsageError("--lyrics and --lyrics-file cannot be used together")
+        if args.lyrics_file == "-" and args.prompt == ["-"]:
+            raise UsageError("the prompt and the lyrics cannot both come from stdin")
+        lyrics = read_text(console, args.lyrics_file, "lyrics").strip("\n")
+    elif lyrics == "-":
+        raise UsageError("invalid lyrics '-'", "use `--lyrics-file -` to read them from stdin")
+    else:
+        refuse_file_name(lyrics, "lyrics", "use `--lyrics-file` to read them from a file")
+    if len(lyrics) > MAX_LYRICS:
+        raise UsageError(f"the lyrics have {len(lyrics)} characters, more than {MAX_LYRICS}")
+    return lyrics
+
+
+def refuse_file_name(text: str, what: str, hint: str) -> None:
+    """Raise UsageError for `@FILE`, which other tools replace by what the file contains."""
+    if text.startswith("@") and os.path.isfile(text[1:]):
+        raise UsageError(f"the {what} {text!r} is the name of a file, not its contents", hint)
+
+
+def read_text(console: Console, path: str, what: str) -> str:
+    """Return the text of a file, or of stdin for `-`. Raises UsageError if it cannot be read."""
+    limit = 1 << 20  # bytes, far more than a prompt or lyrics may have
+    if path == "-":
+        text = read_stdin(console, f"the {what}", limit)
+    else:
+        try:
+            with open(path, "rb") as file:
+                text = file.read(limit).decode("utf-8-sig", "surrogateescape")
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        source = "stdin" if path == "-" else path
+        raise UsageError(f"the {what} from {source} is not UTF-8") from None
+    return text
 
 
 def first_set(*values: Any) -> Any:
@@ -3697,11 +3857,12 @@ def make_track(ft: Context, args: argparse.Namespace, submission: Submission) ->
     if args.webhook:
         submission.body["webhook"] = args.webhook
     waits = not (args.no_wait or args.webhook)
-    if waits and not args.json:
+    saves = waits and not args.json
+    if saves:
         check_destination(ft.part_files, args.output)  # before the credit is spent
-    elif args.output is not None:
-        console.note("-o has no effect here: nothing is downloaded")
     api = ft.api  # a missing key is no reason to say that something may have been accepted
+    if args.output is not None and not saves:
+        console.note("-o has no effect here: nothing is downloaded")
     with Recovery(console, kind, args.output) as recovery:
         document = api.submit(kind, submission.endpoint, submission.body)
         record = document["data"]
@@ -3721,7 +3882,7 @@ def make_track(ft: Context, args: argparse.Namespace, submission: Submission) ->
         if args.json:
             console.print_json(document)
         record = require_completed(document["data"])
-        if not args.json:
+        if saves:
             with Progress(console) as progress:
                 path = save_track(ft, record, args.output, progress, {})
             report_saved(console, path)
@@ -3748,7 +3909,7 @@ def print_queued(ft: Context, document: Json) -> None:
     ),
     ALL_FLAG,
     JSON,
-    example="ft list --status completed --limit 50",
+    examples=["ft list --status completed --limit 50"],
 )
 def list_tracks(ft: Context, args: argparse.Namespace) -> None:
     kind: Kind = args.command.kind
@@ -3765,6 +3926,8 @@ def list_tracks(ft: Context, args: argparse.Namespace) -> None:
     data = document["data"]
     records = data[kind.list_field]
     if not records:
+        if args.offset:
+            return ft.console.note(f"nothing at --offset {args.offset}: the list ends before it")
         suffix = f" with status {status}" if status else ""
         maker = " ".join(kind.words("generate"))
         return ft.console.note(f"nothing here{suffix}; `{maker}` makes one")
@@ -3806,11 +3969,12 @@ def print_tracks(console: Console, tracks: list[Json]) -> None:
     "Show one generation's detail. For a finished track also the command that makes it again.",
     ID_ARG,
     JSON,
-    example="ft get 07e8d430-2310-4c57-87a8-cf1e6db376f7",
+    examples=["ft get 07e8d430-2310-4c57-87a8-cf1e6db376f7"],
 )
 def show_track(ft: Context, args: argparse.Namespace) -> None:
     kind: Kind = args.command.kind
-    document = ft.api.get_record(kind, parse_id(args.id))
+    [identifier] = expand_ids(ft.console, [parse_id(args.id)], library_pages(ft.api, kind))
+    document = ft.api.get_record(kind, identifier)
     if args.json:
         return ft.console.print_json(document)
     record = document["data"]
@@ -3888,7 +4052,13 @@ def command_to_repeat(record: Json) -> tuple[str, ...]:
     IDS_ARG,
     OUTPUT,
     WAIT_FLAG,
-    example="ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3",
+    examples=[
+        "ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3",
+        (
+            "ft list --status completed --json | jq -r '.data.generations[].id' | "
+            "ft download - -o tracks/"
+        ),
+    ],
 )
 def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
     kind: Kind = args.command.kind
@@ -3900,6 +4070,7 @@ def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
         )
     check_destination(ft.part_files, args.output)
     api = ft.api
+    ids = expand_ids(ft.console, ids, library_pages(api, kind))
     owners: dict[str, str] = {}
     if not ft.console.has_status_line:
         title = ids[0] if len(ids) == 1 else f"{len(ids)} tracks"
@@ -3935,21 +4106,41 @@ def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
     IDS_ARG,
     YES_FLAG,
     JSON,
-    example="ft delete --yes 07e8d430-2310-4c57-87a8-cf1e6db376f7",
+    examples=[
+        "ft delete 07e8d430 a9b16641",
+        "ft list --status failed --json | jq -r '.data.generations[].id' | ft delete --yes -",
+    ],
 )
 def delete_tracks(ft: Context, args: argparse.Namespace) -> int | None:
     if "-" in args.id and not args.yes:
-        raise UsageError(
-            "confirmation needed but stdin contains the ids", "use `--yes` to skip the confirmation"
-        )
+        raise UsageError("confirmation needed but stdin contains the ids", SKIP_HINT)
     ids = read_ids(ft.console, args.id)
+    if not args.yes:
+        ft.console.require_terminal()
+    # Without a question, a prefix that is typed too short must not delete the wrong track.
+    minimum = 8 if args.yes else 6
+    ids = expand_ids(ft.console, ids, library_pages(ft.api, GENERATION), minimum)
     consequence = (
         "This permanently deletes the track from your library — everywhere, not just playlists."
     )
-    if not args.yes and not ft.console.confirm(consequence, f"Delete {len(ids)} track(s)?"):
-        (ft.console.note if args.json else ft.console.print)("Aborted.")
-        return None
+    if not args.yes:
+        print_prompts(ft, ids)
+        if not ft.console.confirm(consequence, f"Delete {len(ids)} track(s)?"):
+            (ft.console.note if args.json else ft.console.print)("Aborted.")
+            return None
     return run_bulk(ft, ids, ft.api.bulk_delete, BulkResult("deleted", "id"))
+
+
+def print_prompts(ft: Context, ids: list[str]) -> None:
+    """Show on stderr which tracks are meant: the prompts of the first five."""
+    for identifier in ids[:5]:
+        try:
+            prompt = field_text(ft.api.get_record(GENERATION, identifier)["data"], "prompt")
+        except ApiError as error:
+            prompt = error.message
+        ft.console.note(f"{shorten_id(identifier)}  {truncate(sanitise(prompt), 60)}")
+    if len(ids) > 5:
+        ft.console.note(f"and {len(ids) - 5} more")
 
 
 def parse_id(identifier: str, what: str = "id") -> str:
@@ -3961,6 +4152,64 @@ def parse_id(identifier: str, what: str = "id") -> str:
     if re.search(KEY_LIKE_PATTERN, identifier):
         raise UsageError("that is an API key, not an id")
     return identifier
+
+
+def expand_ids(
+    console: Console, ids: list[str], pages: Iterable[list[Json]], minimum: int = 6
+) -> list[str]:
+    """Return ids in full where only their first characters are given, as git takes its hashes.
+
+    `pages` are lists of the records that may be meant. They are read to the end, but only if they
+    are needed. What begins no id is returned as it is. Raises UsageError if an id is ambiguous or
+    has fewer than `minimum` characters.
+    """
+    short_ids = {}
+    for identifier in ids:
+        match = re.fullmatch(SHORT_ID_PATTERN, identifier)
+        if match and not re.fullmatch(UUID_PATTERN, identifier):
+            short_ids[identifier] = match[1].lower()
+    for short in short_ids.values():
+        if len(short) < minimum:
+            raise UsageError(f"{short} is too short: {minimum} characters are needed here")
+    found = find_beginnings(console, set(short_ids.values()), pages)
+    expanded: list[str] = []
+    for identifier in ids:
+        candidates = found.get(short_ids.get(identifier, ""), [identifier])
+        if len(candidates) > 1:
+            shown = ", ".join(candidates[:5]) + (", ..." if len(candidates) > 5 else "")
+            raise UsageError(
+                f"{identifier} begins {len(candidates)} ids: {shown}", "use more of it"
+            )
+        expanded += candidates
+    return list(dict.fromkeys(expanded))
+
+
+def find_beginnings(
+    console: Console, short_ids: set[str], pages: Iterable[list[Json]]
+) -> dict[str, list[str]]:
+    """Return the ids that begin with each of `short_ids`, for those that begin any."""
+    found: dict[str, list[str]] = {}
+    lengths = {len(short) for short in short_ids}
+    for number, records in enumerate(pages if short_ids else ()):
+        if number == 2:
+            console.note("looking through the list for ids that begin so")
+        for full in (field_text(record, "id", "") for record in records):
+            for length in lengths:
+                beginning = full[:length].lower()
+                if beginning in short_ids:
+                    found.setdefault(beginning, []).append(full)
+    return found
+
+
+def playlist_pages(api: Api, playlist: str) -> Iterator[list[Json]]:
+    """Yield the tracks of a playlist, as one page."""
+    yield api.get_playlist(playlist)["data"]["tracks"]
+
+
+def library_pages(api: Api, kind: Kind) -> Iterator[list[Json]]:
+    """Yield the records of all pages of the list."""
+    for document in api.list_all_records(kind):
+        yield document["data"][kind.list_field]
 
 
 def read_ids(console: Console, words: Sequence[str]) -> list[str]:
@@ -3986,7 +4235,7 @@ def read_ids(console: Console, words: Sequence[str]) -> list[str]:
     "playlists",
     "List your playlists. Playlists are created in the web app.",
     JSON,
-    example="ft playlists",
+    examples=["ft playlists"],
 )
 def list_playlists(ft: Context, args: argparse.Namespace) -> None:
     document = ft.api.get_playlists()
@@ -4013,14 +4262,14 @@ def list_playlists(ft: Context, args: argparse.Namespace) -> None:
     )
 
 
-def find_playlists(api: Api, *words: str) -> list[str]:
+def find_playlists(ft: Context, *words: str) -> list[str]:
     """Return the ids of the playlists that `words` refer to: a UUID is an id, the rest are names.
 
     Raises UsageError if no playlist has the name, or more than one.
     """
     is_known = all(re.fullmatch(UUID_PATTERN, word) for word in words)
-    playlists = [] if is_known else api.get_playlists()["data"]["playlists"]
-    return [find_playlist(word, playlists) for word in words]
+    playlists = [] if is_known else ft.api.get_playlists()["data"]["playlists"]
+    return [find_playlist(ft.console, word, playlists) for word in words]
 
 
 def fold_name(name: str) -> str:
@@ -4030,7 +4279,7 @@ def fold_name(name: str) -> str:
     return normalize("NFC", normalize("NFC", name.strip()).casefold())
 
 
-def find_playlist(word: str, playlists: list[Json]) -> str:
+def find_playlist(console: Console, word: str, playlists: list[Json]) -> str:
     if re.fullmatch(UUID_PATTERN, word):
         return word
     names = [field_text(playlist, "name", "") for playlist in playlists]
@@ -4041,12 +4290,14 @@ def find_playlist(word: str, playlists: list[Json]) -> str:
         if fold_name(name) == wanted
     ]
     if len(ids) > 1:
-        raise UsageError(
-            f"{len(ids)} playlists are called {word!r}: {', '.join(ids)}", "use the id"
-        )
+        counts = {field_text(p, "id", ""): field_text(p, "trackCount", "?") for p in playlists}
+        listed = ", ".join(f"{i} ({counts[i]} tracks)" for i in ids)
+        raise UsageError(f"{len(ids)} playlists are called {word!r}: {listed}", "use the id")
+    if not ids:
+        ids = [i for i in expand_ids(console, [word], [playlists]) if i != word]
     # Ids of the older form are no UUIDs.
     if not ids and not word.startswith("pl_"):
-        suggestion = suggest_nearest(word, names)
+        suggestion = suggest_nearest(word, dict(zip(names, names)))
         raise UsageError(
             f"no playlist is called {word!r}{suggestion}", "`ft playlists` lists yours"
         )
@@ -4058,10 +4309,10 @@ def find_playlist(word: str, playlists: list[Json]) -> str:
     "Show a playlist and the tracks in it. Your own, or anybody's public one by its id.",
     PLAYLIST,
     JSON,
-    example='ft playlist show "Focus Beats"',
+    examples=['ft playlist show "Focus Beats"'],
 )
 def show_playlist(ft: Context, args: argparse.Namespace) -> None:
-    [playlist_id] = find_playlists(ft.api, args.playlist)
+    [playlist_id] = find_playlists(ft, args.playlist)
     document = ft.api.get_playlist(playlist_id)
     if args.json:
         return ft.console.print_json(document)
@@ -4089,11 +4340,18 @@ def show_playlist(ft: Context, args: argparse.Namespace) -> None:
     PLAYLIST,
     IDS_ARG,
     JSON,
-    example='ft playlist add "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
+    examples=[
+        'ft playlist add "Focus Beats" 07e8d430 a9b16641',
+        (
+            "ft list --status completed --json | jq -r '.data.generations[].id' | "
+            'ft playlist add "Focus Beats" -'
+        ),
+    ],
 )
 def add_to_playlist(ft: Context, args: argparse.Namespace) -> int:
     ids = read_ids(ft.console, args.id)
-    [playlist] = find_playlists(ft.api, args.playlist)
+    [playlist] = find_playlists(ft, args.playlist)
+    ids = expand_ids(ft.console, ids, library_pages(ft.api, GENERATION))
     send = partial(ft.api.add_tracks, playlist)
     return run_bulk(ft, ids, send, BulkResult("added", "trackId"))
 
@@ -4104,11 +4362,18 @@ def add_to_playlist(ft: Context, args: argparse.Namespace) -> int:
     PLAYLIST,
     IDS_ARG,
     JSON,
-    example='ft playlist remove "Focus Beats" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
+    examples=[
+        'ft playlist remove "Focus Beats" 07e8d430',
+        (
+            "ft playlist show \"Focus Beats\" --json | jq -r '.data.tracks[].id' | "
+            'ft playlist remove "Focus Beats" -'
+        ),
+    ],
 )
 def remove_from_playlist(ft: Context, args: argparse.Namespace) -> int:
     ids = read_ids(ft.console, args.id)
-    [playlist] = find_playlists(ft.api, args.playlist)
+    [playlist] = find_playlists(ft, args.playlist)
+    ids = expand_ids(ft.console, ids, playlist_pages(ft.api, playlist))
     send = partial(ft.api.remove_tracks, playlist)
     return run_bulk(ft, ids, send, BulkResult("removed", "trackId"))
 
@@ -4121,13 +4386,20 @@ def remove_from_playlist(ft: Context, args: argparse.Namespace) -> int:
     arg("target", "the playlist to put them in, id or name", metavar="<dst>"),
     IDS_ARG,
     JSON,
-    example='ft playlist move "Drafts" "Album" 07e8d430-2310-4c57-87a8-cf1e6db376f7',
+    examples=[
+        'ft playlist move "Drafts" "Album" 07e8d430 a9b16641',
+        (
+            "ft playlist show Drafts --json | jq -r '.data.tracks[].id' | "
+            "ft playlist move Drafts Album -"
+        ),
+    ],
 )
 def move_between_playlists(ft: Context, args: argparse.Namespace) -> int:
     ids = read_ids(ft.console, args.id)
-    source, target = find_playlists(ft.api, args.source, args.target)
+    source, target = find_playlists(ft, args.source, args.target)
     if source.lower() == target.lower():
         raise UsageError("the source and the target are the same playlist")
+    ids = expand_ids(ft.console, ids, playlist_pages(ft.api, source))
     send = partial(ft.api.move_tracks, source, target)
     return run_bulk(ft, ids, send, BulkResult("moved", "trackId"))
 
@@ -4140,17 +4412,17 @@ def move_between_playlists(ft: Context, args: argparse.Namespace) -> int:
     "Make a sound effect: submit, poll, and download in one shot.",
     PROMPT,
     flag(
-        "--duration <sec>", "length in seconds", type=decimal_number, shown="the service's choice"
+        "--duration <sec>", "length in seconds", type=duration_seconds, shown="the service's choice"
     ),
     VERBATIM_FLAG,
     OUTPUT,
     NO_WAIT,
     RECORD_JSON,
     WEBHOOK,
-    example='ft sfx generate "a heavy door closes" --duration 3',
+    examples=['ft sfx generate "a heavy door closes" --duration 3'],
 )
 def generate_sound_effect(ft: Context, args: argparse.Namespace) -> None:
-    body = {"prompt": join_prompt(args.prompt), "enhance": not args.verbatim}
+    body = {"prompt": read_prompt(ft.console, args.prompt), "enhance": not args.verbatim}
     if args.duration is not None:
         body["duration"] = args.duration
     make_track(ft, args, Submission(SOUND_EFFECT, "sound-effects", body))
@@ -4164,14 +4436,14 @@ declare(
     STATUS,
     ALL_FLAG,
     JSON,
-    example="ft sfx list --limit 10",
+    examples=["ft sfx list --limit 10"],
 )(list_tracks)
 declare(
     "sfx get",
     "Show one sound effect's detail.",
     ID_ARG,
     JSON,
-    example="ft sfx get 07e8d430-2310-4c57-87a8-cf1e6db376f7",
+    examples=["ft sfx get 07e8d430-2310-4c57-87a8-cf1e6db376f7"],
 )(show_track)
 declare(
     "sfx download",
@@ -4179,7 +4451,7 @@ declare(
     IDS_ARG,
     OUTPUT,
     WAIT_FLAG,
-    example="ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7",
+    examples=["ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7"],
 )(download_tracks)
 
 
@@ -4190,7 +4462,7 @@ declare(
     "doctor",
     "Health check + resolved config dump. The first thing to try when something feels off.",
     flag("--json", "print the same facts as JSON"),
-    example="ft doctor",
+    examples=["ft doctor"],
 )
 def check_setup(ft: Context, args: argparse.Namespace) -> int:
     checkup = Checkup(ft)
@@ -4230,7 +4502,7 @@ class Checkup:
             self.lines.append((True, check()))
             return True
         except FtError as error:
-            hint = f" ({error.hint})" if error.hint else ""
+            hint = f"; {error.hint}" if error.hint else ""
             self.lines.append((False, f"{name}: {error.message}{hint}"))
             self.exit_code = self.exit_code or error.exit_code
             return False
@@ -4352,7 +4624,7 @@ def find_installer(directory: str) -> tuple[str, tuple[str, ...]]:
     "update",
     "Re-run the install script to upgrade. It puts the newest release into the directory of this "
     "ft.",
-    example="ft update",
+    examples=["ft update"],
 )
 def update_ft(ft: Context, args: argparse.Namespace) -> None:
     # FT_BASE_URL is the name that the install script knows.
@@ -4431,7 +4703,7 @@ def run_installer(argv: list[str], script: bytes) -> None:
     "Print a shell's completion script. It completes commands, flags and their choices; load it "
     "where your shell starts.",
     arg("shell", "bash, zsh, fish or powershell", choices=("bash", "zsh", "fish", "powershell")),
-    example='eval "$(ft completion bash)"',
+    examples=['eval "$(ft completion bash)"'],
 )
 def print_completion(ft: Context, args: argparse.Namespace) -> None:
     ft.console.print_raw(COMPLETION_SCRIPTS[args.shell])
@@ -4440,21 +4712,55 @@ def print_completion(ft: Context, args: argparse.Namespace) -> None:
 @declare(
     "help",
     "Print built-in help. Overall or for a single command.",
-    arg("topic", "the command to explain; none: an overview", metavar="<command>", nargs="*"),
+    arg(
+        "topic",
+        "the command or topic to explain; none: an overview",
+        metavar="<command>",
+        nargs="*",
+    ),
     flag("--man", "print the man page of all commands, as roff"),
-    example="ft help generate",
+    examples=["ft help generate"],
 )
 def show_help(ft: Context, args: argparse.Namespace) -> None:
-    ft.console.print_raw(format_manual() if args.man else help_text(args.topic))
+    if args.man:
+        return ft.console.print_raw(format_manual())
+    ft.console.print_help(help_text(args.topic))
 
 
 # --- 10. Command line ----------------------------------------------------------------------------
 
+# The overview's headings, and the first words of the commands below them.
+HELP_SECTIONS = {
+    "Make music": ("generate", "instrumental"),
+    "Your library": ("list", "get", "download", "delete"),
+    "Playlists": ("playlists", "playlist"),
+    "Sound effects": ("sfx",),
+    "Setup": ("auth", "me", "doctor", "update", "completion", "help"),
+}
 COMMAND_GROUPS = {
     "auth": "Sign in and out.",
     "playlist": "Inspect and manage the tracks in playlists.",
     "sfx": "Sound effects.",
 }
+# What people who know other tools type, by the group of commands.
+COMMAND_SYNONYMS = {
+    "": {
+        **dict.fromkeys(("rm", "remove"), "delete"),
+        **dict.fromkeys(("show", "view", "info"), "get"),
+        **dict.fromkeys(("ls", "history"), "list"),
+        **dict.fromkeys(("create", "new", "make", "submit"), "generate"),
+        **dict.fromkeys(("status", "account"), "auth whoami"),
+        "upgrade": "update",
+        "version": "--version",
+    },
+    "playlist": {
+        **dict.fromkeys(("list", "ls"), "playlists"),
+        **dict.fromkeys(("get", "view"), "playlist show"),
+        "rm": "playlist remove",
+    },
+    "sfx": {"ls": "sfx list", "show": "sfx get", "create": "sfx generate", "make": "sfx generate"},
+}
+FLAG_SYNONYMS = {"v": "--version", "out": "--output", "length": "--duration", "force": "--yes"}
 HELP_FLAG = ("-h", "--help"), {"action": "store_true", "help": "show this help"}
 VERSION_FLAG = ("--version",), {"action": "store_true", "help": "print the version"}
 
@@ -4486,6 +4792,8 @@ class CommandLine:
                 self._add_word(word)
             elif not self.wants_help:  # after -h only the name of the command counts
                 self._add_flag(word)
+        if self.arguments == ["help"] and self.name != ["help"]:
+            self.wants_help = True  # a lone `help` is never a prompt, so it never costs a credit
         for word in self._words:
             self._add_word(word)
 
@@ -4499,6 +4807,9 @@ class CommandLine:
         """Take a word that is no flag: the next word of the command's name, or an argument."""
         if self.command:
             self.arguments.append(word)
+            return
+        if self.name and word == "help":
+            self.wants_help = True
             return
         self.name.append(word)
         name = " ".join(self.name)
@@ -4547,8 +4858,14 @@ class CommandLine:
         is_elsewhere = any(name in names for c in COMMANDS.values() for names, _ in c.flags)
         if not self.command and is_elsewhere:
             raise self.error(f"{name} goes after the command")
-        dashed = name if name.startswith("--") else f"-{name}"
-        raise self.error(f"unknown flag {name}{suggest_nearest(dashed, known)}")
+        names = {known_name: known_name for known_name in known}
+        names.update(FLAG_SYNONYMS)
+        suggestion = suggest_nearest(name, names)
+        error = self.error(f"unknown flag {name}{suggestion}")
+        if self.command and PROMPT in self.command.arguments and not suggestion:
+            program = " ".join(["ft", *self.name])
+            error.hint += f"; a prompt that begins with a dash goes after --: {program} -- {word}"
+        raise error
 
     def check_count(self) -> None:
         """Raise UsageError if an argument is missing, or if there is one too many."""
@@ -4591,9 +4908,17 @@ def is_switch(parameter: Parameter) -> bool:
 
 
 def unknown_command(name: str) -> UsageError:
-    return UsageError(
-        f"unknown command `{name}`{suggest_nearest(name, COMMANDS)}", "`ft help` lists the commands"
-    )
+    group, _, last = name.rpartition(" ")
+    if group == "playlist" and last in ("create", "new", "rename", "delete"):
+        hint = "playlists are created, renamed and deleted at finetuning.ai"
+        return UsageError(f"unknown command `{name}`", hint)
+    # The last word is compared: `login` is meant to be `auth login`, and `gen` no `sfx generate`.
+    names: dict[str, str] = {}
+    for known in (*COMMANDS, *COMMAND_GROUPS):
+        if not group or known.startswith(f"{group} "):
+            names.setdefault(known.split()[-1], known)
+    suggestion = suggest_nearest(last, {**names, **COMMAND_SYNONYMS.get(group, {})})
+    return UsageError(f"unknown command `{name}`{suggestion}", "`ft help` lists the commands")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -4647,11 +4972,15 @@ class CommandParser(argparse.ArgumentParser):
             value = super()._get_value(action, arg_string)
         except argparse.ArgumentError as error:
             raise self._invalid(action, arg_string, error.message) from None
-        is_command = action.nargs == argparse.PARSER  # CommandLine has found it already
-        if action.choices is not None and value not in action.choices and not is_command:
-            choices = ", ".join(map(str, action.choices))
-            raise self._invalid(action, arg_string, f"choose one of {choices}")
-        return value
+        # CommandLine has found the command already.
+        if action.choices is None or action.nargs == argparse.PARSER or value in action.choices:
+            return value
+        by_case = {str(choice).lower(): choice for choice in action.choices}
+        if str(value).lower() in by_case:
+            return by_case[str(value).lower()]
+        choices = ", ".join(map(str, action.choices))
+        suggestion = suggest_nearest(arg_string, by_case)
+        raise self._invalid(action, arg_string, f"choose one of {choices}{suggestion}")
 
     @staticmethod
     def _invalid(action: argparse.Action, text: str, why: str) -> UsageError:
@@ -4669,14 +4998,18 @@ def build_parser(chosen: Command) -> tuple[CommandParser, CommandParser]:
     *groups, last = chosen.name.split()
     for group in groups:
         parent = parent.add_parser(group).add_subparsers()
-    example = chosen.example
+    examples = [f"  {example}" for example in chosen.examples]
     if sys.stdout.isatty():
-        example = "\n    ".join(wrap_command(example, help_width() - 4))
+        examples = [
+            "  " + "\n    ".join(wrap_command(example, help_width() - 4))
+            for example in chosen.examples
+        ]
+    title = "example" if len(examples) == 1 else "examples"
     leaf: CommandParser = parent.add_parser(
         last,
         usage=chosen.usage,
         description="\n".join(wrap_text(chosen.description, help_width())),
-        epilog=f"example:\n  {example}",
+        epilog="\n".join([f"{title}:", *examples]),
     )
     leaf.declare(chosen)
     return root, leaf
@@ -4704,11 +5037,13 @@ def parse_command_line(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def help_text(words: Sequence[str]) -> str:
-    """Return the help of a command, of a group of commands, or the overview.
+    """Return the help of a command, of a group of commands, of a topic, or the overview.
 
-    Raises UsageError if there is no such command.
+    Raises UsageError if there is none of that name.
     """
     name = " ".join(words)
+    if name in HELP_TOPICS:
+        return topic_text(name)
     if name in COMMANDS:
         _, parser = build_parser(COMMANDS[name])
         return parser.format_help()
@@ -4719,27 +5054,42 @@ def help_text(words: Sequence[str]) -> str:
 
 def overview_text(group: str) -> str:
     """Return the help that lists the commands of a group, or all commands if it is empty."""
-    shown = [c for c in COMMANDS.values() if not group or c.name.startswith(group + " ")]
-    usages = [c.usage[len("ft ") :].replace(" [flags]", "") for c in shown]
-    indent = max(map(len, usages)) + 4
+    sections = {title: find_commands(words) for title, words in HELP_SECTIONS.items()}
+    if group:
+        sections = {"Commands": find_commands([group])}
+    usages = {
+        c.name: c.usage[len("ft ") :].replace(" [flags]", "")
+        for cs in sections.values()
+        for c in cs
+    }
+    indent = max(map(len, usages.values())) + 4
     lines = [
         f"usage: ft {group + ' ' if group else ''}<command> [flags]",
         "",
         COMMAND_GROUPS.get(group, f"ft {__version__}: music from a prompt, by Finetuning.ai"),
-        "",
-        "commands:",
     ]
-    for chosen, usage in zip(shown, usages):
-        first, *rest = wrap_text(chosen.summary, max(20, help_width() - indent))
-        lines += [f"  {usage:{indent - 2}}{first}", *(" " * indent + line for line in rest)]
+    for title, shown in sections.items():
+        lines += ["", f"{title}:"]
+        for chosen in shown:
+            first, *rest = wrap_text(chosen.summary, max(20, help_width() - indent))
+            lines.append(f"  {usages[chosen.name]:{indent - 2}}{first}")
+            lines += (" " * indent + line for line in rest)
     parser = CommandParser(prog="ft", usage="")
     parser.declare_global_flags()
     lines += ["", "global flags" + parser.format_help().partition("global flags")[2].rstrip("\n")]
     if not group:
         lines.append("  --version         print the version")
-    example = shown[0].example if group else 'ft generate "lofi chill piano, mellow, late night"'
-    lines += ["", "`ft help <command>` explains a command.", "", "example:", f"  {example}"]
+    first_command = next(iter(sections.values()))[0]
+    lines += ["", "`ft help <command>` explains a command."]
+    if not group:
+        lines.append(f"Topics for `ft help`: {', '.join(HELP_TOPICS)}.")
+    lines += ["", "example:", f"  {first_command.examples[0]}"]
     return "\n".join(lines) + "\n"
+
+
+def find_commands(words: Sequence[str]) -> list[Command]:
+    """Return the commands whose names begin with one of `words`, in the order of these."""
+    return [c for word in words for c in COMMANDS.values() if c.name.split()[0] == word]
 
 
 # --- 11. Completion and manual -------------------------------------------------------------------
@@ -4814,7 +5164,7 @@ def completion_table() -> dict[str, dict[str, str]]:
         table["ft"][first] = COMMAND_GROUPS.get(first, chosen.summary).rstrip(".")
         if second:
             table.setdefault(f"ft {first}", {})[second] = chosen.summary
-    table["ft help"] = dict(table["ft"])
+    table["ft help"] = {**table["ft"], **dict.fromkeys(HELP_TOPICS, "")}
     table.update({f"ft help {group}": table[f"ft {group}"] for group in COMMAND_GROUPS})
     flags_of: dict[str, Sequence[Parameter]] = {"ft": [VERSION_FLAG]}
     flags_of.update({f"ft {group}": [] for group in COMMAND_GROUPS})
@@ -4884,33 +5234,65 @@ def complete(shell: str, words: list[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-# What the man page says beside the declarations: terms and their meanings.
-MANUAL_SECTIONS = {
-    "EXIT STATUS": {
-        "0": "success; of several items, at least one succeeded",
+# What the man page says beside the declarations, and `ft help TOPIC` without a man page: terms and
+# their meanings, or tasks and the commands for them.
+HELP_TOPICS = {
+    "exit-codes": {
+        "0": "success; of a bulk command, at least one item succeeded",
         "1": "an API error, or a failure on this machine",
         "2": "a bad flag, argument, key or configuration",
         "3": "no usable answer from the network",
         "129, 130, 143": "stopped by SIGHUP, Ctrl-C, SIGTERM",
         "141": "the reader of stdout went away",
     },
-    "ENVIRONMENT": {
+    "environment": {
         "FINETUNING_API_KEY": "the API key to use; `--api-key` overrides it, and it overrides the "
         "stored key",
         "FINETUNING_CONFIG_HOME": "the configuration directory",
-        "NO_COLOR": "set to anything: no colours",
+        "NO_COLOR, CLICOLOR=0": "no colours",
+        "CLICOLOR_FORCE, FORCE_COLOR": "colour tables in a pipe, too",
         "HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE": "the proxy, the hosts that need none, the "
         "certificates to trust",
         "FT_RELEASE_URL": f"where `ft update` finds releases (default: {RELEASE_URL})",
     },
-    "FILES": {
+    "files": {
         "~/.config/finetuning/config.json": "the settings `baseUrl`, `defaultDuration` and "
         "`defaultBpm`. On macOS in ~/Library/Application Support/finetuning, on Windows in "
         "%APPDATA%\\finetuning",
         "~/.config/finetuning/credentials": "the API key in plain text, only on a Linux without a "
         "keychain",
     },
+    "scripting": {
+        "Download everything that is completed": "ft list --status completed --all --json | "
+        "jq -r '.data.generations[].id' | ft download - -o tracks/",
+        "Delete what failed": "ft list --status failed --all --json | "
+        "jq -r '.data.generations[].id' | ft delete --yes -",
+        "Move a playlist into another one": "ft playlist show Drafts --json | "
+        "jq -r '.data.tracks[].id' | ft playlist move Drafts Album -",
+        "See how many credits are left": "ft me --json | jq .data.limits.totalRemaining",
+        "Read the prompt and the lyrics from files": "ft generate - --lyrics-file words.txt "
+        "<prompt.txt",
+        "Play a track without saving it": "ft download 07e8d430 -o - | mpv -",
+    },
 }
+MANUAL_TITLES = {
+    "exit-codes": "EXIT STATUS",
+    "environment": "ENVIRONMENT",
+    "files": "FILES",
+    "scripting": "EXAMPLES",
+}
+
+
+def topic_text(topic: str) -> str:
+    """Return the help of a topic: each term, and below it what it means."""
+    lines = [f"{topic}:"]
+    for term, text in HELP_TOPICS[topic].items():
+        wrap = wrap_command if topic == "scripting" else wrap_text
+        width = help_width() - 6 if sys.stdout.isatty() else 10 * help_width()
+        lines += [f"  {term}", *(f"      {line}" for line in wrap(text, width))]
+    return "\n".join(lines) + "\n"
+
+
 ROFF_ESCAPES = str.maketrans({"\\": r"\e", "-": r"\-", "'": r"\(aq", "~": r"\(ti", "^": r"\(ha"})
 
 
@@ -4946,13 +5328,19 @@ def format_manual() -> str:
     for chosen in COMMANDS.values():
         page += [f".SS {roff(chosen.usage)}", roff(chosen.description)]
         page += [*roff_entries([*chosen.arguments, *chosen.flags]), ".PP\n.EX"]
-        page += [line.translate(ROFF_ESCAPES) for line in wrap_command(chosen.example, 60)]
+        for example in chosen.examples:
+            page += [line.translate(ROFF_ESCAPES) for line in wrap_command(example, 60)]
         page.append(".EE")
     page += [".SH GLOBAL FLAGS", "Before or after the command."]
     page += roff_entries((*GLOBAL_FLAGS, HELP_FLAG, VERSION_FLAG))
-    for title, terms in MANUAL_SECTIONS.items():
+    for topic, title in MANUAL_TITLES.items():
         page.append(f".SH {title}")
-        page += [f".TP\n{roff(f'`{term}`')}\n{roff(text)}" for term, text in terms.items()]
+        for term, text in HELP_TOPICS[topic].items():
+            if topic == "scripting":
+                lines = [line.translate(ROFF_ESCAPES) for line in wrap_command(text, 60)]
+                page += [f".TP\n{roff(term)}\n.EX", *lines, ".EE"]
+            else:
+                page.append(f".TP\n{roff(f'`{term}`')}\n{roff(text)}")
     return "\n".join(page) + "\n"
 
 
@@ -4968,7 +5356,7 @@ def run_command(console: Console, part_files: PartFiles, argv: Sequence[str]) ->
     try:
         args = parse_command_line(argv)
     except HelpRequested as request:
-        console.print_raw(str(request))
+        console.print_help(str(request))
         return 0
     console.verbose = args.verbose
     console.no_color = console.no_color or args.no_color

@@ -19,6 +19,7 @@ GLOBAL = ["-h", "--help", "-v", "--verbose", "--api-key", "--base-url", "--confi
 STATUSES = ["all", "pending", "processing", "completed", "failed"]
 
 # What is typed, and what is offered. All shells agree on it.
+TOPICS = ["exit-codes", "environment", "files", "scripting"]
 CASES: dict[str, list[str]] = {
     "ft ": FIRST,
     "ft pl": ["playlists", "playlist"],
@@ -28,7 +29,7 @@ CASES: dict[str, list[str]] = {
     "ft sfx ": verbs("sfx"),
     "ft sfx l": ["list"],
     "ft lsit ": FIRST,
-    "ft help ": FIRST,
+    "ft help ": [*FIRST, *TOPICS],
     "ft help -": ["--man", *GLOBAL],
     "ft help gen": ["generate"],
     "ft help playlist ": verbs("playlist"),

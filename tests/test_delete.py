@@ -23,6 +23,7 @@ def test_delete_asks_first_and_y_deletes(ft: Runner) -> None:
     assert deletions(ft) == []
     process.send("y\r")
     assert process.finish().screen(columns=120) == [
+        "note: 07e8d430-...  lofi chill piano, mellow, late night",
         "This permanently deletes the track from your library — everywhere, not just playlists.",
         "Delete 1 track(s)? [y/N] y",
         "Deleted 1 of 1 track(s)",
@@ -38,7 +39,7 @@ def test_anything_but_yes_deletes_nothing_and_is_exit_0(ft: Runner, answer: str)
     process.send(answer)
     result = process.finish()
     assert result.piped == "Aborted.\n"
-    assert not ft.sandbox.requests
+    assert not ft.sandbox.posts()
 
 
 @pytest.mark.source
@@ -47,7 +48,7 @@ def test_an_answer_that_is_no_text_deletes_nothing(ft: Runner) -> None:
     process.expect("[y/N] ")
     process.send("да\r")
     assert process.finish().piped == "Aborted.\n"
-    assert not ft.sandbox.requests
+    assert not ft.sandbox.posts()
 
 
 @pytest.mark.parametrize("flag", ["-y", "--yes"])

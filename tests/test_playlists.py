@@ -182,7 +182,7 @@ def test_show_shows_a_playlist_and_every_track_in_it(ft: Runner) -> None:
     assert header.split() == ["ID", "STATUS", "DURATION", "PROMPT", "CREATED"]
     assert [row.split()[0] for row in rows] == contents(ft, "Focus Beats")
     assert rows[-1].split()[:3] == [IN_FOCUS[1], "completed", "3m"]
-    assert rows[-1].endswith("lo-fi, chill, morning coffee                    2 hours ago")
+    assert rows[-1].endswith("lo-fi, chill, morning coffee              2 hours ago")
 
 
 @pytest.mark.source
