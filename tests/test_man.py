@@ -9,7 +9,16 @@ import time
 import pytest
 from conftest import Process, Runner
 
-SECTIONS = ["NAME", "SYNOPSIS", "COMMANDS", "GLOBAL FLAGS", "EXIT STATUS", "ENVIRONMENT", "FILES", "EXAMPLES"]
+SECTIONS = [
+    "NAME",
+    "SYNOPSIS",
+    "COMMANDS",
+    "GLOBAL FLAGS",
+    "EXIT STATUS",
+    "ENVIRONMENT",
+    "FILES",
+    "EXAMPLES",
+]
 
 
 def page(ft: Runner, **env: str) -> str:
