@@ -325,7 +325,7 @@ def test_output_dash_is_refused_on_a_terminal_before_the_credit_is_spent(ft: Run
 
 @pytest.mark.source
 @pytest.mark.parametrize(
-    "output", ["file/x.mp3", "file/deeper/x.mp3", "/dev/null", "x" * 300 + ".mp3"]
+    "output", ["file/x.mp3", "file/deeper/x.mp3", "/dev/full", "x" * 300 + ".mp3"]
 )
 def test_an_output_that_cannot_be_written_is_found_before_the_credit_is_spent(
     ft: Runner, tmp_path: Path, output: str

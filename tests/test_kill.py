@@ -60,5 +60,5 @@ def test_stopped_at_random_moments(ft: Runner, tmp_path: Path, number: int) -> N
                 assert (out / name).read_bytes() in (old, whole[name])
             else:
                 assert number == signal.SIGKILL, repr(result)
-                assert re.fullmatch(r"\.ft-[0-9a-f]{12}\.part", name)
+                assert re.fullmatch(r"\.ft-[0-9a-f]{12}-song-.*\.part", name)
                 (out / name).unlink()
