@@ -783,6 +783,7 @@ class Console:
         self._frame = 0
         self._last_message = time.monotonic()
         self.shield = Shield()
+        self._output_failure: FtError | BrokenPipeError | None = None
         self._stdout, self._stderr = map(self._prepare, (sys.stdout, sys.stderr))
 
     @staticmethod
@@ -802,9 +803,12 @@ class Console:
     def print_raw(self, text: str) -> None:
         """Print text of our own as it is, but for keys.
 
-        Raises BrokenPipeError if the reader of stdout went away, FtError for other failures.
+        Raises BrokenPipeError if the reader of stdout went away, FtError for other failures, and
+        the same once more for whatever comes after a failure.
         """
         self.clear_status()
+        if self._output_failure:
+            raise self._output_failure
         try:
             self._stdout.write_text(redact(text))
             self._stdout.confirm()
@@ -998,11 +1002,12 @@ class Console:
             self._stderr.is_discarded = True
 
     def _fail_output(self, error: OSError) -> NoReturn:
-        self._stdout.is_discarded = True
         # Windows reports a broken pipe as EINVAL.
         if isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == errno.EINVAL):
-            raise BrokenPipeError from None
-        raise FtError(f"cannot write output: {error.strerror}") from None
+            self._output_failure = BrokenPipeError()
+        else:
+            self._output_failure = FtError(f"cannot write output: {error.strerror}")
+        raise self._output_failure from None
 
     def hurry(self) -> None:
         """Give up on readers that sleep in half a second, because a signal asks ft to stop."""
@@ -2679,13 +2684,13 @@ def find_obstacle(path: str, status: os.stat_result) -> str:
     """Return why the existing file `path` cannot be replaced, or nothing."""
     if not stat.S_ISREG(status.st_mode):
         return "it is a directory" if stat.S_ISDIR(status.st_mode) else "it is not a regular file"
-    # root may write everywhere, but did not mean to if nobody may.
-    if not status.st_mode & 0o222 or not os.access(path, os.W_OK):
-        return "it is read-only"
     if is_protected(path):
         return "it is immutable (see `lsattr`)"
     if is_mount_point(path):
         return "it is a mount point"
+    # root may write everywhere, but did not mean to if nobody may.
+    if not status.st_mode & 0o222 or not os.access(path, os.W_OK):
+        return "it is read-only"
     directory = os.stat(os.path.dirname(path))
     owners = (0, status.st_uid, directory.st_uid)
     if os.name != "nt" and directory.st_mode & stat.S_ISVTX and os.geteuid() not in owners:
@@ -4817,7 +4822,7 @@ class CommandLine:
         is_elsewhere = any(name in names for c in COMMANDS.values() for names, _ in c.flags)
         if not self.command and is_elsewhere:
             raise self.error(f"{name} goes after the command")
-        dashed = name if name.startswith("--") else f"-{name}"
+        dashed = name if name.startswith("--") else "-" + re.split("[./]", name)[0]
         raise self.error(f"unknown flag {name}{suggest_nearest(dashed, known)}")
 
     def check_count(self) -> None:
@@ -4851,7 +4856,8 @@ def resembles_long_flag(word: str, known: Iterable[str]) -> bool:
 
     letters = re.split("[=./]", word.lstrip("-"))[0]
     long_names = [name[2:] for name in known if name.startswith("--")]
-    begins = any(name.startswith(letters) for name in long_names)
+    # Three letters are enough, as in `-outx.mp3`.
+    begins = any(name.startswith((letters, letters[:3])) for name in long_names)
     close = difflib.get_close_matches(letters, long_names, 1, 0.75)
     return len(letters) > 1 and (begins or bool(close))
 

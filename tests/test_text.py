@@ -6,7 +6,9 @@ import json
 import re
 import shlex
 import sys
+import time
 import unicodedata
+from typing import Callable
 
 import pytest
 from conftest import ROOT
@@ -409,3 +411,49 @@ def test_parse_json_raises_nothing_but_value_error(data: str | bytes) -> None:
         ft.parse_json(data)
     except ValueError:
         pass
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+LONG = {  # what is repeated to make a long text
+    "words": "an upbeat jingle ",
+    "a word": "x",
+    "wide": "夜",
+    "marks": "e\u0301\u0316",
+    "emoji": "\U0001f1ef\U0001f1f5👩\u200d🎤",
+    "quotes": 'it\'s "so" -o x ',
+    "controls": "\x1b[31m\u202e",
+    "keys": "ft_live_0123456789",
+}
+WORK = {
+    "wrap_text": lambda text: ft.wrap_text(text, 20),
+    "wrap_command": lambda text: ft.wrap_command(text, 20),
+    "wrap_command, all on one line": lambda text: ft.wrap_command(text, sys.maxsize),
+    "truncate": lambda text: ft.truncate(text, len(text) // 2),
+    "sanitise": ft.sanitise,
+    "layout_table": lambda text: ft.layout_table(["ID", "NAME"], [["1", text]], "NAME", [], 80),
+    "slugify": ft.slugify,
+    "redact": ft.redact,
+    "quote_command": ft.quote_command,
+}
+
+
+def cpu_time(work: Callable[[str], object], text: str) -> float:
+    """The least of three runs."""
+    times = []
+    for _ in range(3):
+        start = time.process_time()
+        work(text)
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+@pytest.mark.parametrize("work", WORK.values(), ids=WORK)
+@pytest.mark.parametrize("piece", LONG.values(), ids=LONG)
+def test_eight_times_the_text_takes_about_eight_times_as_long(
+    piece: str, work: Callable[[str], object]
+) -> None:
+    """And not 64 times. What takes under 20 ms is not worth measuring."""
+    text = piece * (30_000 // len(piece))
+    longer = cpu_time(work, text * 8)
+    assert longer < 0.02 or longer / cpu_time(work, text) < 24
