@@ -67,11 +67,16 @@ restrict_module_path()
 
 import signal
 
-# Until `main` has its own handler, Ctrl-C must not print a traceback.
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+# Until `main` has its own handler, Ctrl-C must not print a traceback. An installed ft is a script
+# that imports this module; any other program that does so keeps its handler.
+if (
+    __name__ == "__main__" or sys.argv[0].endswith(("ft", "ft.exe", "ft.pyz", "ft-script.py"))
+) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
+import codecs
+import errno
 import io
 import os
 import re
@@ -95,12 +100,14 @@ if TYPE_CHECKING:
         Iterator,
         Mapping,
         NoReturn,
+        Optional,
         Sequence,
         TextIO,
         Tuple,
     )
 
     Json = Dict[str, Any]
+    Outcome = Tuple[str, str, Optional[BaseException]]  # an item, a result or an error
     Parameter = Tuple[Tuple[str, ...], Dict[str, Any]]
 
 __version__ = "0.1.0"
@@ -334,22 +341,22 @@ def cell_width(text: str) -> int:
     return sum(map(count_cells, text))
 
 
-def split_at_width(text: str, cells: int) -> tuple[str, str]:
-    """Split `text` into as much as fits into `cells`, and the rest. Emoji stay whole."""
-    used = end = 0
-    for match in re.finditer(EMOJI_SEQUENCE_PATTERN + "|.", text, re.DOTALL):
+def find_fit(text: str, start: int, cells: int) -> int:
+    """Return the end of what fits into `cells` of `text` from `start` on. Emoji stay whole."""
+    used, end = 0, start
+    for match in re.compile(EMOJI_SEQUENCE_PATTERN + "|.", re.DOTALL).finditer(text, start):
         used += cell_width(match[0])
         if used > cells:
-            return text[:end], text[end:]
+            break
         end = match.end()
-    return text, ""
+    return end
 
 
 def truncate(text: str, cells: int) -> str:
     """Return `text` cut to `cells`, with `...` in place of what is lost."""
     if cell_width(text) <= cells:
         return text
-    return split_at_width(text, max(0, cells - 3))[0].rstrip() + "..."[:cells]
+    return text[: find_fit(text, 0, max(0, cells - 3))].rstrip() + "..."[:cells]
 
 
 def wrap_text(text: str, cells: int) -> list[str]:
@@ -357,23 +364,25 @@ def wrap_text(text: str, cells: int) -> list[str]:
 
     An address is never broken: it has to stay clickable.
     """
-    lines = []
-    while text:
-        head, rest = split_at_width(text, cells)
-        if not rest:
-            break
-        space = head.rfind(" ") if not rest.startswith(" ") else len(head)
-        if space <= 0 and "://" in text.split(" ", 1)[0]:
-            space = text.find(" ")
-            if space < 0:
-                break
-        if space > 0:
-            head, rest = text[:space], text[space:].lstrip()
-        if not head:  # not even one wide character fits
-            break
-        lines.append(head)
-        text = rest
-    return [*lines, text]
+    lines: list[str] = []
+    start = 0
+    while True:
+        end = find_fit(text, start, cells)
+        if end == len(text) or end == start:  # not even one wide character fits
+            return [*lines, text[start:]]
+        space = end if text[end] == " " else text.rfind(" ", start, end)
+        if space <= start:
+            word_end = (text.find(" ", end) + len(text) + 1) % (len(text) + 1)  # or the text's end
+            if "://" in text[start:word_end]:
+                if word_end == len(text):
+                    return [*lines, text[start:]]
+                space = word_end
+        if space > start:
+            end = space
+        lines.append(text[start:end])
+        start = end
+        while space == end and start < len(text) and text[start].isspace():
+            start += 1
 
 
 def wrap_command(text: str, cells: int) -> list[str]:
@@ -381,13 +390,18 @@ def wrap_command(text: str, cells: int) -> list[str]:
 
     No line breaks a word, or parts a flag from its value.
     """
-    lines: list[str] = []
+    lines: list[list[str]] = []
+    used = 0
     for word in re.findall(r"""(?:-\S+ )?(?:"[^"]*"|'[^']*'|[^\s"'])+""", text):
-        if lines and cell_width(f"{lines[-1]} {word} \\") <= cells:
-            lines[-1] += f" {word}"
+        width = cell_width(word)
+        if lines and used + width + len("  \\") <= cells:
+            lines[-1].append(word)
+            used += 1 + width
         else:
-            lines.append(word)
-    return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
+            lines.append([word])
+            used = width
+    *others, last = map(" ".join, lines)
+    return [*(f"{line} \\" for line in others), last]
 
 
 def pad_to_width(text: str, cells: int, right: bool = False) -> str:
@@ -473,18 +487,35 @@ def slugify(text: str) -> str:
     """Return `text` as part of a filename: letters and digits of any script, the rest hyphens."""
     from unicodedata import category, normalize
 
-    text = re.sub("[\ufe00-\ufe0f]", "", normalize("NFC", text.lower()))  # variants of an emoji
+    # Sorting the marks of a letter takes normalize the square of their number.
+    text = normalize("NFC", text[:10_000].lower())
+    text = re.sub("[\ufe00-\ufe0f]", "", text)  # variants of an emoji
     # Marks belong to the letter before them.
     kept = "".join(c if c.isalnum() or category(c)[0] == "M" else " " for c in text)
     return "-".join(kept.split())[:40].strip("-")
 
 
+def slugify_for_files(text: str) -> str:
+    """Return a slug without the letters that the file system's encoding lacks.
+
+    That is all but ASCII in the POSIX locale, so that little may be left.
+    """
+    from unicodedata import normalize
+
+    slug, encoding = slugify(text), sys.getfilesystemencoding()
+    try:
+        slug.encode(encoding)
+        return slug
+    except UnicodeEncodeError:
+        return slugify(normalize("NFKD", slug).encode(encoding, "ignore").decode(encoding))
+
+
 def default_filename(record: Json) -> str:
     """Return `<slug>-<short-id>.mp3`, made of characters that are safe in any filename."""
     titles = (record.get("title"), record.get("prompt"))
-    slugs = [slugify(redact(title)) for title in titles if isinstance(title, str)]
+    slugs = [slugify_for_files(redact(title)) for title in titles if isinstance(title, str)]
     words = next(filter(None, slugs), "track")
-    return f"{words}-{slugify(str(record.get('id'))[:8]) or 'unnamed'}.mp3"
+    return f"{words}-{slugify_for_files(str(record.get('id'))[:8]) or 'unnamed'}.mp3"
 
 
 def suggest_nearest(word: str, names: Mapping[str, str]) -> str:
@@ -714,6 +745,109 @@ def shorten_id(identifier: str) -> str:
     return identifier if len(identifier) <= SHORT_ID_WIDTH else identifier[:9] + "..."
 
 
+class Output:
+    """A descriptor to write to, past Python's buffers.
+
+    The buffers lose the rest of what a raw stream (PYTHONUNBUFFERED=1) takes in part, and no signal
+    gets through while another thread is in them. `deadline` (of time.monotonic) is when a reader
+    that sleeps is given up; from then on, or once `is_discarded` is set, nothing is written.
+    """
+
+    def __init__(self, raw: Any, encoding: str = "utf-8") -> None:
+        self._raw = raw
+        self._encoding = encoding
+        # Incremental, because a byte order mark comes only once.
+        self._encoder = codecs.getincrementalencoder(encoding)("backslashreplace")
+        self.deadline = float("inf")
+        self.is_discarded = False
+        self._is_regular = stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
+        self._step = sys.maxsize
+        if not self._is_regular and os.name != "nt":
+            # Imported here already, while there are descriptors left to open a module with.
+            import select
+
+            # As much as never blocks where `select` says that there is room.
+            self._step = select.PIPE_BUF
+
+    def write(self, data: bytes) -> None:
+        """Write all of `data`. Raises OSError if that is impossible."""
+        view = memoryview(data)
+        while view and self._has_room():
+            # None means that another program has made the descriptor non-blocking.
+            view = view[self._raw.write(view[: self._step]) or 0 :]
+
+    def write_text(self, text: str) -> None:
+        """Write text, with stand-ins for what the encoding lacks. Raises as `write` does."""
+        try:
+            text.encode(self._encoding)
+        except UnicodeEncodeError:
+            text = text.translate(ASCII_REPLACEMENTS)
+        self.write(self._encoder.encode(text.replace("\n", os.linesep)))
+
+    def confirm(self) -> None:
+        """Raise the OSError that network file systems keep until a descriptor is closed."""
+        if self._is_regular:
+            try:
+                descriptor = os.dup(self._raw.fileno())
+            except OSError:  # too many are open
+                return
+            os.close(descriptor)
+
+    def close(self) -> None:
+        self._raw.close()
+
+    def _has_room(self) -> bool:
+        """Wait until something can be written, and return whether to go on."""
+        while self._step != sys.maxsize and not self.is_discarded:
+            import select
+
+            # In short steps: Python notices a signal that comes just before select only after it.
+            if select.select([], [self._raw], [], 0.2)[1]:
+                break
+            self.is_discarded = time.monotonic() > self.deadline
+        return not self.is_discarded
+
+
+class Shield:
+    """Hold a signal back while the `with` block runs, so that a report is printed whole.
+
+    StopSignal is then raised at the end of the block, or where the block allows it.
+    """
+
+    def __init__(self) -> None:
+        self._is_up = False
+        self._held: StopSignal | None = None
+
+    def __enter__(self) -> Shield:
+        self._is_up = True
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._is_up = False
+        self.check()
+
+    def check(self) -> None:
+        """Raise the StopSignal that has been held back, if any."""
+        held, self._held = self._held, None
+        if held:
+            raise held
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function that a signal may interrupt, and return what it returns."""
+        was_up, self._is_up = self._is_up, False
+        try:
+            self.check()
+            return function(*arguments)
+        finally:
+            self._is_up = was_up
+
+    def stop(self, stopped: StopSignal) -> None:
+        """Raise `stopped`, now or later."""
+        if not self._is_up:
+            raise stopped
+        self._held = self._held or stopped
+
+
 class Console:
     """Print results to stdout and everything else to stderr.
 
@@ -734,11 +868,17 @@ class Console:
         self._status_shown = False
         self._frame = 0
         self._last_message = time.monotonic()
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-            if os.name != "nt":
-                # Python loses what does not fit into a pipe that does not block.
-                os.set_blocking(stream.fileno(), True)
+        self.shield = Shield()
+        self._output_failure: FtError | BrokenPipeError | None = None
+        self._stdout, self._stderr = map(self._prepare, (sys.stdout, sys.stderr))
+
+    @staticmethod
+    def _prepare(stream: Any) -> Output:
+        stream.reconfigure(errors="backslashreplace")  # for getpass, which writes to it directly
+        if os.name != "nt":
+            os.set_blocking(stream.fileno(), True)
+        raw = getattr(stream.buffer, "raw", stream.buffer)
+        return Output(raw, stream.encoding or "ascii")
 
     # Results
 
@@ -747,9 +887,19 @@ class Console:
         self.print_raw(sanitise(text) + "\n")
 
     def print_raw(self, text: str) -> None:
-        """Print text of our own as it is, but for keys."""
+        """Print text of our own as it is, but for keys.
+
+        Raises BrokenPipeError if the reader of stdout went away, FtError for other failures, and
+        the same once more for whatever comes after a failure.
+        """
         self.clear_status()
-        self._write(sys.stdout, text)
+        if self._output_failure:
+            raise self._output_failure
+        try:
+            self._stdout.write_text(redact(text))
+            self._stdout.confirm()
+        except OSError as error:
+            self._fail_output(error)
 
     def print_help(self, text: str) -> None:
         """Print help, with its headings in bold."""
@@ -765,11 +915,10 @@ class Console:
         self.print_raw(escape_json(format_json(document), ascii_only) + "\n")
 
     def write_bytes(self, data: bytes) -> None:
-        """Write a piece of a track to stdout."""
+        """Write a piece of a track to stdout. Raises as `print_raw` does."""
         self.clear_status()
         try:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            self._stdout.write(data)
         except OSError as error:
             self._fail_output(error)
 
@@ -869,7 +1018,7 @@ class Console:
         """Print a line on stderr in place of the status, in one write, since threads speak too."""
         start = "\r\x1b[K" if self._status_shown else ""
         self._status_shown = False
-        self._write(sys.stderr, f"{start}{text}\n")
+        self._write_message(f"{start}{text}\n")
 
     def _wrap(self, text: str, used: int = 0) -> str:
         """Return `text` wrapped for stderr's terminal, `used` cells of whose line are taken."""
@@ -889,14 +1038,14 @@ class Console:
         answer = ""
         sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
         try:
-            self._write(sys.stderr, f"{self._wrap(consequence)}\n{question} [y/N] ")
+            self._write_message(f"{self._wrap(consequence)}\n{question} [y/N] ")
             wait_for_input()
             answer = sys.stdin.readline()
         except OSError:  # it is open for writing only, or has hung up
             raise UsageError("confirmation needed but stdin cannot be read", SKIP_HINT) from None
         finally:
             if not answer.endswith("\n"):
-                self._write(sys.stderr, "\n")
+                self._write_message("\n")
         if not answer and os.name == "nt":  # where NUL counts as a terminal
             raise UsageError("confirmation needed but stdin has ended", SKIP_HINT)
         return answer.strip().lower() in ("y", "yes")
@@ -913,12 +1062,12 @@ class Console:
         elif get_ident() == self._thread:
             cells = (terminal_width(sys.stderr) or 80) - 1
             self._status_shown = True  # set this first: a signal may interrupt the write
-            self._write(sys.stderr, f"\r\x1b[K{truncate(sanitise(before + text), cells)}")
+            self._write_message(f"\r\x1b[K{truncate(sanitise(before + text), cells)}")
 
     def clear_status(self) -> None:
         if self._status_shown:
             self._status_shown = False
-            self._write(sys.stderr, "\r\x1b[K")
+            self._write_message("\r\x1b[K")
 
     def sleep_with_status(self, seconds: float, describe: Callable[[], str]) -> None:
         """Sleep, and meanwhile show what `describe` returns."""
@@ -949,37 +1098,25 @@ class Console:
             return text
         return f"\x1b[{ANSI_CODES[style]}m{text}\x1b[0m"
 
-    def _write(self, stream: TextIO, text: str) -> None:
-        """Write and flush. Errors on stderr are ignored; on stdout they raise.
-
-        Raises BrokenPipeError if the reader of stdout went away, FtError for other failures.
-        """
-        text = redact(text)
+    def _write_message(self, text: str) -> None:
+        """Write to stderr. Errors are ignored, because there is nowhere to report them."""
         try:
-            text.encode(stream.encoding or "ascii")
-        except UnicodeEncodeError:
-            text = text.translate(ASCII_REPLACEMENTS)
-        try:
-            stream.write(text)
-            stream.flush()
-        except OSError as error:
-            if stream is sys.stdout:
-                self._fail_output(error)
-            self.discard_output(stream)
+            self._stderr.write_text(redact(text))
+        except OSError:
+            self._stderr.is_discarded = True
 
     def _fail_output(self, error: OSError) -> NoReturn:
-        self.discard_output(sys.stdout)
         # Windows reports a broken pipe as EINVAL.
-        if isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == 22):
-            raise BrokenPipeError from None
-        raise FtError(f"cannot write output: {error.strerror}") from None
+        if isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == errno.EINVAL):
+            self._output_failure = BrokenPipeError()
+        else:
+            self._output_failure = FtError(f"cannot write output: {error.strerror}")
+        raise self._output_failure from None
 
-    @staticmethod
-    def discard_output(stream: TextIO) -> None:
-        """Send what the stream still holds nowhere, so that flushing it cannot fail or block."""
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
+    def hurry(self) -> None:
+        """Give up on readers that sleep in half a second, because a signal asks ft to stop."""
+        for output in (self._stdout, self._stderr):
+            output.deadline = time.monotonic() + 0.5
 
 
 def wait_for_input() -> None:
@@ -2729,6 +2866,108 @@ class Api:
 # --- 7. Files ------------------------------------------------------------------------------------
 
 
+# What fsync and close report when data was lost. Anything else means that the file system has no
+# fsync, as with EINVAL from many that run in user space.
+LOST_DATA = {
+    getattr(errno, name, None)
+    for name in ("EIO", "ENOSPC", "EDQUOT", "EFBIG", "ESTALE", "ENXIO", "ENOTCONN", "ETIMEDOUT")
+}
+# Of Linux, for files that `chattr +i` or `chattr +a` protects. The number contains the size of a C
+# long.
+FS_IOC_GETFLAGS = 0x80006601 | (8 if sys.maxsize > 1 << 32 else 4) << 16
+FS_IMMUTABLE_FL, FS_APPEND_FL = 0x10, 0x20
+BSD_PROTECTED = 0x60006  # `chflags` uchg, uappnd, schg and sappnd
+
+
+class UnusableTarget(FtError):
+    """A file cannot be replaced. `instead` is a path beside it where the track can go or is."""
+
+    def __init__(self, name: str, why: str, instead: str, is_kept: bool = False) -> None:
+        kept = f"; the whole track is in {instead}" if is_kept else ""
+        super().__init__(f"cannot write {name}: {why}{kept}")
+        self.instead = instead
+
+
+def is_protected(path: str) -> bool:
+    """Return whether `chattr` or `chflags` keeps a file or directory from being changed.
+
+    False where that cannot be found out.
+    """
+    if getattr(os.stat(path), "st_flags", 0) & BSD_PROTECTED:
+        return True
+    if not sys.platform.startswith("linux"):
+        return False
+    import fcntl
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        flags = int.from_bytes(
+            fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, bytes(8))[:4], sys.byteorder
+        )
+    except OSError:  # most file systems have no such flags
+        return False
+    finally:
+        os.close(descriptor)
+    return bool(flags & (FS_IMMUTABLE_FL | FS_APPEND_FL))
+
+
+def is_mount_point(path: str) -> bool:
+    """Return whether a file is mounted by itself, as Docker does it, and so cannot be replaced."""
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            points = {line.split()[4] for line in file}
+    except OSError:  # not Linux
+        return os.stat(path).st_dev != os.stat(os.path.dirname(path)).st_dev
+    # Device numbers prove nothing here: in an overlay, files may have others than directories.
+    escaped = re.sub(rb"[ \t\n\\]", lambda match: b"\\%03o" % ord(match[0]), os.fsencode(path))
+    return escaped in points
+
+
+def find_obstacle(path: str, status: os.stat_result) -> str:
+    """Return why the existing file `path` cannot be replaced, or nothing."""
+    if not stat.S_ISREG(status.st_mode):
+        return "it is a directory" if stat.S_ISDIR(status.st_mode) else "it is not a regular file"
+    if is_protected(path):
+        return "it is immutable (see `lsattr`)"
+    if is_mount_point(path):
+        return "it is a mount point"
+    # root may write everywhere, but did not mean to if nobody may.
+    if not status.st_mode & 0o222 or not os.access(path, os.W_OK):
+        return "it is read-only"
+    directory = os.stat(os.path.dirname(path))
+    owners = (0, status.st_uid, directory.st_uid)
+    if os.name != "nt" and directory.st_mode & stat.S_ISVTX and os.geteuid() not in owners:
+        return "it belongs to another user"
+    return ""
+
+
+def name_beside(path: str, keeps_name: bool = True) -> str:
+    """Return a new name for what cannot be called `path`, in the same directory."""
+    if os.path.islink(path):
+        path = os.path.realpath(path)
+    directory, name = os.path.split(path)
+    stem, extension = os.path.splitext(name) if keeps_name else ("track", ".mp3")
+    return os.path.join(directory, f"{stem}-{os.urandom(3).hex()}{extension}")
+
+
+def hidden_name(directory: str, name: str, suffix: str) -> str:
+    """Return a name for a hidden file, with `name` in it.
+
+    A file system that refuses `name` then refuses this one too, before a credit is spent. Only
+    what would make it too long is cut off.
+    """
+    prefix = f".ft-{os.urandom(6).hex()}-"
+    try:
+        longest = min(255, os.pathconf(directory, "PC_NAME_MAX"))
+    except (AttributeError, OSError, ValueError):  # AttributeError: Windows
+        longest = 255
+    kept = os.fsencode(name)[: longest - len(prefix) - len(suffix)]
+    return prefix + kept.decode(sys.getfilesystemencoding(), "ignore") + suffix
+
+
 class PartFiles:
     """The hidden files that this process is writing. `main` closes them, so that none is left."""
 
@@ -2772,7 +3011,9 @@ class PartFile:
         self._part_files = part_files
         self._suffix = suffix
         self._path = self.hidden_path = ""  # until it is started
+        self._mode: int | None = None  # of the file that will be replaced
         self._file: Any = None
+        self._output: Output
 
     def __enter__(self) -> PartFile:
         return self
@@ -2788,54 +3029,86 @@ class PartFile:
                 self._file.truncate()
                 return
             self._path = os.path.realpath(self.name)  # a link stays a link
-            directory = os.path.dirname(self._path)
-            self.hidden_path = os.path.join(directory, f".ft-{os.urandom(6).hex()}{self._suffix}")
+            directory, name = os.path.split(self._path)
             os.makedirs(directory, exist_ok=True)
             self._check_target()
+            if is_protected(directory):  # new files can be made there, but not renamed
+                raise FtError(f"cannot write {self.name}: its directory is immutable")
+            self.hidden_path = os.path.join(directory, hidden_name(directory, name, self._suffix))
             self._part_files.start(self, self._make)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise self._refused(error) from None
 
     def _check_target(self) -> None:
-        """Raise FtError if the target exists and is not a regular file."""
+        """Note the mode of an existing target. Raises UnusableTarget if it cannot be replaced."""
         try:
-            mode = os.stat(self._path).st_mode  # fails for a name too long, unlike os.path.exists
+            status = os.stat(self._path)  # fails for a name too long, unlike os.path.exists
         except FileNotFoundError:
             return
-        if not stat.S_ISREG(mode):
-            what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-            raise FtError(f"cannot write {self.name}: it is {what}")
+        obstacle = find_obstacle(self._path, status)
+        if obstacle:
+            raise UnusableTarget(self.name, obstacle, name_beside(self.name))
+        self._mode = stat.S_IMODE(status.st_mode) & 0o777
 
     def _make(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        self._file = open(os.open(self.hidden_path, flags, 0o666), "wb", buffering=0)
+        # Nobody can read the hidden file who could not read what it replaces.
+        mode = 0o666 if self._mode is None else self._mode
+        self._file = open(os.open(self.hidden_path, flags, mode), "wb", buffering=0)
+        self._output = Output(self._file)
 
-    def _refused(self, error: OSError) -> FtError:
-        return FtError(f"cannot write {self.name}: {error.strerror or error}")
+    def _refused(self, error: Exception) -> FtError:
+        return FtError(f"cannot write {self.name}: {getattr(error, 'strerror', None) or error}")
 
     def write(self, data: bytes) -> None:
-        view = memoryview(data)
         try:
-            while view:
-                view = view[self._file.write(view) :]
+            self._output.write(data)
         except OSError as error:
             raise self._refused(error) from None
 
     def finish(self) -> None:
         """Get all bytes onto the disk and close the hidden file, which stays hidden."""
+        descriptor = self._file.fileno()
+        for step in (partial(self._copy_mode, descriptor), partial(os.fsync, descriptor)):
+            self._unless_lost(step)
+        self._unless_lost(self._file.close)
+
+    def _copy_mode(self, descriptor: int) -> None:
+        if self._mode is not None and hasattr(os, "fchmod"):
+            os.fchmod(descriptor, self._mode)
+
+    def _unless_lost(self, step: Callable[[], None]) -> None:
+        """Call `step`. Raises FtError if it fails in a way that means lost data."""
         try:
-            os.fsync(self._file.fileno())
-            self._file.close()
+            step()
         except OSError as error:
-            raise self._refused(error) from None
+            if error.errno in LOST_DATA:
+                raise self._refused(error) from None
 
     def commit(self) -> None:
-        """Put the complete file in place of the target."""
+        """Put the complete file in place of the target.
+
+        Raises UnusableTarget if the file system refuses; the file is then kept under another name.
+        """
         self.finish()
         try:
             os.replace(self.hidden_path, self._path)
         except OSError as error:
-            raise self._refused(error) from None
+            why = error.strerror or str(error)
+            raise UnusableTarget(self.name, why, self._keep(), is_kept=True) from None
+
+    def _keep(self) -> str:
+        """Keep the complete file under another name beside the target, and return that."""
+        self._part_files.forget(self)
+        for keeps_name in (True, False):
+            path = name_beside(self.name, keeps_name)
+            try:
+                os.rename(self.hidden_path, path)
+                return path
+            except OSError:
+                pass
+        kept, self.hidden_path = self.hidden_path, ""  # a hidden file is better than none
+        return kept
 
     def remove(self) -> None:
         """Close and remove the hidden file if it is still there."""
@@ -2848,26 +3121,114 @@ class PartFile:
             self._part_files.forget(self)
 
 
-class StdoutFile:
-    """A track that goes to stdout (`-o -`), from where nothing can be taken back."""
+def find_descriptor(path: str) -> int | None:
+    """Return N if a path means this process's descriptor N, as /dev/stdout and /dev/fd/N do.
 
-    def __init__(self, console: Console) -> None:
+    Opening such a path would begin at the start of the file, and replacing it would replace the
+    file.
+    """
+    own = rf"(/dev|/proc/{os.getpid()}|/proc/{os.getpid()}/task/[0-9]+)/fd"
+    try:
+        for _ in range(40):  # links
+            directory, name = os.path.split(path)
+            directory = os.path.realpath(directory)
+            if re.fullmatch(own, directory) and re.fullmatch("[0-9]{1,9}", name, re.ASCII):
+                return int(name)
+            path = os.path.join(directory, os.readlink(os.path.join(directory, name)))
+    except (OSError, ValueError):  # it is no link
+        pass
+    return None
+
+
+def is_stdout(output: str | None) -> bool:
+    return output is not None and (output == "-" or find_descriptor(output) == 1)
+
+
+def is_stream(path: str) -> bool:
+    """Return whether a path is written to and never replaced: a descriptor, a pipe, /dev/null."""
+    if path == "-" or find_descriptor(path) is not None:
+        return True
+    try:
+        status = os.stat(path)
+        null = os.stat(os.devnull)
+    except (OSError, ValueError):
+        return False
+    is_null = stat.S_ISCHR(status.st_mode) and status.st_rdev == null.st_rdev
+    return is_null or stat.S_ISFIFO(status.st_mode)
+
+
+class StreamFile:
+    """A track that goes to stdout, a pipe or /dev/null, from where nothing can be taken back."""
+
+    def __init__(self, console: Console, path: str) -> None:
         self.console = console
+        self.name = path
+        self._output: Output | None = None
         self._is_started = False
 
-    def __enter__(self) -> StdoutFile:
+    def __enter__(self) -> StreamFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        pass
+        if self._output:
+            self._output.close()
+
+    def check(self) -> None:
+        """Raise FtError if nothing can be written there, UsageError if it is a terminal."""
+        descriptor = 1 if self.name == "-" else find_descriptor(self.name)
+        if descriptor is None:
+            if not os.access(self.name, os.W_OK):
+                raise FtError(f"cannot write {self.name}: {os.strerror(errno.EACCES)}")
+        elif os.isatty(descriptor):
+            raise UsageError(
+                "will not write an MP3 to a terminal", "redirect stdout, or give -o a file"
+            )
+        elif self.name != "-":
+            self._check_descriptor(descriptor)
+
+    def _check_descriptor(self, descriptor: int) -> None:
+        import fcntl
+
+        try:
+            flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        except OSError as error:
+            raise self._refused(error) from None
+        if flags & (os.O_RDONLY | os.O_WRONLY | os.O_RDWR) == os.O_RDONLY:
+            raise FtError(f"cannot write {self.name}: it is open for reading only")
+
+    def _refused(self, error: OSError) -> FtError:
+        return FtError(f"cannot write {self.name}: {error.strerror or error}")
 
     def restart(self) -> None:
         if self._is_started:
             raise NetworkError("the download broke off and cannot be resumed", final=True)
+        if self.name != "-" and not self._output:
+            try:
+                self._output = Output(open(self._open(), "wb", buffering=0))
+            except OSError as error:
+                raise self._refused(error) from None
+
+    def _open(self) -> int:
+        """Return a new descriptor. Where a pipe has no reader yet, wait for one."""
+        descriptor = find_descriptor(self.name)
+        if descriptor is not None:
+            return os.dup(descriptor)
+        while True:
+            try:
+                return os.open(self.name, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+            self.console.sleep_with_status(0.1, lambda: f"waiting for a reader of {self.name}")
 
     def write(self, data: bytes) -> None:
         self._is_started = True
-        self.console.write_bytes(data)
+        if not self._output:
+            return self.console.write_bytes(data)
+        try:
+            self._output.write(data)
+        except OSError as error:
+            raise self._refused(error) from None
 
     def commit(self) -> None:
         pass
@@ -2879,29 +3240,32 @@ def names_directory(output: str) -> bool:
 
 
 def choose_path(output: str | None, record: Json) -> str:
-    """Return where to save a track: -o if it names a file, else a default name in its directory."""
+    """Return where to save a track: -o, a default name in its directory, or `-` for stdout."""
     if output is None:
         return default_filename(record)
     if names_directory(output):
         return os.path.join(output, default_filename(record))
-    return output
+    return "-" if is_stdout(output) else output
 
 
-def check_destination(part_files: PartFiles, output: str | None) -> None:
+def open_destination(console: Console, part_files: PartFiles, path: str) -> PartFile | StreamFile:
+    """Return the file for a path of `choose_path`, still to be started."""
+    return StreamFile(console, path) if is_stream(path) else part_files.create(path)
+
+
+def check_destination(console: Console, part_files: PartFiles, output: str | None) -> None:
     """Make sure, before a credit is spent, that a track can be saved where -o says.
 
     A missing directory is made. Raises FtError if nothing can be written there.
     """
-    if output == "-":
-        if sys.stdout.isatty():
-            raise UsageError(
-                "will not write an MP3 to a terminal", "redirect stdout, or give -o a file"
-            )
-        return
     if output == "":
         raise UsageError("-o needs a file or a directory")
-    with part_files.create(choose_path(output, {"id": "00000000"})) as file:
-        file.restart()
+    path = choose_path(output, {"id": "00000000"})
+    with open_destination(console, part_files, path) as file:
+        if isinstance(file, StreamFile):
+            file.check()
+        else:
+            file.restart()
 
 
 class Resume:
@@ -2949,7 +3313,7 @@ class Resume:
 
 
 def download_file(
-    http: HttpClient, url: str, file: PartFile | StdoutFile, progress: Progress
+    http: HttpClient, url: str, file: PartFile | StreamFile, progress: Progress
 ) -> None:
     """Download `url` into `file`, going on where the connection broke if that is safe.
 
@@ -3018,6 +3382,7 @@ class Recovery:
         self.console = console
         self.kind = kind
         self._output = output
+        self._identifier = ""
         self._command: tuple[str, ...] = ()
         self._id_is_known = False  # to the user
         self._status = ""
@@ -3027,6 +3392,7 @@ class Recovery:
 
     def submitted(self, identifier: str) -> None:
         """The service has accepted the submission: from now on the track costs its credit."""
+        self._identifier = identifier
         self._command = resume_command(self.kind, identifier, self._output)
 
     def told(self) -> None:
@@ -3049,6 +3415,8 @@ class Recovery:
         elif isinstance(error, FtError):
             error.hint = "; ".join(filter(None, [error.hint, "the track is not lost"]))
             error.command = self._command
+            if isinstance(error, UnusableTarget):  # the same command would fail again
+                error.command = resume_command(self.kind, self._identifier, error.instead)
 
     def _explain_stop(self) -> None:
         if not self._command:
@@ -3146,8 +3514,7 @@ def save_track(
     owner = owners.setdefault(path, identifier)
     if owner != identifier:
         raise FtError(f"{path} is the name of {owner} too")
-    file = StdoutFile(ft.console) if path == "-" else ft.part_files.create(path)
-    with file:
+    with open_destination(ft.console, ft.part_files, path) as file:
         download_file(ft.http, url, file, progress)
     return path
 
@@ -3161,17 +3528,27 @@ def report_saved(console: Console, path: str) -> None:
 
 
 def for_each_in_threads(
-    items: Sequence[str], work: Callable[[str], str], on_idle: Callable[[], None]
-) -> Iterator[tuple[str, str, Exception | None]]:
+    items: Sequence[str], work: Callable[[str], str], shield: Shield, on_idle: Callable[[], None]
+) -> Iterator[Outcome]:
     """Call `work` for each item in a few threads, and yield (item, result, error) as each ends.
 
-    `on_idle` is called in between, about ten times a second, by the caller's own thread.
+    Where no thread can be started, it is called for one item after the other. A signal that
+    `shield` holds back is raised in between. `on_idle` is called there too, about ten times a
+    second, by the caller's own thread.
     """
     import queue
     import threading
 
     waiting = list(reversed(items))
-    ended: queue.SimpleQueue[tuple[str, str, Exception | None]] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+
+    def attempt(item: str) -> Outcome:
+        try:
+            return item, work(item), None
+        except StopSignal:
+            raise
+        except BaseException as error:  # whatever it is, the item must not be missing at the end
+            return item, "", error
 
     def work_off() -> None:
         while True:
@@ -3179,18 +3556,23 @@ def for_each_in_threads(
                 item = waiting.pop()  # atomic
             except IndexError:
                 return
-            try:
-                ended.put((item, work(item), None))
-            except Exception as error:
-                ended.put((item, "", error))
+            ended.put(attempt(item))
 
-    for _ in range(min(PARALLEL_DOWNLOADS, len(items))):
-        # Daemons, so that a signal need not wait for them.
-        threading.Thread(target=work_off, daemon=True).start()
+    started = 0
+    try:
+        for _ in range(min(PARALLEL_DOWNLOADS, len(items))):
+            # Daemons, so that a signal need not wait for them.
+            threading.Thread(target=work_off, daemon=True).start()
+            started += 1
+    except RuntimeError:  # a limit on processes; the threads that have started will do
+        pass
     left = len(items)
     while left:
         on_idle()
+        shield.check()
         try:
+            if not started:
+                ended.put(shield.call(attempt, waiting.pop()))
             outcome = ended.get(timeout=0.1)
         except queue.Empty:
             continue
@@ -3206,14 +3588,18 @@ class Tally:
         self._verb = verb
         self._total = total
         self._succeeded = 0
+        self._failed = 0
+        self._network_failed = 0
         self._hint = ""
-        self._bug: Exception | None = None
+        self._bug: BaseException | None = None
 
     def succeeded(self, count: int = 1) -> None:
         self._succeeded += count
 
-    def failed(self, item: str, error: Exception) -> None:
+    def failed(self, item: str, error: BaseException) -> None:
         """Warn of a failure. The first hint is kept for the end, and so is a bug of our own."""
+        self._failed += 1
+        self._network_failed += isinstance(error, NetworkError)
         if isinstance(error, FtError):
             self.console.warning(f"{item}: {error.message}")
             self._hint = self._hint or error.hint
@@ -3222,16 +3608,64 @@ class Tally:
             self._bug = self._bug or error
 
     def finish(self, document: Json | None = None) -> int:
-        """Print the hint and the summary, or `document` instead, and return the exit code."""
+        """Print the hint and the summary, or `document` instead, and return the exit code.
+
+        Where stdout cannot be written, the summary goes to stderr before that is raised.
+        """
         if self._hint:
             self.console.hint(self._hint)
-        if document is None:
-            self.console.print(f"{self._verb} {self._succeeded} of {self._total} track(s)")
-        else:
-            self.console.print_json(document)
+        summary = f"{self._verb} {self._succeeded} of {self._total} track(s)"
+        try:
+            if document is None:
+                self.console.print(summary)
+            else:
+                self.console.print_json(document)
+        except (FtError, BrokenPipeError):
+            self.console.note(summary)
+            raise
         if self._bug:
             raise self._bug
         return 0 if self._succeeded else EXIT_ERROR
+
+    def exit_code_if_all_are_needed(self) -> int:
+        """Return 0 only if nothing failed, and 3 if there was nothing but network failures."""
+        if not self._failed:
+            return 0
+        is_network = not self._succeeded and self._failed == self._network_failed
+        return EXIT_NETWORK if is_network else EXIT_ERROR
+
+
+def save_several(
+    ft: Context, ids: list[str], save: Callable[[str], str], progress: Progress
+) -> int:
+    """Save tracks a few at a time, report what became of each, and return the exit code.
+
+    Whatever ends the saving, even a signal or a bug of our own, is raised after the report.
+    """
+    failure: BaseException | None = None
+    left = dict.fromkeys(ids)
+    tally = Tally(ft.console, "Downloaded", len(ids))
+    with ft.console.shield as shield:
+        try:
+            for identifier, path, error in for_each_in_threads(ids, save, shield, progress.draw):
+                progress.end_file()
+                del left[identifier]
+                if error:
+                    tally.failed(identifier, error)
+                else:
+                    tally.succeeded()
+                    report_saved(ft.console, path)
+        except BaseException as error:
+            failure = error
+            why = "interrupted" if isinstance(error, StopSignal) else "not downloaded"
+            for identifier in left:
+                tally.failed(identifier, FtError(why))
+        try:
+            tally.finish()
+        finally:
+            if failure:
+                raise failure
+    return tally.exit_code_if_all_are_needed()
 
 
 class BulkResult:
@@ -3245,13 +3679,22 @@ class BulkResult:
     def __init__(self, verb: str, id_field: str) -> None:
         self.verb = verb
         self.id_field = id_field
-        self.succeeded: list[str] = []
-        self.errors: list[Json] = []
+        # The error of each id, None if it succeeded. The first outcome of an id counts.
+        self._outcomes: dict[str, Json | None] = {}
         self._document: Json = {}  # whatever else the service sent, around `data`
         self._data: Json = {}  # and in it
 
+    @property
+    def succeeded(self) -> list[str]:
+        return [identifier for identifier, error in self._outcomes.items() if error is None]
+
+    @property
+    def errors(self) -> list[Json]:
+        return [error for error in self._outcomes.values() if error is not None]
+
     def add_failures(self, ids: Iterable[str], reason: str) -> None:
-        self.errors += [{self.id_field: identifier, "error": reason} for identifier in ids]
+        for identifier in ids:
+            self._outcomes.setdefault(identifier, {self.id_field: identifier, "error": reason})
 
     def add_answer(self, ids: list[str], document: Json, otherwise: str) -> None:
         """Take in the answer to a chunk; ids that it does not mention fail with `otherwise`.
@@ -3266,9 +3709,9 @@ class BulkResult:
         self._data.update(data)
         for identifier in ids:
             if identifier.lower() in succeeded:
-                self.succeeded.append(identifier)
+                self._outcomes.setdefault(identifier, None)
             elif identifier.lower() in errors:
-                self.errors.append(errors[identifier.lower()])
+                self._outcomes.setdefault(identifier, errors[identifier.lower()])
             else:
                 self.add_failures([identifier], otherwise)
 
@@ -3291,27 +3734,53 @@ def run_bulk(
 ) -> int:
     """Send ids in chunks of 100, report what became of each, and return the exit code.
 
-    A failure for good, or a signal, ends the sending: it is raised after the report.
+    Whatever ends the sending, even a signal or a bug of our own, is raised after the report.
     """
-    failure: FtError | StopSignal | None = None
-    for start in range(0, len(ids), MAX_BULK_IDS):
-        chunk = ids[start : start + MAX_BULK_IDS]
+    failure: BaseException | None = None
+    with ft.console.shield as shield:
+        for start in range(0, len(ids), MAX_BULK_IDS):
+            chunk = ids[start : start + MAX_BULK_IDS]
+            try:
+                send_chunk(chunk, partial(shield.call, send), result)
+            except BaseException as error:
+                failure = error
+                result.add_failures(chunk, describe_unfinished(error))
+                result.add_failures(ids[start + MAX_BULK_IDS :], "not attempted")
+                break
         try:
-            result.add_answer(chunk, send(chunk), "outcome unknown: not in the answer")
-            continue
-        except ApiError as error:
-            if error.code in ("ADD_FAILED", "MOVE_FAILED"):
-                result.add_refusal(chunk, error)
-                continue
-            failure, prefix = error, "outcome unknown: " if error.status >= 500 else ""
-        except NetworkError as error:
-            failure, prefix = error, "outcome unknown: " if error.sent else "not attempted: "
-        except StopSignal as signal_raised:
-            failure, prefix = signal_raised, "outcome unknown: "
-        reason = failure.message if isinstance(failure, FtError) else "interrupted"
-        result.add_failures(chunk, prefix + reason)
-        result.add_failures(ids[start + MAX_BULK_IDS :], "not attempted")
-        break
+            exit_code = report_bulk(ft, result, failure)
+        finally:
+            if failure:
+                raise failure
+    return exit_code
+
+
+def send_chunk(chunk: list[str], send: Callable[[list[str]], Json], result: BulkResult) -> None:
+    """Send a chunk and take in its answer. Raises what ends the command."""
+    try:
+        document = send(chunk)
+    except ApiError as error:
+        if error.code not in ("ADD_FAILED", "MOVE_FAILED"):
+            raise
+        result.add_refusal(chunk, error)
+    else:
+        result.add_answer(chunk, document, "outcome unknown: not in the answer")
+
+
+def describe_unfinished(failure: BaseException) -> str:
+    """Return what to report of a chunk that `failure` has ended."""
+    if isinstance(failure, ApiError) and failure.status < 500:
+        return failure.message
+    if isinstance(failure, NetworkError) and not failure.sent:
+        return f"not attempted: {failure.message}"
+    if isinstance(failure, FtError):
+        return f"outcome unknown: {failure.message}"
+    why = "interrupted" if isinstance(failure, StopSignal) else "internal error"
+    return f"outcome unknown: {why}"
+
+
+def report_bulk(ft: Context, result: BulkResult, failure: BaseException | None) -> int:
+    """Warn of what failed, print the summary or the document, and return the exit code."""
     tally = Tally(ft.console, result.verb.capitalize(), len(result.succeeded) + len(result.errors))
     tally.succeeded(len(result.succeeded))
     private = "Cannot add private track to public playlist"
@@ -3323,10 +3792,7 @@ def run_bulk(
             field_text(item, result.id_field),
             FtError(text, hint if text == private and not failure else ""),
         )
-    exit_code = tally.finish(result.to_document() if ft.args.json else None)
-    if failure:
-        raise failure
-    return exit_code
+    return tally.finish(result.to_document() if ft.args.json else None)
 
 
 # --- 9. Commands ---------------------------------------------------------------------------------
@@ -3859,7 +4325,7 @@ def make_track(ft: Context, args: argparse.Namespace, submission: Submission) ->
     waits = not (args.no_wait or args.webhook)
     saves = waits and not args.json
     if saves:
-        check_destination(ft.part_files, args.output)  # before the credit is spent
+        check_destination(console, ft.part_files, args.output)  # before the credit is spent
     api = ft.api  # a missing key is no reason to say that something may have been accepted
     if args.output is not None and not saves:
         console.note("-o has no effect here: nothing is downloaded")
@@ -3889,6 +4355,9 @@ def make_track(ft: Context, args: argparse.Namespace, submission: Submission) ->
 
 
 def print_queued(ft: Context, document: Json) -> None:
+    """Print what the service has accepted. Raises FtError if stdout is closed (`>&-`)."""
+    if sys.__stdout__ is None:  # the null device stands in, where a paid id would be lost
+        raise FtError("cannot write output: stdout is closed")
     if ft.args.json:
         return ft.console.print_json(document)
     record = document["data"]
@@ -4064,11 +4533,11 @@ def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
     kind: Kind = args.command.kind
     ids = read_ids(ft.console, args.id)
     output = args.output or "."
-    if len(ids) > 1 and (output == "-" or not names_directory(output)):
+    if len(ids) > 1 and not names_directory(output):
         raise UsageError(
             "with several ids, -o must be a directory", "end its name with a slash to create it"
         )
-    check_destination(ft.part_files, args.output)
+    check_destination(ft.console, ft.part_files, args.output)
     api = ft.api
     ids = expand_ids(ft.console, ids, library_pages(api, kind))
     owners: dict[str, str] = {}
@@ -4082,21 +4551,15 @@ def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
             if len(ids) == 1:
                 ft.console.note(f"waiting for {identifier}")
             record = wait_for_track(ft, kind, identifier)["data"]
+        if len(ids) > 1 and field_text(record, "status") == "failed":
+            raise FtError(f"failed: {field_text(record, 'errorMessage', 'the generation failed')}")
         return save_track(ft, require_completed(record), args.output, progress, owners)
 
     with Progress(ft.console, len(ids)) as progress:
-        if len(ids) == 1:
-            report_saved(ft.console, save(ids[0]))
-            return None
-        tally = Tally(ft.console, "Downloaded", len(ids))
-        for identifier, path, error in for_each_in_threads(ids, save, progress.draw):
-            progress.end_file()
-            if error:
-                tally.failed(identifier, error)
-            else:
-                tally.succeeded()
-                report_saved(ft.console, path)
-    return tally.finish()
+        if len(ids) > 1:
+            return save_several(ft, ids, save, progress)
+        report_saved(ft.console, save(ids[0]))
+        return None
 
 
 @declare(
@@ -4860,7 +5323,9 @@ class CommandLine:
             raise self.error(f"{name} goes after the command")
         names = {known_name: known_name for known_name in known}
         names.update(FLAG_SYNONYMS)
-        suggestion = suggest_nearest(name, names)
+        suggestion = suggest_nearest(
+            name if name.startswith("--") else re.split("[./]", name)[0], names
+        )
         error = self.error(f"unknown flag {name}{suggestion}")
         if self.command and PROMPT in self.command.arguments and not suggestion:
             program = " ".join(["ft", *self.name])
@@ -4898,7 +5363,8 @@ def resembles_long_flag(word: str, known: Iterable[str]) -> bool:
 
     letters = re.split("[=./]", word.lstrip("-"))[0]
     long_names = [name[2:] for name in known if name.startswith("--")]
-    begins = any(name.startswith(letters) for name in long_names)
+    # Three letters are enough, as in `-outx.mp3`.
+    begins = any(name.startswith((letters, letters[:3])) for name in long_names)
     close = difflib.get_close_matches(letters, long_names, 1, 0.75)
     return len(letters) > 1 and (begins or bool(close))
 
@@ -5238,11 +5704,12 @@ def complete(shell: str, words: list[str]) -> str:
 # their meanings, or tasks and the commands for them.
 HELP_TOPICS = {
     "exit-codes": {
-        "0": "success; of a bulk command, at least one item succeeded",
+        "0": "success; of a bulk command, at least one item succeeded; of a download, all did",
         "1": "an API error, or a failure on this machine",
         "2": "a bad flag, argument, key or configuration",
         "3": "no usable answer from the network",
-        "129, 130, 143": "stopped by SIGHUP, Ctrl-C, SIGTERM",
+        "130": "stopped by Ctrl-C",
+        "128 + N": "stopped by signal N: 129 by SIGHUP, 131 by SIGQUIT, 143 by SIGTERM",
         "141": "the reader of stdout went away",
     },
     "environment": {
@@ -5373,28 +5840,35 @@ def run(console: Console, part_files: PartFiles, argv: Sequence[str]) -> int:
     """
     try:
         return run_command(console, part_files, argv)
-    except FtError as error:
+    except (Exception, StopSignal) as error:
+        with console.shield:
+            return report_failure(console, error)
+
+
+def report_failure(console: Console, error: BaseException) -> int:
+    """Print why a command failed and what to do about it, and return its exit code."""
+    if isinstance(error, FtError):
         console.error(error.message)
         if error.hint or error.command:
             console.hint(error.hint, error.command)
         return error.exit_code
-    except BrokenPipeError:  # as after `ft list | head -1`
+    if isinstance(error, BrokenPipeError):  # as after `ft list | head -1`
         return EXIT_BROKEN_PIPE
-    except StopSignal as stopped:
-        console.discard_output(sys.stdout)  # its reader may be gone, or asleep
-        console.note("interrupted" if stopped.exit_code == 130 else "terminated")
-        return stopped.exit_code
-    except Exception as error:
-        console.error(f"internal error: {type(error).__name__}: {error}")
-        console.hint(
-            f"this is a bug in ft {__version__}: run it again with -v and report it at {ISSUES_URL}"
-        )
-        if console.verbose:
-            import traceback
+    if isinstance(error, StopSignal):
+        console.note("interrupted" if error.exit_code == 130 else "terminated")
+        return error.exit_code
+    console.error(f"internal error: {type(error).__name__}: {error}")
+    console.hint(
+        f"this is a bug in ft {__version__}: run it again with -v and report it at {ISSUES_URL}"
+    )
+    if console.verbose:
+        import traceback
 
-            for line in traceback.format_exc().splitlines():
-                console.log(line)
-        return EXIT_ERROR
+        for line in "".join(
+            traceback.format_exception(type(error), error, error.__traceback__)
+        ).splitlines():
+            console.log(line)
+    return EXIT_ERROR
 
 
 def open_missing_streams() -> None:
@@ -5420,11 +5894,15 @@ def ignore_warnings() -> None:
         warnings.simplefilter("ignore")
 
 
-def stop_on_signals(part_files: PartFiles) -> None:
-    """Let SIGINT, SIGTERM and SIGHUP raise StopSignal.
+# Those that would end ft at once, with its hidden files left behind. The others are for debuggers.
+STOP_SIGNALS = (
+    "SIGINT SIGTERM SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGALRM SIGVTALRM SIGPROF SIGXCPU SIGIO SIGPWR "
+    "SIGSTKFLT SIGBREAK"
+)
 
-    A signal that is ignored stays so, as nohup wants it.
-    """
+
+def stop_on_signals(console: Console, part_files: PartFiles) -> None:
+    """Let signals raise StopSignal. One that is ignored stays so, as nohup wants it."""
     last = float("-inf")
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -5433,10 +5911,11 @@ def stop_on_signals(part_files: PartFiles) -> None:
         # The second of two signals must not interrupt the cleaning up.
         if now - last > 1 and not part_files.closed:
             last = now
-            raise StopSignal(signum)
+            console.hurry()
+            console.shield.stop(StopSignal(signum))
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        signum = getattr(signal, name, None)  # Windows has no SIGHUP
+    for name in STOP_SIGNALS.split():
+        signum = getattr(signal, name, None)  # no system has all of them
         if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, stop)
 
@@ -5448,7 +5927,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console, part_files = Console(), PartFiles()
     try:
         try:
-            stop_on_signals(part_files)
+            stop_on_signals(console, part_files)
             return run(console, part_files, sys.argv[1:] if argv is None else argv)
         finally:
             part_files.close()  # from here on signals come too late

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import collections
 import json
+import os
 import re
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import jumping_clock
@@ -16,6 +18,7 @@ import pytest
 from conftest import Result, Runner
 
 pytestmark = pytest.mark.source
+posix = pytest.mark.skipif(sys.platform == "win32", reason="about POSIX signals and devices")
 
 PLAYLIST = "5ab3ec64-6225-4965-acac-49a053609225"  # Focus Beats
 OTHER = "00000000-0000-4000-8000-00000000000f"
@@ -307,6 +310,101 @@ def test_a_reason_that_is_no_text(ft: Runner, error: Any) -> None:
     answer = {"data": {"deleted": [], "errors": [{"id": "a", "error": error}]}}
     ft.sandbox.fault("body", path=BULK, data=json.dumps(answer))
     assert len(warnings(ft("delete", "--yes", "a", check=1))) == 1
+
+
+# --- what ends it ---------------------------------------------------------------------------------
+
+BUG = """
+bulk_delete = ft.Api.bulk_delete
+def fail(self, ids):
+    document = bulk_delete(self, ids)
+    if len(ids) < 100:
+        raise {}
+    return document
+ft.Api.bulk_delete = fail
+"""
+
+
+@pytest.mark.parametrize(
+    "error",
+    ["ZeroDivisionError", "MemoryError", "RecursionError", "KeyboardInterrupt", "SystemExit(7)"],
+)
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
+def test_a_bug_does_not_cost_the_report(ft: Runner, flags: list[str], error: str) -> None:
+    ids = library(ft, 130)
+    changes = BUG.format(error)
+    result = jumping_clock.run(ft, "delete", "--yes", *flags, *ids, changes=changes)
+    assert result.code
+    assert warnings(result) == dict.fromkeys(ids[100:], "outcome unknown: internal error")
+    if flags:
+        assert parted(result, ids) == warnings(result)
+    else:
+        assert result.stdout == "Deleted 100 of 130 track(s)\n"
+
+
+def test_a_signal_while_it_reports_is_put_off_until_the_end(ft: Runner) -> None:
+    ids = library(ft, 150)
+    changes = (
+        "import os, signal\n"
+        "failed = ft.Tally.failed\n"
+        "def interrupt(*arguments):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    failed(*arguments)\n"
+        "ft.Tally.failed = interrupt\n"
+    )
+    strangers = [f"not-there-{n}" for n in range(20)]
+    argv = ["delete", "--yes", "--json", *ids, *strangers]
+    result = jumping_clock.run(ft, *argv, changes=changes, check=143)
+    assert list(parted(result, [*ids, *strangers])) == strangers
+    assert result.stderr.endswith("note: terminated\n")
+
+
+SAVE = """
+save_track = ft.save_track
+def fail(context, record, *more):
+    if record["prompt"] == "song 2":
+        raise {}
+    return save_track(context, record, *more)
+ft.save_track = fail
+"""
+
+
+@pytest.mark.parametrize("error", ["ZeroDivisionError", "MemoryError", "SystemExit(7)"])
+def test_a_bug_does_not_cost_a_download_of_several_its_report(
+    ft: Runner, here: Path, error: str
+) -> None:
+    ids = [ft.sandbox.add_generation(prompt=f"song {n}")["id"] for n in range(6)]
+    result = jumping_clock.run(ft, "download", *ids, changes=SAVE.format(error), timeout=30)
+    assert result.code
+    assert warnings(result) == {ids[2]: "internal error"}
+    assert result.stdout.endswith("Downloaded 5 of 6 track(s)\n")
+    assert len(list(here.iterdir())) == 5
+
+
+@posix
+def test_a_signal_does_not_cost_a_download_of_several_its_report(ft: Runner, here: Path) -> None:
+    ids = [ft.sandbox.add_generation(prompt=f"song {n}")["id"] for n in range(8)]
+    ft.sandbox.fault("stall", origin="media", where="body", at=5000, after=2, times=None)
+    running = ft.start("download", *ids, check=143)
+    running.stdout.expect("Saved to", 20)
+    running.stdout.expect("Saved to", 20)
+    running.send_signal(signal.SIGTERM)
+    result = running.finish()
+    assert set(warnings(result).values()) == {"interrupted"} and len(warnings(result)) == 6
+    assert result.stdout.endswith("Downloaded 2 of 8 track(s)\n")
+    assert len(list(here.iterdir())) == 2
+
+
+@posix
+def test_a_full_disk_does_not_cost_a_download_of_several_its_report(ft: Runner, here: Path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("has no /dev/full")
+    ids = [str(ft.sandbox.add_generation(prompt=f"song {n}")["id"]) for n in range(6)]
+    result = ft.sh(f"ft download {' '.join(ids)} >/dev/full", cwd=here, check=1)
+    assert set(warnings(result).values()) == {"not downloaded"}
+    assert "note: Downloaded 1 of 6 track(s)\n" in result.stderr
+    assert "error: cannot write output: No space left on device\n" in result.stderr
+    assert not [path for path in here.iterdir() if path.name.startswith(".")]
 
 
 def test_the_budget_of_waits_is_that_of_a_chunk(ft: Runner) -> None:

@@ -603,10 +603,9 @@ def test_through_a_link(ft: Runner, here: Path, track: str) -> None:
 
 
 REFUSED = {
-    "a device": (lambda here: None, "/dev/null"),
     "a full device": (lambda here: None, "/dev/full"),
-    "a fifo": (lambda here: os.mkfifo(here / "fifo"), "fifo"),
-    "a link to a device": (lambda here: (here / "link").symlink_to("/dev/null"), "link"),
+    "a link to a device": (lambda here: (here / "link").symlink_to("/dev/full"), "link"),
+    "a file nobody may write": (lambda here: (here / "file").touch(0o444), "file"),
     "a loop of links": (lambda here: (here / "loop").symlink_to("loop"), "loop"),
     "below a file": (lambda here: (here / "file").write_bytes(OLD), "file/song.mp3"),
     "a name too long": (lambda here: None, "x" * 300 + ".mp3"),
@@ -829,14 +828,24 @@ def test_several_through_faults(ft: Runner, here: Path, six: list[str]) -> None:
 
 
 def test_partial_success(ft: Runner, here: Path, six: list[str]) -> None:
-    """`warning: <id>: <reason>`, a summary, and exit 0 as long as one succeeded."""
+    """`warning: <id>: <reason>`, a summary, and exit 1, so that `… && ft delete …` is safe."""
     waiting = ft.sandbox.add_generation(status="pending")["id"]
+    failed = ft.sandbox.add_generation(status="failed")["id"]
     nobody = "00000000-0000-4000-8000-000000000000"
-    result = download(ft, six[0], nobody, waiting, six[1])
+    result = ft("download", six[0], nobody, waiting, failed, six[1], check=1)
     assert f"warning: {nobody}: Generation not found (NOT_FOUND)\n" in result.stderr
     assert f"warning: {waiting}: the track is not completed: pending\n" in result.stderr
-    assert result.stdout.splitlines()[-1] == "Downloaded 2 of 4 track(s)"
+    assert f"warning: {failed}: failed: The model could not follow this prompt\n" in result.stderr
+    assert result.stdout.splitlines()[-1] == "Downloaded 2 of 5 track(s)"
     assert len(names(here)) == 2
+
+
+def test_no_success_for_nothing_but_the_network(ft: Runner, here: Path, six: list[str]) -> None:
+    ft.sandbox.fault("status", origin="media", status=404, times=None)
+    assert "Downloaded 0 of 6 track(s)" in ft("download", *six, check=3).stdout
+    waiting = ft.sandbox.add_generation(status="pending")["id"]
+    assert "Downloaded 0 of 7 track(s)" in ft("download", *six, waiting, check=1).stdout
+    assert names(here) == []
 
 
 def test_no_success(ft: Runner, here: Path) -> None:
@@ -880,7 +889,7 @@ def test_two_tracks_of_one_name(ft: Runner, here: Path) -> None:
     ids = [f"07e8d430-0000-4000-8000-00000000000{n}" for n in range(2)]
     for identifier in ids:
         ft.sandbox.add_generation(id=identifier, prompt="same", duration=30)
-    result = download(ft, *ids)
+    result = ft("download", *ids, check=1)
     (loser,) = [
         i for i in ids if f"warning: {i}: same-07e8d430.mp3 is the name of " in result.stderr
     ]

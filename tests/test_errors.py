@@ -285,3 +285,37 @@ def test_each_of_the_three_ways_works(ft: Runner, sandbox: Sandbox) -> None:
     )
     ft("auth", "login", "--stdin", stdin=sandbox.key, key=None, check=0)
     assert "jane@example.com" in ft("me", key=None, check=0).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (["-out", "x.mp3"], "--output"),
+        (["-out=x"], "--output"),
+        (["-outx.mp3"], "--output"),
+        (["-ouput=x.mp3"], "--output"),  # resembles it, without beginning it
+        (["-otuput", "x.mp3"], "--output"),
+        (["-output/x.mp3"], "--output"),
+        (["-seed", "5"], "--seed"),
+        (["-json"], "--json"),
+        (["-no-wait"], "--no-wait"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("command", ["generate", "instrumental", "sfx generate"])
+def test_one_dash_too_few_spends_no_credit(
+    ft: Runner, sandbox: Sandbox, command: str, words: list[str], nearest: str
+) -> None:
+    """`-out x.mp3` once was `-o ut`, and `x.mp3` a word of the prompt."""
+    if command == "sfx generate" and nearest == "--seed":
+        nearest = ""  # which it does not have
+    stderr = ft(*command.split(), "lofi", *words, check=2).stderr
+    name = words[0].partition("=")[0]
+    suggestion = f"; did you mean `{nearest}`?" if nearest else ""
+    assert stderr.startswith(f"error: unknown flag {name}{suggestion}\n")
+    assert sandbox.requests == []
+
+
+def test_a_value_may_be_attached_to_a_short_flag(ft: Runner, sandbox: Sandbox) -> None:
+    ft("generate", "lofi", "-osong.mp3", "--no-wait", check=0)
+    assert sandbox.posts()[0].json["tags"] == "lofi"

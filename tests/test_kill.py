@@ -1,11 +1,12 @@
-"""A download is killed at random moments: no file with the final name is ever incomplete.
-FT_KILLS=N: so many times.
+"""Commands are stopped and killed at random moments: no file with the final name is ever
+incomplete, no report is cut off, and nothing that is paid for is lost. FT_KILLS=N: so many times.
 
 SIGKILL may leave a hidden file, which is never named like a track; SIGTERM may not even leave that.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Runner
+from conftest import PYTHON, Result, Runner
 
 KILLS = int(os.environ.get("FT_KILLS", "20"))
 pytestmark = [
@@ -60,5 +61,112 @@ def test_stopped_at_random_moments(ft: Runner, tmp_path: Path, number: int) -> N
                 assert (out / name).read_bytes() in (old, whole[name])
             else:
                 assert number == signal.SIGKILL, repr(result)
-                assert re.fullmatch(r"\.ft-[0-9a-f]{12}\.part", name)
+                assert re.fullmatch(r"\.ft-[0-9a-f]{12}-song-.*\.part", name)
                 (out / name).unlink()
+
+
+STOPPING = (
+    "SIGINT SIGTERM SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGALRM SIGVTALRM SIGPROF SIGXCPU SIGIO SIGPWR"
+)
+# As the script of an installed ft, but it says when ft.py has run its first lines: before, an
+# interrupted Python has its own words.
+SCRIPT = """
+import os, sys
+class Announcer:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "argparse":
+            os.write(2, b"started\\n")
+sys.meta_path.insert(0, Announcer)
+sys.path.insert(0, {!r})
+from ft import main
+sys.exit(main())
+"""
+COMMANDS = {
+    "me": [],
+    "list --all --json": [],
+    "list": [],
+    "get SONG --json": [],
+    "playlists": [],
+    "playlist show Drafts": [],
+    "playlist add Drafts IDS --json": [],
+    "playlist remove Drafts IDS --json": [],
+    "doctor": [],
+    "help generate": [],
+    "completion bash": [],
+    "auth logout": [],
+    "delete --yes --json IDS": [],
+    "delete --yes IDS": [],
+    "download SONG": [],
+    "download SONG -o -": [],
+    "download IDS": [],
+    "-v download IDS -o out/": [],
+    "generate a song": [],
+    "generate a song -o song.mp3": [],
+    "generate a song --json": [],
+    "generate a song --no-wait": [],
+    "instrumental rain": [],
+    "sfx generate a door": [],
+    "sfx list": [],
+}
+
+
+def check_bulk(result: Result, ids: list[str]) -> None:
+    """Each id has an outcome, or nothing was reported because nothing had begun."""
+    if not result.stdout:
+        return
+    if "--json" not in result.argv:
+        assert result.stdout.splitlines()[-1].endswith(f" of {len(ids)} track(s)"), repr(result)
+        return
+    (_, done), *more = json.loads(result.stdout)["data"].items()
+    errors = more[0][1] if more else []
+    told = [*done, *(error.get("id") or error["trackId"] for error in errors)]
+    assert sorted(told) == sorted(ids), repr(result)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_signal_at_random_moments_of_each_command(
+    ft: Runner, tmp_path: Path, command: str
+) -> None:
+    script = tmp_path / "bin" / "ft"
+    script.parent.mkdir()
+    script.write_text(SCRIPT.format(str(ft.program.parent)))
+    numbers = [getattr(signal, name) for name in STOPPING.split() if hasattr(signal, name)]
+    choice = random.Random(f"{command} {os.environ.get('FT_SEED', '')}")
+    for _ in range(150):  # for a list of some length
+        ft.sandbox.add_generation()
+    longest = 0.0
+    for run in range(1 + KILLS // 10):
+        out = tmp_path / f"out{run}"
+        out.mkdir()
+        ids = [str(ft.sandbox.add_generation(prompt=f"song {n}")["id"]) for n in range(6)]
+        more = {"IDS": ids, "SONG": ids[:1]}
+        argv = [word for name in command.split() for word in more.get(name, [name])]
+        if "-v" in argv:
+            ft.sandbox.fault("stall", origin="media", where="body", at=5000)
+        spent = len(ft.sandbox.book)
+        running = ft.start(*argv, cwd=out, speed=20, _program=[PYTHON, str(script)])
+        running.expect("started\n")
+        start = time.monotonic()
+        number = choice.choice(numbers)
+        if longest:  # the first run is left alone, to see how long it takes
+            time.sleep(choice.uniform(0, longest))
+            running.send_signal(number)
+        result = running.finish()
+        longest = longest or 1.1 * (time.monotonic() - start)
+        check(ft, result, number, out, spent)
+        if "IDS" in command:
+            check_bulk(result, ids)
+
+
+def check(ft: Runner, result: Result, number: int, out: Path, spent: int) -> None:
+    assert result.code in (0, 1, 128 + number), repr(result)
+    for word in ("Traceback", "Exception", "internal error", "Fatal"):
+        assert word not in result.stderr, repr(result)
+    records = [*ft.sandbox.generations, *ft.sandbox.sound_effects]
+    for path in filter(Path.is_file, out.rglob("*")):
+        data = path.read_bytes()
+        assert any(data == ft.sandbox.track(i) for i in reversed(records)), (path, repr(result))
+    for paid in ft.sandbox.book[spent:]:
+        told = result.stdout + result.stderr
+        assert paid in told or paid[:8] in told or "may have been accepted" in told, repr(result)

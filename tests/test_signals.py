@@ -18,7 +18,7 @@ from typing import Any, Callable
 
 import jumping_clock
 import pytest
-from conftest import PYPY, Process, Result, Runner
+from conftest import PYPY, PYTHON, Process, Result, Runner
 
 if sys.platform == "win32":
     pytest.skip("about POSIX signals", allow_module_level=True)
@@ -82,6 +82,34 @@ def test_while_importing(ft: Runner, tmp_path: Path, number: int) -> None:
     module = f"import os\nos.write(2, b'importing\\n')\nopen({str(tmp_path / 'fifo')!r})\n"
     (tmp_path / "slow" / "argparse.py").write_text(module)
     running = ft.start("list", env={"PYTHONPATH": str(tmp_path / "slow")})
+    running.expect("importing\n")
+    running.send_signal(number)
+    result = running.finish(20)
+    assert result.code == 128 + number
+    assert result.stderr == "importing\n"
+
+
+@each_signal
+@source
+def test_while_an_installed_ft_is_importing(ft: Runner, tmp_path: Path, number: int) -> None:
+    """Its script imports `main`, so that ft.py is not the program itself."""
+    os.mkfifo(tmp_path / "fifo")
+    script = tmp_path / "bin" / "ft"
+    script.parent.mkdir()
+    script.write_text(
+        "import os, sys\n"
+        "class Slow:\n"
+        "    @staticmethod\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        "        if name == 'argparse':\n"
+        "            os.write(2, b'importing\\n')\n"
+        f"            open({str(tmp_path / 'fifo')!r})\n"
+        "sys.meta_path.insert(0, Slow)\n"
+        f"sys.path.insert(0, {str(ft.program.parent)!r})\n"
+        "from ft import main\n"
+        "sys.exit(main())\n"
+    )
+    running = ft.start("list", _program=[PYTHON, str(script)])
     running.expect("importing\n")
     running.send_signal(number)
     result = running.finish(20)
@@ -327,6 +355,79 @@ def test_while_the_reader_of_stdout_sleeps(ft: Runner, number: int) -> None:
             os.close(writer)
     assert running.returncode == 128 + number
     assert stderr.count(b"\n") == 1
+
+
+def await_blocked(pid: int) -> None:
+    """Until it waits for a reader; where the kernel does not tell, until it has had the time."""
+    wchan, end = Path(f"/proc/{pid}/wchan"), time.monotonic() + 20
+    while wchan.exists() and time.monotonic() < end:
+        where = wchan.read_text()
+        if where == "0" or "select" in where or "poll" in where or "pipe" in where:
+            break
+        time.sleep(0.01)
+    await_sleep(pid)
+
+
+ASLEEP = {
+    "a log": ["-v", "list"],
+    "a log of several": ["-v", "download", "ID", "ID2", "ID3"],
+    "a note": ["generate", "a drone forever"],
+    "an error": ["list", "--bad"],
+}
+
+
+@source
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize("both", [False, True], ids=["stderr", "both"])
+@pytest.mark.parametrize("argv", ASLEEP.values(), ids=ASLEEP)
+def test_while_the_reader_of_stderr_sleeps(
+    ft: Runner, here: Path, track: str, argv: list[str], both: bool, number: int
+) -> None:
+    """As in `ft -v list 2>&1 | less`."""
+    more = {name: str(ft.sandbox.add_generation(prompt=name)["id"]) for name in ("ID2", "ID3")}
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        while True:
+            os.write(writer, b"x" * 4096)
+    except BlockingIOError:
+        os.set_blocking(writer, True)
+    running = subprocess.Popen(
+        [*ft.argv, *({"ID": track, **more}.get(word, word) for word in argv)],
+        env=ft.env(),
+        cwd=here,
+        stdout=writer if both else subprocess.DEVNULL,
+        stderr=writer,
+    )
+    try:
+        await_blocked(running.pid)
+        start = time.monotonic()
+        running.send_signal(number)
+        assert running.wait(20) == 128 + number
+        assert time.monotonic() - start < 2
+        assert os.listdir(here) == []
+    finally:
+        running.kill()
+        os.close(reader)
+        os.close(writer)
+
+
+# --- other signals --------------------------------------------------------------------------------
+
+OTHERS = "SIGQUIT SIGUSR1 SIGUSR2 SIGALRM SIGVTALRM SIGPROF SIGXCPU SIGIO SIGPWR SIGSTKFLT"
+
+
+@source
+@pytest.mark.parametrize("name", OTHERS.split())
+def test_any_signal_that_would_end_it(ft: Runner, here: Path, track: str, name: str) -> None:
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip("not on this system, or not in this Python")
+    fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)
+    running = ft.start("download", track, "-o", "song.mp3")
+    assert fault.reached.wait(20)
+    stop(running, number)
+    assert os.listdir(here) == []
 
 
 # --- at a prompt ----------------------------------------------------------------------------------

@@ -4,18 +4,25 @@ poor encodings.
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import select
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import jumping_clock
 import pytest
 from conftest import PYPY, Result, Runner
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="about POSIX descriptors")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /dev/full")
@@ -117,6 +124,118 @@ def test_the_reader_of_stderr_is_gone(ft: Runner, track: str) -> None:
         assert got == code
         assert (code == 0) == bool(stdout)
     assert json.loads(gone(ft, "list", "--json", descriptor="stderr")[1])["data"]
+
+
+# --- a stream without a buffer --------------------------------------------------------------------
+
+
+@linux
+@source
+def test_nothing_is_lost_when_ft_is_stopped_and_continued(ft: Runner, track: str) -> None:
+    """Python's own buffer writes the rest of what a pipe takes in part; a raw stream does not."""
+    ft.sandbox.track_bytes = 1_000_000
+    reader, writer = os.pipe()
+    running = subprocess.Popen(
+        [*ft.argv, "download", track, "-o", "-"],
+        env=ft.env({"PYTHONUNBUFFERED": "1"}),
+        cwd=ft.cwd,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writer)
+    try:
+        await_full(reader, running)
+        os.kill(running.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WNOWAIT)
+        os.kill(running.pid, signal.SIGCONT)
+        with open(reader, "rb") as pipe:
+            data = pipe.read()
+        assert running.wait(60) == 0
+        assert data == ft.sandbox.track(track)
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def await_full(reader: int, running: subprocess.Popen[bytes]) -> None:
+    """Until the pipe is full and its writer waits for room."""
+    waiting, end = array.array("i", [0]), time.monotonic() + 60
+    state = Path(f"/proc/{running.pid}/stat")
+    while waiting[0] < 65536 or state.read_text().rpartition(")")[2].split()[0] != "S":
+        fcntl.ioctl(reader, termios.FIONREAD, waiting)
+        assert running.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+
+
+FILLING = [
+    ["list", "--limit", "99"],
+    ["list", "--limit", "99", "--json"],
+    ["download", "ID", "-o", "-"],
+    ["delete", "--yes", "--json", "IDS"],
+]
+
+
+@linux
+@source
+@pytest.mark.parametrize("unbuffered", [None, "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("argv", FILLING, ids=words)
+def test_a_disk_that_fills_up_in_the_middle(
+    ft: Runner, track: str, argv: list[str], unbuffered: str | None
+) -> None:
+    """The limit of `ulimit -f` leaves room for the beginning."""
+    ids = [str(ft.sandbox.add_generation(prompt=PROMPT)["id"]) for _ in range(99)]
+    given = [word for name in argv for word in (ids if name == "IDS" else of([name], track))]
+    script = f"ulimit -f 1; ft {shlex.join(given)} >file"
+    result = ft.sh(script, env={"PYTHONUNBUFFERED": unbuffered}, check=1)
+    assert "error: cannot write output: File too large\n" in result.stderr
+    assert 0 < (ft.cwd / "file").stat().st_size <= 1024
+    if argv[0] == "delete":  # what was done is reported all the same
+        assert "note: Deleted 99 of 99 track(s)\n" in result.stderr
+
+
+@linux
+@source
+@pytest.mark.parametrize("unbuffered", [None, "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
+def test_a_paid_track_is_named_although_the_disk_is_nearly_full(
+    ft: Runner, flags: list[str], unbuffered: str | None
+) -> None:
+    """The file has 1000 bytes and may have 1024."""
+    (ft.cwd / "file").write_text("x" * 1000)
+    script = f"ulimit -f 1; ft generate x --no-wait {shlex.join(flags)} >>file"
+    result = ft.sh(script, shell="bash", env={"PYTHONUNBUFFERED": unbuffered}, check=1)
+    assert result.stderr == (
+        "error: cannot write output: File too large\n"
+        f"hint: the track is not lost: ft download {ft.sandbox.book[0]} --wait\n"
+    )
+
+
+@posix
+@source
+def test_a_paid_track_is_named_although_stdout_is_closed(ft: Runner) -> None:
+    result = ft.sh("ft generate x --no-wait >&-", check=1)
+    assert "error: cannot write output: stdout is closed\n" in result.stderr
+    assert f"ft download {ft.sandbox.book[0]} --wait\n" in result.stderr
+
+
+@posix
+@source
+def test_what_a_file_system_reports_when_a_file_is_closed(ft: Runner) -> None:
+    """As NFS does for a quota that is used up."""
+    changes = (
+        "import errno, os\n"
+        "close = os.close\n"
+        "def fail(descriptor):\n"
+        "    found = os.fstat(descriptor)\n"
+        "    close(descriptor)\n"
+        "    if os.path.samestat(found, os.fstat(1)):\n"
+        "        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))\n"
+        "os.close = fail\n"
+        "os.dup2(os.open('file', os.O_CREAT | os.O_WRONLY), 1)\n"
+    )
+    result = jumping_clock.run(ft, "generate", "x", "--no-wait", changes=changes, check=1)
+    assert "error: cannot write output: Disk quota exceeded\n" in result.stderr
+    assert f"ft download {ft.sandbox.book[0]} --wait\n" in result.stderr
 
 
 # --- devices that are full ------------------------------------------------------------------------

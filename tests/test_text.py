@@ -9,8 +9,10 @@ import json
 import re
 import shlex
 import sys
+import time
 import unicodedata
 from pathlib import Path
+from typing import Callable
 
 import pytest
 from conftest import ROOT
@@ -87,9 +89,9 @@ def test_clip_fits_and_leaves_alone_what_fits(text: str, cells: int) -> None:
 
 @given(TEXT, st.integers(0, 40))
 def test_cut_loses_nothing(text: str, cells: int) -> None:
-    head, rest = ft.split_at_width(text, cells)
-    assert head + rest == text
-    assert ft.cell_width(head) <= cells
+    end = ft.find_fit(text, 0, cells)
+    assert 0 <= end <= len(text)
+    assert ft.cell_width(text[:end]) <= cells
 
 
 def test_fold_breaks_at_spaces_where_there_are_any() -> None:
@@ -443,3 +445,49 @@ def test_each_system_has_its_directory(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "platform", platform)
     assert ft.config_directory() == expected.format(home=tmp_path)
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+LONG = {  # what is repeated to make a long text
+    "words": "an upbeat jingle ",
+    "a word": "x",
+    "wide": "夜",
+    "marks": "e\u0301\u0316",
+    "emoji": "\U0001f1ef\U0001f1f5👩\u200d🎤",
+    "quotes": 'it\'s "so" -o x ',
+    "controls": "\x1b[31m\u202e",
+    "keys": "ft_live_0123456789",
+}
+WORK = {
+    "wrap_text": lambda text: ft.wrap_text(text, 20),
+    "wrap_command": lambda text: ft.wrap_command(text, 20),
+    "wrap_command, all on one line": lambda text: ft.wrap_command(text, sys.maxsize),
+    "truncate": lambda text: ft.truncate(text, len(text) // 2),
+    "sanitise": ft.sanitise,
+    "layout_table": lambda text: ft.layout_table(["ID", "NAME"], [["1", text]], "NAME", [], 80),
+    "slugify": ft.slugify,
+    "redact": ft.redact,
+    "quote_command": ft.quote_command,
+}
+
+
+def cpu_time(work: Callable[[str], object], text: str) -> float:
+    """The least of three runs."""
+    times = []
+    for _ in range(3):
+        start = time.process_time()
+        work(text)
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+@pytest.mark.parametrize("work", WORK.values(), ids=WORK)
+@pytest.mark.parametrize("piece", LONG.values(), ids=LONG)
+def test_eight_times_the_text_takes_about_eight_times_as_long(
+    piece: str, work: Callable[[str], object]
+) -> None:
+    """And not 64 times. What takes under 20 ms is not worth measuring."""
+    text = piece * (30_000 // len(piece))
+    longer = cpu_time(work, text * 8)
+    assert longer < 0.02 or longer / cpu_time(work, text) < 24
