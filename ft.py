@@ -124,6 +124,8 @@ CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 30.0  # between two pieces of an answer
 CALL_TIMEOUT = 60.0  # for one API call, however slowly its answer drips
 RETRY_TIME = 60.0  # for all waits between the attempts of one call together
+MAX_GATE_WAIT = 120.0  # for one 429
+GATE_TIMEOUT = 300.0  # of nothing but 429s
 POLL_INTERVAL, POLL_BACKOFF, POLL_MAX_INTERVAL, POLL_TIMEOUT = 3.0, 1.3, 15.0, 300.0
 KEYCHAIN_TIMEOUT = 3.0
 UNLOCK_TIMEOUT = 30.0  # where a person may have to answer the keychain's prompt
@@ -202,7 +204,8 @@ class NetworkError(FtError):
     """There is no usable answer.
 
     `sent` is False if the request cannot have been received. `final` means that another attempt
-    would not help. `retry_after` is in seconds.
+    would not help. `status` is that of the answer if it is what makes it useless, and `retry_after`
+    what the answer asks for, in seconds.
     """
 
     exit_code = EXIT_NETWORK
@@ -213,6 +216,7 @@ class NetworkError(FtError):
         super().__init__(message, hint)
         self.sent = sent
         self.final = final
+        self.status: int | None = None
         self.retry_after: float | None = None
 
 
@@ -908,9 +912,11 @@ class Console:
 
         `before` is a spinner or a bar, for the terminal only.
         """
+        if get_ident() != self._thread:
+            return
         if not self.has_status_line:
             self._note_if_silent(text)
-        elif get_ident() == self._thread:
+        else:
             cells = (terminal_width(sys.stderr) or 80) - 1
             self._status_shown = True  # set this first: a signal may interrupt the write
             self._write(sys.stderr, f"\r\x1b[K{truncate(sanitise(before + text), cells)}")
@@ -1782,14 +1788,14 @@ class ApiKeys:
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for, or None if it cannot be understood.
+    """Return the seconds that a Retry-After header asks for, or None if it asks for no wait.
 
-    The value is a whole number of seconds or an HTTP date; a past date gives 0 (RFC 9110, 10.2.3).
+    The value is a whole number of seconds or an HTTP date (RFC 9110, 10.2.3).
     """
     if value is None:
         return None
     if re.fullmatch("[0-9]{1,9}", value.strip(), re.ASCII):
-        return float(value)
+        return clean_delay(float(value))
     from datetime import timezone
     from email.utils import parsedate_to_datetime
 
@@ -1797,10 +1803,18 @@ def parse_retry_after(value: str | None) -> float | None:
         date = parsedate_to_datetime(value)
         # The asctime form of a date names no zone; it is always UTC.
         date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
-        return max(0.0, date.timestamp() - time.time())
+        return clean_delay(date.timestamp() - time.time())
     # Python 3.8's parser itself can raise UnboundLocalError.
     except (TypeError, ValueError, OverflowError, IndexError, UnboundLocalError):
         return None
+
+
+def clean_delay(seconds: float) -> float | None:
+    """Return the wait that a server asks for: a second at least, or None for no wait at all.
+
+    A wait of 0 would use up all attempts within a moment, so the usual back-off is better.
+    """
+    return max(1.0, seconds) if seconds > 0 else None
 
 
 def describe_failure(error: BaseException) -> str:
@@ -1868,7 +1882,8 @@ class RetryPolicy:
         return not failure.final and (self.if_sent or not failure.sent)
 
 
-TRANSIENT_STATUSES = (500, 502, 503, 504)
+# 520 to 524 are Cloudflare's, for a server behind it that fails.
+TRANSIENT_STATUSES = (500, 502, 503, 504, 520, 521, 522, 523, 524)
 READ = RetryPolicy(if_sent=True, statuses=(429, *TRANSIENT_STATUSES), attempts=MAX_ATTEMPTS)
 # A change that the service may have made is reported, never repeated.
 CHANGE = RetryPolicy(if_sent=False, statuses=(429,), attempts=MAX_ATTEMPTS)
@@ -1878,33 +1893,119 @@ SUBMISSION = RetryPolicy(if_sent=False, statuses=(), attempts=2)
 POLL = RetryPolicy(if_sent=False, statuses=(), attempts=1)
 
 
+class Gate:
+    """Hold back all requests that share one of the service's limits, whichever thread sends them.
+
+    A 429 closes the gate for as long as its Retry-After says. Requests wait until it opens, so that
+    they do not compete for the few that the service takes, and their waiting costs no attempt.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._lock = allocate_lock()
+        self._opening = 0.0  # a time of time.monotonic
+        self._refusal: NetworkError | ApiError | None = None  # the last 429
+        self._refused_since: float | None = None  # None after any other answer
+        self._is_hopeless = False
+        self._is_noted = True
+
+    def time_left(self) -> float:
+        """Return the seconds until the gate opens, 0 if it is open."""
+        return max(0.0, self._opening - time.monotonic())
+
+    def wait(self) -> None:
+        """Wait until the gate is open. The first to wait tells the user.
+
+        Raises the 429 that closed it if the wait is over MAX_GATE_WAIT, or if the service has
+        answered with nothing but 429s for GATE_TIMEOUT.
+        """
+        while True:
+            with self._lock:
+                left = self.time_left()
+                if not left:
+                    return
+                refusal, is_noted = self._refusal, self._is_noted
+                self._is_noted = True
+            if refusal and self._is_hopeless:
+                raise refusal
+            if refusal and not is_noted and left > 1:
+                self.console.note(f"{refusal.message}; trying again in {left:.0f} s")
+            self.console.sleep_with_status(left, lambda: "waiting to try again")
+
+    def close(self, failure: NetworkError | ApiError, will_repeat: bool) -> bool:
+        """Close for as long as a 429 asks for, and return True; return False for other failures.
+
+        A long wait only concerns requests that would be repeated.
+        """
+        delay = failure.retry_after
+        if failure.status != 429 or delay is None:
+            return False
+        if delay > MAX_GATE_WAIT and not will_repeat:
+            return False
+        with self._lock:
+            now = time.monotonic()
+            if now >= self._opening:  # and not a second 429 for the same wait
+                self._is_noted = self._is_hopeless = False
+            if self._refused_since is None:
+                self._refused_since = now
+            end = self._refused_since + GATE_TIMEOUT
+            self._is_hopeless |= delay > MAX_GATE_WAIT or now + delay > end
+            self._opening = max(self._opening, now + delay)
+            self._refusal = failure
+        return True
+
+    def record_answer(self, status: int) -> None:
+        """Take note of an answer: any but a 429 means that the service takes requests again."""
+        if status != 429:
+            self._refused_since = None
+
+
 class Retries:
     """Count the attempts of one request and wait between them.
 
-    There is no new attempt once `seconds` have passed or the waits add up to RETRY_TIME.
+    There is no new attempt once `seconds` have passed or the waits add up to RETRY_TIME; waiting
+    for the gate does not count.
     """
 
     def __init__(
-        self, console: Console, policy: RetryPolicy, seconds: float = float("inf")
+        self, console: Console, policy: RetryPolicy, gate: Gate, seconds: float = float("inf")
     ) -> None:
         self.console = console
         self.policy = policy
         self.attempts = 1
+        self._gate = gate
         self._end = time.monotonic() + seconds
         self._left = RETRY_TIME
+
+    def start_attempt(self) -> None:
+        """Wait until the gate is open. Raises the 429 that closed it if that would take too long.
+
+        `HttpClient.request` would wait too, but at the cost of the call's time.
+        """
+        start = time.monotonic()
+        self._gate.wait()
+        self._end += time.monotonic() - start
 
     def wait_or_raise(self, failure: NetworkError | ApiError) -> None:
         """Wait as long as `failure` asks for, or else with full jitter, before another attempt.
 
         Raises `failure` if there must be no other attempt.
         """
+        is_allowed = self.policy.allows(failure)
+        is_held_back = self._gate.close(failure, is_allowed)
+        if not is_allowed:
+            raise failure
+        if not is_held_back:
+            self._back_off(failure)
+
+    def _back_off(self, failure: NetworkError | ApiError) -> None:
         import random
 
         delay = failure.retry_after
         if delay is None:
             delay = random.random() * min(8.0, 0.5 * 2**self.attempts)
         exhausted = self.attempts >= self.policy.attempts or delay > self._left
-        if exhausted or time.monotonic() > self._end or not self.policy.allows(failure):
+        if exhausted or time.monotonic() > self._end:
             raise failure
         self.attempts += 1
         self._left -= delay
@@ -2212,6 +2313,7 @@ class HttpClient:
     def __init__(self, console: Console, https_only: bool) -> None:
         self.console = console
         self.https_only = https_only
+        self.public_gate = Gate(console)  # for the limit of the media host
         self._kept: dict[tuple[str, str, str], list[Any]] = {}  # idle connections, by their route
         self._answering: dict[tuple[str, int], tuple[str, int]] = {}  # the address of each host
 
@@ -2222,18 +2324,22 @@ class HttpClient:
         headers: dict[str, str],
         body: bytes | None = None,
         *,
+        gate: Gate,
         deadline: float | None = None,
         reuse: bool = False,
     ) -> Response:
         """Send one request to an address that parse_url accepts, and return its answer.
 
+        It is sent as soon as `gate` is open; raises the 429 that closed it if that takes too long.
         `deadline` (of time.monotonic) limits the whole answer, otherwise only its head and each
         receive are limited. `reuse` lets a GET travel on a kept connection. Raises NetworkError if
         there is no answer; its `sent` is False if the request cannot have been received.
         """
         headers = {"User-Agent": f"ft/{__version__}", **headers}
         request = http_classes().Request(url, headers, deadline, reuse, data=body, method=method)
+        gate.wait()
         response: Response = self._opener.open(request)
+        gate.record_answer(response.status)
         return response
 
     @cached_property
@@ -2435,7 +2541,7 @@ class HttpClient:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity", **headers}
         for _ in range(MAX_REDIRECTS + 1):
             url = self._check_public(url)
-            response = self.request("GET", url, headers, reuse=True)
+            response = self.request("GET", url, headers, gate=self.public_gate, reuse=True)
             if response.status == 200 or ("Range" in headers and response.status in (206, 416)):
                 return response
             with response:
@@ -2457,8 +2563,9 @@ class HttpClient:
 
     def get_bytes(self, url: str, limit: int) -> bytes:
         """Return the content of a small public file, after as many attempts as a read allows."""
-        retries = Retries(self.console, READ)
+        retries = Retries(self.console, READ, self.public_gate)
         while True:
+            retries.start_attempt()
             try:
                 with self.get_public(url, {}) as response:
                     return response.read_all(limit)
@@ -2488,6 +2595,7 @@ class HttpClient:
             "" if delay is None else f"retry after {delay:.0f} s",
             final=response.status not in READ.statuses,
         )
+        failure.status = response.status
         failure.retry_after = delay
         return failure
 
@@ -2530,6 +2638,10 @@ class Api:
         self.http = http
         self.base_url = base_url
         self.key = key
+        # The service counts submissions apart: GENERATION_RATE_LIMITED and QUEUE_FULL hold back
+        # only them.
+        self.gate = Gate(http.console)
+        self.submission_gate = Gate(http.console)
 
     def get_health(self) -> Json:
         """Send GET /health, which needs no key."""
@@ -2655,14 +2767,18 @@ class Api:
     ) -> Json:
         """Return the JSON object that answers, after as many attempts as `retry` allows."""
         policy = retry or READ
-        retries = Retries(self.http.console, policy, CALL_TIMEOUT)
+        gate = self.submission_gate if policy is SUBMISSION else self.gate
+        retries = Retries(self.http.console, policy, gate, CALL_TIMEOUT)
         while True:
+            retries.start_attempt()
             try:
-                return self._call_once(method, path, body, reuse=policy is READ)
+                return self._call_once(method, path, body, gate, reuse=policy is READ)
             except (NetworkError, ApiError) as failure:
                 retries.wait_or_raise(failure)
 
-    def _call_once(self, method: str, path: str, body: Json | None, reuse: bool) -> Json:
+    def _call_once(
+        self, method: str, path: str, body: Json | None, gate: Gate, reuse: bool
+    ) -> Json:
         headers = {"Accept": "application/json"}
         data = None
         if self.key is not None:
@@ -2671,8 +2787,9 @@ class Api:
             headers["Content-Type"] = "application/json"
             data = format_json(body).encode("utf-8")
         deadline = time.monotonic() + CALL_TIMEOUT
+        url = self.base_url + path
         with self.http.request(
-            method, self.base_url + path, headers, data, deadline=deadline, reuse=reuse
+            method, url, headers, data, gate=gate, deadline=deadline, reuse=reuse
         ) as response:
             # A redirect would carry the key elsewhere, or turn a POST into a GET.
             if 300 <= response.status < 400:
@@ -2712,8 +2829,8 @@ class Api:
             error = {}
         message, code = error.get("message"), error.get("code")
         delay = parse_retry_after(response.headers.get("Retry-After"))
-        if delay is None and is_number(error.get("retryAfter")) and 0 <= error["retryAfter"] < 1e9:
-            delay = float(error["retryAfter"])
+        if delay is None and is_number(error.get("retryAfter")) and error["retryAfter"] < 1e9:
+            delay = clean_delay(float(error["retryAfter"]))
         if not isinstance(message, str) or not message:
             message = f"HTTP {response.status} {response.reason}".rstrip()
         code = code if isinstance(code, str) else ""
@@ -2955,9 +3072,10 @@ def download_file(
 
     Raises NetworkError if the network fails for good, FtError if the file cannot be written.
     """
-    retries = Retries(http.console, READ)
+    retries = Retries(http.console, READ, http.public_gate)
     resume = Resume()
     while True:
+        retries.start_attempt()
         try:
             with http.get_public(url, resume.headers()) as response:
                 if response.status != 200:
@@ -3086,11 +3204,12 @@ def wait_for_track(ft: Context, kind: Kind, identifier: str) -> Json:
     """Poll until a track is completed or failed, and return the document with its record.
 
     A failure that may pass is noted and asked again. Raises ApiError for a refusal (4xx other than
-    429), and FtError after POLL_TIMEOUT.
+    429), and FtError after POLL_TIMEOUT, or at once if the service is not to be asked before.
     """
-    console = ft.console
+    console, gate = ft.console, ft.api.gate
     start = time.monotonic()
-    interval = pause = POLL_INTERVAL
+    interval = POLL_INTERVAL
+    delay = 0.0  # for which the service does not want to be asked
     status = "processing"
 
     def describe() -> str:
@@ -3098,11 +3217,12 @@ def wait_for_track(ft: Context, kind: Kind, identifier: str) -> Json:
 
     while True:
         left = start + POLL_TIMEOUT - time.monotonic()
-        if left <= 0:
+        delay = max(delay, gate.time_left())
+        if left <= 0 or delay > left:
             command = quote_command(*kind.words("get", identifier))
             raise FtError(f"still processing, run `{command}` later")
-        console.sleep_with_status(min(pause, left), describe)
-        pause = interval = min(interval * POLL_BACKOFF, POLL_MAX_INTERVAL)
+        console.sleep_with_status(min(max(interval, delay), left), describe)
+        interval, delay = min(interval * POLL_BACKOFF, POLL_MAX_INTERVAL), 0.0
         try:
             document = ft.api.get_record(kind, identifier, POLL)
         except NetworkError as error:
@@ -3111,7 +3231,7 @@ def wait_for_track(ft: Context, kind: Kind, identifier: str) -> Json:
             if error.status != 429 and error.status < 500:
                 raise
             console.note(f"{error.message}; asking again")
-            pause = max(pause, error.retry_after or 0.0)
+            delay = error.retry_after or 0.0
         else:
             status = field_text(document["data"], "status")
             if status in ("completed", "failed"):
