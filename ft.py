@@ -133,6 +133,7 @@ UNLOCK_TIMEOUT = 30.0  # where a person may have to answer the keychain's prompt
 MAX_ATTEMPTS = 4
 MAX_REDIRECTS = 5
 MAX_INTERIM_ANSWERS = 20  # of 1xx, before the final one
+MAX_HEADERS = 100  # of one answer, and trailers as many
 MAX_BULK_IDS = 100  # in one request
 PARALLEL_DOWNLOADS = 4
 READ_SIZE = 256 << 10  # bytes
@@ -1159,7 +1160,7 @@ URL_PATTERN = (
     r"(:(?P<port>[0-9]{1,5}))?"
     r"(?P<path>/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?(?P<query>\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?"
 )
-LOOPBACK_PATTERN = r"(?i:localhost)|127(\.[0-9]{1,3}){3}|\[::1\]"
+LOOPBACK_PATTERN = r"(?i:localhost)|127(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}|\[::1\]"
 
 
 def parse_url(url: str, title: str) -> re.Match[str]:
@@ -2074,6 +2075,62 @@ class TimedReader(io.RawIOBase):
         super().close()
 
 
+TOKEN_PATTERN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+
+
+def read_head(stream: io.BufferedReader) -> bytes:
+    """Read the status line and headers of an answer and return them in their plainest form.
+
+    http.client stops at a line that is no header, and so loses those after it; and to it a bare CR
+    ends a line. Either can hide how the body is framed. Here folded lines are joined and a bare
+    CR is a space (RFC 9112, 2.2 and 5.2). Lines that are no header are left out. Raises ValueError
+    if they might be about framing, or if the head is too long or breaks off.
+    """
+    lines: list[bytes] = []
+    while True:
+        line = stream.readline(MAX_LINE_BYTES)
+        if not line and not lines:
+            return b""
+        if not line.endswith(b"\n"):
+            is_long = len(line) == MAX_LINE_BYTES
+            raise ValueError("a header is too long" if is_long else "the headers broke off")
+        line = line[: -2 if line.endswith(b"\r\n") else -1].replace(b"\r", b" ")
+        if not line and lines:
+            return b"".join(line + b"\r\n" for line in [lines[0], *clean_headers(lines[1:]), b""])
+        if len(lines) > 1 and line.startswith((b" ", b"\t")):
+            lines[-1] += line
+        else:
+            lines.append(line)
+        if len(lines) > MAX_HEADERS + 1 or len(lines[-1]) > MAX_LINE_BYTES:
+            raise ValueError("too many headers")
+
+
+def clean_headers(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield `lines` without spaces around names and values, and without those that are no header.
+
+    Raises ValueError if such a line might be about framing.
+    """
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        name = name.rstrip(b" \t")
+        if colon and re.fullmatch(TOKEN_PATTERN, name):
+            yield name + b": " + value.strip(b" \t")
+        elif re.search(b"(?i)transfer.?encoding|content.?length", line):
+            raise ValueError("a malformed header")
+
+
+def read_final_head(stream: io.BufferedReader) -> bytes:
+    """Return the head of the final answer, after those of 1xx; http.client knows only 100.
+
+    Raises ValueError if there are too many, or as `read_head` does.
+    """
+    for _ in range(MAX_INTERIM_ANSWERS):
+        head = read_head(stream)
+        if not re.match(rb"HTTP/\S*\s+1[0-9][0-9](\s|$)", head):
+            return head
+    raise ValueError("too many interim answers")
+
+
 @lru_cache(maxsize=None)
 def http_classes() -> Any:
     """Return a namespace with our subclasses of urllib's and http.client's classes.
@@ -2085,7 +2142,7 @@ def http_classes() -> Any:
     from types import SimpleNamespace
 
     class Answer(http.client.HTTPResponse):
-        """An answer that is read through a TimedReader and whose interim answers are skipped."""
+        """An answer that is read through a TimedReader, and whose head is read by `read_head`."""
 
         fp: Any = None  # what close() looks at if a signal interrupts __init__
 
@@ -2095,14 +2152,13 @@ def http_classes() -> Any:
             self.fp = io.BufferedReader(self.reader, 65536)
 
         def begin(self) -> None:
-            """Read the head of the final answer: http.client skips 100, but not 102 and 103."""
-            for _ in range(MAX_INTERIM_ANSWERS):
+            """Take in the head of the final answer."""
+            stream = self.fp
+            self.fp = io.BytesIO(read_final_head(stream))
+            try:
                 super().begin()
-                if not 100 <= self.status < 200:
-                    return
-                # begin() does nothing once it has headers.
-                self.headers = self.msg = None  # type: ignore[assignment]
-            raise http.client.HTTPException("too many interim answers")
+            finally:
+                self.fp = stream
 
     class Request(urllib.request.Request):
         """A request that knows its deadline and whether it may travel on a kept connection."""
@@ -2177,8 +2233,9 @@ class Response:
         self.content_type = content_type.partition(";")[0].strip().lower()
         self.host: str = request.origin
         self._client, self._request, self._connection, self._raw = client, request, connection, raw
-        codings = ",".join(raw.headers.get_all("Transfer-Encoding") or []).lower().split(",")
-        self._codings = [coding.strip() for coding in codings if coding.strip()]
+        # None without such a header; an empty one is as odd as an unknown coding.
+        codings = raw.headers.get_all("Transfer-Encoding")
+        self._coding = None if codings is None else ", ".join(codings).lower()
         self._chunk_left: int | None = None  # None before a chunk's size has been read
         self._received = 0
         self._is_complete = self.status in (204, 304)
@@ -2195,6 +2252,8 @@ class Response:
         """Return whether the connection may carry another request: open, and nothing left on it."""
         if self._raw.will_close or self._raw.version != 11 or not self._request.reuse:
             return False
+        if self._coding and "Content-Length" in self.headers:
+            return False  # the two may have been meant to mislead somebody on the way
         return not self._raw.reader.has_leftover(self._raw.fp)
 
     @cached_property
@@ -2203,24 +2262,32 @@ class Response:
 
         Raises NetworkError if the headers contradict themselves (RFC 9112, 6.3).
         """
-        if self._codings == ["chunked"]:  # wins over a Content-Length
+        if self._coding == "chunked":  # wins over a Content-Length
             return None
-        if self._codings:
-            coding = ", ".join(self._codings)
-            raise NetworkError(f"{self.host} sent an answer encoded as {coding}", final=True)
+        if self._coding is not None:
+            raise NetworkError(
+                f"{self.host} sent an answer encoded as {self._coding or 'nothing'}", final=True
+            )
         lengths = self.headers.get_all("Content-Length")
         if lengths is None:
             return None
-        if len(lengths) != 1 or not re.fullmatch("[0-9]{1,15}", lengths[0].strip(), re.ASCII):
+        if len(lengths) != 1 or not re.fullmatch("[0-9]{1,15}", lengths[0]):
             raise NetworkError(f"{self.host} does not say how long its answer is")
         return int(lengths[0])
+
+    @property
+    def content_coding(self) -> str:
+        """Return the Content-Encoding of the body, or "" if it has none."""
+        values = ",".join(self.headers.get_all("Content-Encoding") or []).lower().split(",")
+        codings = [value.strip() for value in values]
+        return ", ".join(coding for coding in codings if coding not in ("", "identity"))
 
     def content_length(self) -> int | None:
         """Return the announced length in bytes, or None if the body comes in chunks.
 
         Raises NetworkError if nothing but the end of the connection would end the body.
         """
-        if self._length is None and not self._codings:
+        if self._length is None and not self._coding:
             raise NetworkError(f"{self.host} does not say how long its answer is")
         return self._length
 
@@ -2232,7 +2299,9 @@ class Response:
         if self._is_complete:
             return b""
         try:
-            return self._read_chunked(count) if self._codings else self._read_plain(count)
+            # Also refuses other codings.
+            is_plain = self._length is not None or not self._coding
+            return self._read_plain(count) if is_plain else self._read_chunked(count)
         except NetworkError:
             raise
         except Exception as error:
@@ -2258,13 +2327,12 @@ class Response:
         http.client takes any two bytes for the end of a chunk, and so loses bytes in silence.
         """
         if self._chunk_left is None:
-            size = self._read_line().partition(b";")[0].strip()
-            if not re.fullmatch(b"[0-9A-Fa-f]{1,15}", size):
+            match = re.fullmatch(b"([0-9A-Fa-f]{1,15})[ \t]*(;[^\r]*)?", self._read_line())
+            if not match:
                 raise self._broken("a chunk without a size")
-            self._chunk_left = int(size, 16)
+            self._chunk_left = int(match[1], 16)
         if self._chunk_left == 0:
-            while self._read_line():  # trailers
-                pass
+            self._skip_trailers()
             self._is_complete = True
             return b""
         data: bytes = self._raw.fp.read1(min(count, self._chunk_left))
@@ -2276,6 +2344,12 @@ class Response:
                 raise self._broken("a chunk longer than its size")
             self._chunk_left = None
         return data
+
+    def _skip_trailers(self) -> None:
+        for _ in range(MAX_HEADERS):
+            if not self._read_line():
+                return
+        raise self._broken("too many trailers")
 
     def _read_line(self) -> bytes:
         """Return a line without its CR LF. Raises NetworkError if it does not end so."""
@@ -2467,12 +2541,13 @@ class HttpClient:
         """
         import socket
 
-        known = self._answering.pop(address, None)
+        known = self._answering.get(address)
         try:
             sock = socket.create_connection(known or address, timeout)
         except OSError:
             if not known:
                 raise
+            self._answering.pop(address, None)
             sock = socket.create_connection(address, timeout)
         self._answering[address] = sock.getpeername()[:2]
         return sock
@@ -2805,15 +2880,17 @@ class Api:
     def _read_document(self, response: Response) -> Json:
         """Return the JSON object in a 2xx. Raises NetworkError for anything else."""
         content = response.read_all(MAX_JSON_BYTES)
+        coding = response.content_coding
         try:
-            document = parse_json(content)
+            document = None if coding else parse_json(content)
         except ValueError:
             document = None
         if response.status < 200 or not isinstance(document, dict):
             content_type = response.content_type or "no type"
+            facts = f"HTTP {response.status}, {content_type}" + (f", {coding}" if coding else "")
             is_page = response.content_type == "text/html"
             raise NetworkError(
-                f"unexpected reply from {response.host} (HTTP {response.status}, {content_type})",
+                f"unexpected reply from {response.host} ({facts})",
                 f"is {self.base_url} the right base URL?" if is_page else "",
             )
         return document
@@ -3048,9 +3125,10 @@ class Resume:
     def require_rest(self, response: Response) -> None:
         """Raise NetworkError unless the answer is exactly the rest; then the next starts over."""
         content_range = f"bytes {self.position}-{(self.total or 0) - 1}/{self.total}"
-        expected = (206, content_range, self._etag)
+        expected = (206, [content_range], [self._etag])
         headers = response.headers
-        if (response.status, headers.get("Content-Range"), headers.get("ETag")) != expected:
+        found = (response.status, headers.get_all("Content-Range"), headers.get_all("ETag"))
+        if found != expected:
             self._etag = ""
             raise NetworkError(f"{response.host} did not go on where the track broke off")
 
@@ -3103,7 +3181,7 @@ def download_file(
 def check_is_audio(response: Response) -> None:
     """Raise NetworkError if an answer cannot be a track: encoded, a page, or of unknown length."""
     response.content_length()
-    if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
+    if response.content_coding:
         raise NetworkError(f"{response.host} sent an encoded track", final=True)
     content_type = response.content_type
     if content_type.startswith("text/") or re.search(r"\b(json|xml|html)$", content_type):
