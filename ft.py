@@ -1819,9 +1819,14 @@ def clean_delay(seconds: float) -> float | None:
 
 
 def describe_failure(error: BaseException) -> str:
-    """Return why a connection failed, in a few words."""
+    """Return why a connection failed, in a few words.
+
+    Raises `error` itself if it is not the network's: a module is missing.
+    """
     import socket
 
+    if isinstance(error, ImportError):
+        raise error
     if isinstance(error, socket.timeout):
         return "it did not answer in time"
     if isinstance(error, socket.gaierror):
@@ -1833,8 +1838,11 @@ def describe_failure(error: BaseException) -> str:
     return str(text)
 
 
-def hint_for_certificate(error: BaseException) -> str:
+def hint_for_certificate(error: BaseException, context: ssl.SSLContext) -> str:
     """Return what a user can do about a certificate that failed verification."""
+    if re.search("expired|not yet valid", str(error)):
+        date = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        return f"is the clock of this machine right? It shows {date} UTC"
     bundle = os.environ.get("SSL_CERT_FILE")
     if bundle and not os.path.exists(bundle):
         return f"SSL_CERT_FILE names {bundle}, which does not exist"
@@ -1843,6 +1851,8 @@ def hint_for_certificate(error: BaseException) -> str:
         return "Python 3.13 is stricter with private CAs: reissue the CA with the missing extension"
     if bundle:
         return f"SSL_CERT_FILE names {bundle}: does it contain the CA that signed this certificate?"
+    if not has_authorities(context):
+        return "this machine has no CA certificates: install the package ca-certificates"
     return "behind a company's proxy or CA, set SSL_CERT_FILE to its bundle"
 
 
@@ -1863,6 +1873,36 @@ def find_hashed_directory() -> str | None:
         names = []
     is_hashed = any(re.fullmatch(r"[0-9a-f]{8}\.[0-9]+", name) for name in names)
     return directory if is_hashed else None
+
+
+def create_tls_context(directory: str | None = None) -> ssl.SSLContext:
+    """Return a context that trusts what is in `directory`, or else what Python trusts by default.
+
+    Raises NetworkError if SSLKEYLOGFILE, which Python opens here, cannot be written.
+    """
+    import ssl
+
+    try:
+        return ssl.create_default_context(capath=directory)
+    except OSError as error:
+        name = os.environ.get("SSLKEYLOGFILE")
+        why = f"SSLKEYLOGFILE names {name}: " if name and error.filename else ""
+        raise NetworkError(
+            f"cannot set up TLS: {why}{error.strerror or error}", sent=False, final=True
+        ) from None
+
+
+def has_authorities(context: ssl.SSLContext) -> bool:
+    """Return whether there is any CA that `context` trusts, loaded or in OpenSSL's directory."""
+    import ssl
+
+    if context.cert_store_stats()["x509_ca"]:
+        return True
+    directory = ssl.get_default_verify_paths().capath  # read by OpenSSL when it is needed
+    try:
+        return bool(directory and os.listdir(directory))
+    except OSError:
+        return False
 
 
 class RetryPolicy:
@@ -2186,7 +2226,7 @@ def http_classes() -> Any:
         """urllib's choice of a proxy, with a clear error for one that it would misunderstand."""
 
         def proxy_open(self, request: Any, proxy: str, scheme: str) -> None:
-            if not urllib.request.proxy_bypass(request.host):
+            if not is_proxy_bypassed(request.host):
                 check_proxy(proxy)
                 super().proxy_open(request, proxy, scheme)
 
@@ -2204,11 +2244,39 @@ def http_classes() -> Any:
     )
 
 
+def is_proxy_bypassed(host: str) -> bool:
+    """Return whether NO_PROXY names `host`, which may end in a port.
+
+    urllib knows names and plain IPv4 addresses; curl also takes IPv6 and ranges (`10.0.0.0/8`).
+    """
+    import urllib.request
+
+    if urllib.request.proxy_bypass(host):
+        return True
+    match = re.fullmatch(r"([0-9.]+|\[.*\])(:[0-9]+)?", host)
+    listed = urllib.request.getproxies_environment().get("no", "")
+    if not match or not re.search("[/:]", listed):
+        return False
+    import ipaddress
+
+    for entry in re.split(r"[\s,]+", listed):
+        try:
+            address = ipaddress.ip_address(match[1].strip("[]"))
+            if address in ipaddress.ip_network(entry.strip("[]"), strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
 def check_proxy(proxy: str) -> None:
     """Raise UsageError if HTTPS_PROXY is not the address of an HTTP proxy."""
     if proxy.lower().startswith("socks"):
         raise UsageError("SOCKS proxies are not supported: HTTPS_PROXY must name an HTTP proxy")
-    match = re.fullmatch(r"(https?://)?([^/]*@)?([^/@]+)/?", proxy, re.IGNORECASE)
+    if proxy.lower().startswith("https:"):
+        # urllib would talk to it without TLS, and send its password in clear.
+        raise UsageError("proxies over TLS are not supported: HTTPS_PROXY must begin with http://")
+    match = re.fullmatch(r"(http://)?([^/]*@)?([^/@]+)/?", proxy, re.IGNORECASE)
     try:
         parse_url(f"https://{match[3] if match else ''}", "HTTPS_PROXY")
     except ValueError:
@@ -2423,6 +2491,9 @@ class HttpClient:
 
         opener = urllib.request.OpenerDirector()
         proxy = urllib.request.getproxies().get("https")
+        if proxy and not urllib.request.getproxies_environment():
+            # Windows' own settings name no scheme, and older Pythons add that of what is asked for.
+            proxy = re.sub("(?i)^https:", "http:", proxy)
         if proxy:  # plain http stays on this machine (parse_url), where no proxy is needed
             opener.add_handler(http_classes().ProxyHandler({"https": proxy}))
         opener.add_handler(http_classes().Handler(self._send))
@@ -2475,6 +2546,8 @@ class HttpClient:
                 self.console.log(f"< not sent: {describe_failure(error)}; trying all certificates")
                 self._quick_tls_context = None
                 return self._open_connection(request, self._tls_context)
+        except NetworkError:
+            raise
         except Exception as error:
             why = describe_failure(error)
             is_untrusted = hasattr(error, "verify_message")
@@ -2483,7 +2556,7 @@ class HttpClient:
             self.console.log(f"< not sent: {why}")
             raise NetworkError(
                 f"cannot connect to {request.title}: {why}",
-                hint_for_certificate(error) if is_untrusted else "",
+                hint_for_certificate(error, self._tls_context) if is_untrusted else "",
                 sent=False,
                 final=is_untrusted or is_refused,
             ) from None
@@ -2520,17 +2593,13 @@ class HttpClient:
         It is a part of what `_tls_context` trusts. OpenSSL reads from it the one certificate that
         it needs, which takes 2 ms; parsing a whole bundle takes 20 to 40.
         """
-        import ssl
-
         directory = find_hashed_directory()
-        return ssl.create_default_context(capath=directory) if directory else None
+        return create_tls_context(directory) if directory else None
 
     @cached_property
     def _tls_context(self) -> ssl.SSLContext:
         """Return a context that trusts everything that Python trusts by default."""
-        import ssl
-
-        return ssl.create_default_context()
+        return create_tls_context()
 
     def _open_socket(
         self, address: tuple[str, int], timeout: float, *source: object
@@ -5578,6 +5647,13 @@ def run(console: Console, part_files: PartFiles, argv: Sequence[str]) -> int:
         return error.exit_code
     except BrokenPipeError:  # as after `ft list | head -1`
         return EXIT_BROKEN_PIPE
+    except ImportError as error:
+        # Distributions leave modules out of their smallest Python, and builds those that they
+        # found no library for: then ssl fails for want of _ssl.
+        name = (error.name or "it needs").lstrip("_")
+        console.error(f"this Python lacks the module {name}: {error.msg}")
+        console.hint("install the package that contains it, or run ft with another Python")
+        return EXIT_ERROR
     except StopSignal as stopped:
         console.discard_output(sys.stdout)  # its reader may be gone, or asleep
         console.note("interrupted" if stopped.exit_code == 130 else "terminated")
