@@ -131,6 +131,8 @@ CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 30.0  # between two pieces of an answer
 CALL_TIMEOUT = 60.0  # for one API call, however slowly its answer drips
 RETRY_TIME = 60.0  # for all waits between the attempts of one call together
+MAX_GATE_WAIT = 120.0  # for one 429
+GATE_TIMEOUT = 300.0  # of nothing but 429s
 POLL_INTERVAL, POLL_BACKOFF, POLL_MAX_INTERVAL, POLL_TIMEOUT = 3.0, 1.3, 15.0, 300.0
 KEYCHAIN_TIMEOUT = 3.0
 UNLOCK_TIMEOUT = 30.0  # where a person may have to answer the keychain's prompt
@@ -138,6 +140,7 @@ UNLOCK_TIMEOUT = 30.0  # where a person may have to answer the keychain's prompt
 MAX_ATTEMPTS = 4
 MAX_REDIRECTS = 5
 MAX_INTERIM_ANSWERS = 20  # of 1xx, before the final one
+MAX_HEADERS = 100  # of one answer, and trailers as many
 MAX_BULK_IDS = 100  # in one request
 PARALLEL_DOWNLOADS = 4
 READ_SIZE = 256 << 10  # bytes
@@ -209,7 +212,8 @@ class NetworkError(FtError):
     """There is no usable answer.
 
     `sent` is False if the request cannot have been received. `final` means that another attempt
-    would not help. `retry_after` is in seconds.
+    would not help. `status` is that of the answer if it is what makes it useless, and `retry_after`
+    what the answer asks for, in seconds.
     """
 
     exit_code = EXIT_NETWORK
@@ -220,6 +224,7 @@ class NetworkError(FtError):
         super().__init__(message, hint)
         self.sent = sent
         self.final = final
+        self.status: int | None = None
         self.retry_after: float | None = None
 
 
@@ -1057,9 +1062,11 @@ class Console:
 
         `before` is a spinner or a bar, for the terminal only.
         """
+        if get_ident() != self._thread:
+            return
         if not self.has_status_line:
             self._note_if_silent(text)
-        elif get_ident() == self._thread:
+        else:
             cells = (terminal_width(sys.stderr) or 80) - 1
             self._status_shown = True  # set this first: a signal may interrupt the write
             self._write_message(f"\r\x1b[K{truncate(sanitise(before + text), cells)}")
@@ -1290,7 +1297,7 @@ URL_PATTERN = (
     r"(:(?P<port>[0-9]{1,5}))?"
     r"(?P<path>/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?(?P<query>\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?"
 )
-LOOPBACK_PATTERN = r"(?i:localhost)|127(\.[0-9]{1,3}){3}|\[::1\]"
+LOOPBACK_PATTERN = r"(?i:localhost)|127(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}|\[::1\]"
 
 
 def parse_url(url: str, title: str) -> re.Match[str]:
@@ -1919,14 +1926,14 @@ class ApiKeys:
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for, or None if it cannot be understood.
+    """Return the seconds that a Retry-After header asks for, or None if it asks for no wait.
 
-    The value is a whole number of seconds or an HTTP date; a past date gives 0 (RFC 9110, 10.2.3).
+    The value is a whole number of seconds or an HTTP date (RFC 9110, 10.2.3).
     """
     if value is None:
         return None
     if re.fullmatch("[0-9]{1,9}", value.strip(), re.ASCII):
-        return float(value)
+        return clean_delay(float(value))
     from datetime import timezone
     from email.utils import parsedate_to_datetime
 
@@ -1934,16 +1941,29 @@ def parse_retry_after(value: str | None) -> float | None:
         date = parsedate_to_datetime(value)
         # The asctime form of a date names no zone; it is always UTC.
         date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
-        return max(0.0, date.timestamp() - time.time())
+        return clean_delay(date.timestamp() - time.time())
     # Python 3.8's parser itself can raise UnboundLocalError.
     except (TypeError, ValueError, OverflowError, IndexError, UnboundLocalError):
         return None
 
 
+def clean_delay(seconds: float) -> float | None:
+    """Return the wait that a server asks for: a second at least, or None for no wait at all.
+
+    A wait of 0 would use up all attempts within a moment, so the usual back-off is better.
+    """
+    return max(1.0, seconds) if seconds > 0 else None
+
+
 def describe_failure(error: BaseException) -> str:
-    """Return why a connection failed, in a few words."""
+    """Return why a connection failed, in a few words.
+
+    Raises `error` itself if it is not the network's: a module is missing.
+    """
     import socket
 
+    if isinstance(error, ImportError):
+        raise error
     if isinstance(error, socket.timeout):
         return "it did not answer in time"
     if isinstance(error, socket.gaierror):
@@ -1955,8 +1975,11 @@ def describe_failure(error: BaseException) -> str:
     return str(text)
 
 
-def hint_for_certificate(error: BaseException) -> str:
+def hint_for_certificate(error: BaseException, context: ssl.SSLContext) -> str:
     """Return what a user can do about a certificate that failed verification."""
+    if re.search("expired|not yet valid", str(error)):
+        date = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        return f"is the clock of this machine right? It shows {date} UTC"
     bundle = os.environ.get("SSL_CERT_FILE")
     if bundle and not os.path.exists(bundle):
         return f"SSL_CERT_FILE names {bundle}, which does not exist"
@@ -1965,6 +1988,8 @@ def hint_for_certificate(error: BaseException) -> str:
         return "Python 3.13 is stricter with private CAs: reissue the CA with the missing extension"
     if bundle:
         return f"SSL_CERT_FILE names {bundle}: does it contain the CA that signed this certificate?"
+    if not has_authorities(context):
+        return "this machine has no CA certificates: install the package ca-certificates"
     return "behind a company's proxy or CA, set SSL_CERT_FILE to its bundle"
 
 
@@ -1987,6 +2012,36 @@ def find_hashed_directory() -> str | None:
     return directory if is_hashed else None
 
 
+def create_tls_context(directory: str | None = None) -> ssl.SSLContext:
+    """Return a context that trusts what is in `directory`, or else what Python trusts by default.
+
+    Raises NetworkError if SSLKEYLOGFILE, which Python opens here, cannot be written.
+    """
+    import ssl
+
+    try:
+        return ssl.create_default_context(capath=directory)
+    except OSError as error:
+        name = os.environ.get("SSLKEYLOGFILE")
+        why = f"SSLKEYLOGFILE names {name}: " if name and error.filename else ""
+        raise NetworkError(
+            f"cannot set up TLS: {why}{error.strerror or error}", sent=False, final=True
+        ) from None
+
+
+def has_authorities(context: ssl.SSLContext) -> bool:
+    """Return whether there is any CA that `context` trusts, loaded or in OpenSSL's directory."""
+    import ssl
+
+    if context.cert_store_stats()["x509_ca"]:
+        return True
+    directory = ssl.get_default_verify_paths().capath  # read by OpenSSL when it is needed
+    try:
+        return bool(directory and os.listdir(directory))
+    except OSError:
+        return False
+
+
 class RetryPolicy:
     """Which failures of a request allow sending it again, and how often in all.
 
@@ -2005,7 +2060,8 @@ class RetryPolicy:
         return not failure.final and (self.if_sent or not failure.sent)
 
 
-TRANSIENT_STATUSES = (500, 502, 503, 504)
+# 520 to 524 are Cloudflare's, for a server behind it that fails.
+TRANSIENT_STATUSES = (500, 502, 503, 504, 520, 521, 522, 523, 524)
 READ = RetryPolicy(if_sent=True, statuses=(429, *TRANSIENT_STATUSES), attempts=MAX_ATTEMPTS)
 # A change that the service may have made is reported, never repeated.
 CHANGE = RetryPolicy(if_sent=False, statuses=(429,), attempts=MAX_ATTEMPTS)
@@ -2015,33 +2071,119 @@ SUBMISSION = RetryPolicy(if_sent=False, statuses=(), attempts=2)
 POLL = RetryPolicy(if_sent=False, statuses=(), attempts=1)
 
 
+class Gate:
+    """Hold back all requests that share one of the service's limits, whichever thread sends them.
+
+    A 429 closes the gate for as long as its Retry-After says. Requests wait until it opens, so that
+    they do not compete for the few that the service takes, and their waiting costs no attempt.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._lock = allocate_lock()
+        self._opening = 0.0  # a time of time.monotonic
+        self._refusal: NetworkError | ApiError | None = None  # the last 429
+        self._refused_since: float | None = None  # None after any other answer
+        self._is_hopeless = False
+        self._is_noted = True
+
+    def time_left(self) -> float:
+        """Return the seconds until the gate opens, 0 if it is open."""
+        return max(0.0, self._opening - time.monotonic())
+
+    def wait(self) -> None:
+        """Wait until the gate is open. The first to wait tells the user.
+
+        Raises the 429 that closed it if the wait is over MAX_GATE_WAIT, or if the service has
+        answered with nothing but 429s for GATE_TIMEOUT.
+        """
+        while True:
+            with self._lock:
+                left = self.time_left()
+                if not left:
+                    return
+                refusal, is_noted = self._refusal, self._is_noted
+                self._is_noted = True
+            if refusal and self._is_hopeless:
+                raise refusal
+            if refusal and not is_noted and left > 1:
+                self.console.note(f"{refusal.message}; trying again in {left:.0f} s")
+            self.console.sleep_with_status(left, lambda: "waiting to try again")
+
+    def close(self, failure: NetworkError | ApiError, will_repeat: bool) -> bool:
+        """Close for as long as a 429 asks for, and return True; return False for other failures.
+
+        A long wait only concerns requests that would be repeated.
+        """
+        delay = failure.retry_after
+        if failure.status != 429 or delay is None:
+            return False
+        if delay > MAX_GATE_WAIT and not will_repeat:
+            return False
+        with self._lock:
+            now = time.monotonic()
+            if now >= self._opening:  # and not a second 429 for the same wait
+                self._is_noted = self._is_hopeless = False
+            if self._refused_since is None:
+                self._refused_since = now
+            end = self._refused_since + GATE_TIMEOUT
+            self._is_hopeless |= delay > MAX_GATE_WAIT or now + delay > end
+            self._opening = max(self._opening, now + delay)
+            self._refusal = failure
+        return True
+
+    def record_answer(self, status: int) -> None:
+        """Take note of an answer: any but a 429 means that the service takes requests again."""
+        if status != 429:
+            self._refused_since = None
+
+
 class Retries:
     """Count the attempts of one request and wait between them.
 
-    There is no new attempt once `seconds` have passed or the waits add up to RETRY_TIME.
+    There is no new attempt once `seconds` have passed or the waits add up to RETRY_TIME; waiting
+    for the gate does not count.
     """
 
     def __init__(
-        self, console: Console, policy: RetryPolicy, seconds: float = float("inf")
+        self, console: Console, policy: RetryPolicy, gate: Gate, seconds: float = float("inf")
     ) -> None:
         self.console = console
         self.policy = policy
         self.attempts = 1
+        self._gate = gate
         self._end = time.monotonic() + seconds
         self._left = RETRY_TIME
+
+    def start_attempt(self) -> None:
+        """Wait until the gate is open. Raises the 429 that closed it if that would take too long.
+
+        `HttpClient.request` would wait too, but at the cost of the call's time.
+        """
+        start = time.monotonic()
+        self._gate.wait()
+        self._end += time.monotonic() - start
 
     def wait_or_raise(self, failure: NetworkError | ApiError) -> None:
         """Wait as long as `failure` asks for, or else with full jitter, before another attempt.
 
         Raises `failure` if there must be no other attempt.
         """
+        is_allowed = self.policy.allows(failure)
+        is_held_back = self._gate.close(failure, is_allowed)
+        if not is_allowed:
+            raise failure
+        if not is_held_back:
+            self._back_off(failure)
+
+    def _back_off(self, failure: NetworkError | ApiError) -> None:
         import random
 
         delay = failure.retry_after
         if delay is None:
             delay = random.random() * min(8.0, 0.5 * 2**self.attempts)
         exhausted = self.attempts >= self.policy.attempts or delay > self._left
-        if exhausted or time.monotonic() > self._end or not self.policy.allows(failure):
+        if exhausted or time.monotonic() > self._end:
             raise failure
         self.attempts += 1
         self._left -= delay
@@ -2110,6 +2252,62 @@ class TimedReader(io.RawIOBase):
         super().close()
 
 
+TOKEN_PATTERN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+
+
+def read_head(stream: io.BufferedReader) -> bytes:
+    """Read the status line and headers of an answer and return them in their plainest form.
+
+    http.client stops at a line that is no header, and so loses those after it; and to it a bare CR
+    ends a line. Either can hide how the body is framed. Here folded lines are joined and a bare
+    CR is a space (RFC 9112, 2.2 and 5.2). Lines that are no header are left out. Raises ValueError
+    if they might be about framing, or if the head is too long or breaks off.
+    """
+    lines: list[bytes] = []
+    while True:
+        line = stream.readline(MAX_LINE_BYTES)
+        if not line and not lines:
+            return b""
+        if not line.endswith(b"\n"):
+            is_long = len(line) == MAX_LINE_BYTES
+            raise ValueError("a header is too long" if is_long else "the headers broke off")
+        line = line[: -2 if line.endswith(b"\r\n") else -1].replace(b"\r", b" ")
+        if not line and lines:
+            return b"".join(line + b"\r\n" for line in [lines[0], *clean_headers(lines[1:]), b""])
+        if len(lines) > 1 and line.startswith((b" ", b"\t")):
+            lines[-1] += line
+        else:
+            lines.append(line)
+        if len(lines) > MAX_HEADERS + 1 or len(lines[-1]) > MAX_LINE_BYTES:
+            raise ValueError("too many headers")
+
+
+def clean_headers(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield `lines` without spaces around names and values, and without those that are no header.
+
+    Raises ValueError if such a line might be about framing.
+    """
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        name = name.rstrip(b" \t")
+        if colon and re.fullmatch(TOKEN_PATTERN, name):
+            yield name + b": " + value.strip(b" \t")
+        elif re.search(b"(?i)transfer.?encoding|content.?length", line):
+            raise ValueError("a malformed header")
+
+
+def read_final_head(stream: io.BufferedReader) -> bytes:
+    """Return the head of the final answer, after those of 1xx; http.client knows only 100.
+
+    Raises ValueError if there are too many, or as `read_head` does.
+    """
+    for _ in range(MAX_INTERIM_ANSWERS):
+        head = read_head(stream)
+        if not re.match(rb"HTTP/\S*\s+1[0-9][0-9](\s|$)", head):
+            return head
+    raise ValueError("too many interim answers")
+
+
 @lru_cache(maxsize=None)
 def http_classes() -> Any:
     """Return a namespace with our subclasses of urllib's and http.client's classes.
@@ -2121,7 +2319,7 @@ def http_classes() -> Any:
     from types import SimpleNamespace
 
     class Answer(http.client.HTTPResponse):
-        """An answer that is read through a TimedReader and whose interim answers are skipped."""
+        """An answer that is read through a TimedReader, and whose head is read by `read_head`."""
 
         fp: Any = None  # what close() looks at if a signal interrupts __init__
 
@@ -2131,14 +2329,13 @@ def http_classes() -> Any:
             self.fp = io.BufferedReader(self.reader, 65536)
 
         def begin(self) -> None:
-            """Read the head of the final answer: http.client skips 100, but not 102 and 103."""
-            for _ in range(MAX_INTERIM_ANSWERS):
+            """Take in the head of the final answer."""
+            stream = self.fp
+            self.fp = io.BytesIO(read_final_head(stream))
+            try:
                 super().begin()
-                if not 100 <= self.status < 200:
-                    return
-                # begin() does nothing once it has headers.
-                self.headers = self.msg = None  # type: ignore[assignment]
-            raise http.client.HTTPException("too many interim answers")
+            finally:
+                self.fp = stream
 
     class Request(urllib.request.Request):
         """A request that knows its deadline and whether it may travel on a kept connection."""
@@ -2166,7 +2363,7 @@ def http_classes() -> Any:
         """urllib's choice of a proxy, with a clear error for one that it would misunderstand."""
 
         def proxy_open(self, request: Any, proxy: str, scheme: str) -> None:
-            if not urllib.request.proxy_bypass(request.host):
+            if not is_proxy_bypassed(request.host):
                 check_proxy(proxy)
                 super().proxy_open(request, proxy, scheme)
 
@@ -2184,11 +2381,39 @@ def http_classes() -> Any:
     )
 
 
+def is_proxy_bypassed(host: str) -> bool:
+    """Return whether NO_PROXY names `host`, which may end in a port.
+
+    urllib knows names and plain IPv4 addresses; curl also takes IPv6 and ranges (`10.0.0.0/8`).
+    """
+    import urllib.request
+
+    if urllib.request.proxy_bypass(host):
+        return True
+    match = re.fullmatch(r"([0-9.]+|\[.*\])(:[0-9]+)?", host)
+    listed = urllib.request.getproxies_environment().get("no", "")
+    if not match or not re.search("[/:]", listed):
+        return False
+    import ipaddress
+
+    for entry in re.split(r"[\s,]+", listed):
+        try:
+            address = ipaddress.ip_address(match[1].strip("[]"))
+            if address in ipaddress.ip_network(entry.strip("[]"), strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
 def check_proxy(proxy: str) -> None:
     """Raise UsageError if HTTPS_PROXY is not the address of an HTTP proxy."""
     if proxy.lower().startswith("socks"):
         raise UsageError("SOCKS proxies are not supported: HTTPS_PROXY must name an HTTP proxy")
-    match = re.fullmatch(r"(https?://)?([^/]*@)?([^/@]+)/?", proxy, re.IGNORECASE)
+    if proxy.lower().startswith("https:"):
+        # urllib would talk to it without TLS, and send its password in clear.
+        raise UsageError("proxies over TLS are not supported: HTTPS_PROXY must begin with http://")
+    match = re.fullmatch(r"(http://)?([^/]*@)?([^/@]+)/?", proxy, re.IGNORECASE)
     try:
         parse_url(f"https://{match[3] if match else ''}", "HTTPS_PROXY")
     except ValueError:
@@ -2213,8 +2438,9 @@ class Response:
         self.content_type = content_type.partition(";")[0].strip().lower()
         self.host: str = request.origin
         self._client, self._request, self._connection, self._raw = client, request, connection, raw
-        codings = ",".join(raw.headers.get_all("Transfer-Encoding") or []).lower().split(",")
-        self._codings = [coding.strip() for coding in codings if coding.strip()]
+        # None without such a header; an empty one is as odd as an unknown coding.
+        codings = raw.headers.get_all("Transfer-Encoding")
+        self._coding = None if codings is None else ", ".join(codings).lower()
         self._chunk_left: int | None = None  # None before a chunk's size has been read
         self._received = 0
         self._is_complete = self.status in (204, 304)
@@ -2231,6 +2457,8 @@ class Response:
         """Return whether the connection may carry another request: open, and nothing left on it."""
         if self._raw.will_close or self._raw.version != 11 or not self._request.reuse:
             return False
+        if self._coding and "Content-Length" in self.headers:
+            return False  # the two may have been meant to mislead somebody on the way
         return not self._raw.reader.has_leftover(self._raw.fp)
 
     @cached_property
@@ -2239,24 +2467,32 @@ class Response:
 
         Raises NetworkError if the headers contradict themselves (RFC 9112, 6.3).
         """
-        if self._codings == ["chunked"]:  # wins over a Content-Length
+        if self._coding == "chunked":  # wins over a Content-Length
             return None
-        if self._codings:
-            coding = ", ".join(self._codings)
-            raise NetworkError(f"{self.host} sent an answer encoded as {coding}", final=True)
+        if self._coding is not None:
+            raise NetworkError(
+                f"{self.host} sent an answer encoded as {self._coding or 'nothing'}", final=True
+            )
         lengths = self.headers.get_all("Content-Length")
         if lengths is None:
             return None
-        if len(lengths) != 1 or not re.fullmatch("[0-9]{1,15}", lengths[0].strip(), re.ASCII):
+        if len(lengths) != 1 or not re.fullmatch("[0-9]{1,15}", lengths[0]):
             raise NetworkError(f"{self.host} does not say how long its answer is")
         return int(lengths[0])
+
+    @property
+    def content_coding(self) -> str:
+        """Return the Content-Encoding of the body, or "" if it has none."""
+        values = ",".join(self.headers.get_all("Content-Encoding") or []).lower().split(",")
+        codings = [value.strip() for value in values]
+        return ", ".join(coding for coding in codings if coding not in ("", "identity"))
 
     def content_length(self) -> int | None:
         """Return the announced length in bytes, or None if the body comes in chunks.
 
         Raises NetworkError if nothing but the end of the connection would end the body.
         """
-        if self._length is None and not self._codings:
+        if self._length is None and not self._coding:
             raise NetworkError(f"{self.host} does not say how long its answer is")
         return self._length
 
@@ -2268,7 +2504,9 @@ class Response:
         if self._is_complete:
             return b""
         try:
-            return self._read_chunked(count) if self._codings else self._read_plain(count)
+            # Also refuses other codings.
+            is_plain = self._length is not None or not self._coding
+            return self._read_plain(count) if is_plain else self._read_chunked(count)
         except NetworkError:
             raise
         except Exception as error:
@@ -2294,13 +2532,12 @@ class Response:
         http.client takes any two bytes for the end of a chunk, and so loses bytes in silence.
         """
         if self._chunk_left is None:
-            size = self._read_line().partition(b";")[0].strip()
-            if not re.fullmatch(b"[0-9A-Fa-f]{1,15}", size):
+            match = re.fullmatch(b"([0-9A-Fa-f]{1,15})[ \t]*(;[^\r]*)?", self._read_line())
+            if not match:
                 raise self._broken("a chunk without a size")
-            self._chunk_left = int(size, 16)
+            self._chunk_left = int(match[1], 16)
         if self._chunk_left == 0:
-            while self._read_line():  # trailers
-                pass
+            self._skip_trailers()
             self._is_complete = True
             return b""
         data: bytes = self._raw.fp.read1(min(count, self._chunk_left))
@@ -2312,6 +2549,12 @@ class Response:
                 raise self._broken("a chunk longer than its size")
             self._chunk_left = None
         return data
+
+    def _skip_trailers(self) -> None:
+        for _ in range(MAX_HEADERS):
+            if not self._read_line():
+                return
+        raise self._broken("too many trailers")
 
     def _read_line(self) -> bytes:
         """Return a line without its CR LF. Raises NetworkError if it does not end so."""
@@ -2349,6 +2592,7 @@ class HttpClient:
     def __init__(self, console: Console, https_only: bool) -> None:
         self.console = console
         self.https_only = https_only
+        self.public_gate = Gate(console)  # for the limit of the media host
         self._kept: dict[tuple[str, str, str], list[Any]] = {}  # idle connections, by their route
         self._answering: dict[tuple[str, int], tuple[str, int]] = {}  # the address of each host
 
@@ -2359,18 +2603,22 @@ class HttpClient:
         headers: dict[str, str],
         body: bytes | None = None,
         *,
+        gate: Gate,
         deadline: float | None = None,
         reuse: bool = False,
     ) -> Response:
         """Send one request to an address that parse_url accepts, and return its answer.
 
+        It is sent as soon as `gate` is open; raises the 429 that closed it if that takes too long.
         `deadline` (of time.monotonic) limits the whole answer, otherwise only its head and each
         receive are limited. `reuse` lets a GET travel on a kept connection. Raises NetworkError if
         there is no answer; its `sent` is False if the request cannot have been received.
         """
         headers = {"User-Agent": f"ft/{__version__}", **headers}
         request = http_classes().Request(url, headers, deadline, reuse, data=body, method=method)
+        gate.wait()
         response: Response = self._opener.open(request)
+        gate.record_answer(response.status)
         return response
 
     @cached_property
@@ -2380,6 +2628,9 @@ class HttpClient:
 
         opener = urllib.request.OpenerDirector()
         proxy = urllib.request.getproxies().get("https")
+        if proxy and not urllib.request.getproxies_environment():
+            # Windows' own settings name no scheme, and older Pythons add that of what is asked for.
+            proxy = re.sub("(?i)^https:", "http:", proxy)
         if proxy:  # plain http stays on this machine (parse_url), where no proxy is needed
             opener.add_handler(http_classes().ProxyHandler({"https": proxy}))
         opener.add_handler(http_classes().Handler(self._send))
@@ -2432,6 +2683,8 @@ class HttpClient:
                 self.console.log(f"< not sent: {describe_failure(error)}; trying all certificates")
                 self._quick_tls_context = None
                 return self._open_connection(request, self._tls_context)
+        except NetworkError:
+            raise
         except Exception as error:
             why = describe_failure(error)
             is_untrusted = hasattr(error, "verify_message")
@@ -2440,7 +2693,7 @@ class HttpClient:
             self.console.log(f"< not sent: {why}")
             raise NetworkError(
                 f"cannot connect to {request.title}: {why}",
-                hint_for_certificate(error) if is_untrusted else "",
+                hint_for_certificate(error, self._tls_context) if is_untrusted else "",
                 sent=False,
                 final=is_untrusted or is_refused,
             ) from None
@@ -2477,17 +2730,13 @@ class HttpClient:
         It is a part of what `_tls_context` trusts. OpenSSL reads from it the one certificate that
         it needs, which takes 2 ms; parsing a whole bundle takes 20 to 40.
         """
-        import ssl
-
         directory = find_hashed_directory()
-        return ssl.create_default_context(capath=directory) if directory else None
+        return create_tls_context(directory) if directory else None
 
     @cached_property
     def _tls_context(self) -> ssl.SSLContext:
         """Return a context that trusts everything that Python trusts by default."""
-        import ssl
-
-        return ssl.create_default_context()
+        return create_tls_context()
 
     def _open_socket(
         self, address: tuple[str, int], timeout: float, *source: object
@@ -2498,12 +2747,13 @@ class HttpClient:
         """
         import socket
 
-        known = self._answering.pop(address, None)
+        known = self._answering.get(address)
         try:
             sock = socket.create_connection(known or address, timeout)
         except OSError:
             if not known:
                 raise
+            self._answering.pop(address, None)
             sock = socket.create_connection(address, timeout)
         self._answering[address] = sock.getpeername()[:2]
         return sock
@@ -2572,7 +2822,7 @@ class HttpClient:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity", **headers}
         for _ in range(MAX_REDIRECTS + 1):
             url = self._check_public(url)
-            response = self.request("GET", url, headers, reuse=True)
+            response = self.request("GET", url, headers, gate=self.public_gate, reuse=True)
             if response.status == 200 or ("Range" in headers and response.status in (206, 416)):
                 return response
             with response:
@@ -2594,8 +2844,9 @@ class HttpClient:
 
     def get_bytes(self, url: str, limit: int) -> bytes:
         """Return the content of a small public file, after as many attempts as a read allows."""
-        retries = Retries(self.console, READ)
+        retries = Retries(self.console, READ, self.public_gate)
         while True:
+            retries.start_attempt()
             try:
                 with self.get_public(url, {}) as response:
                     return response.read_all(limit)
@@ -2625,6 +2876,7 @@ class HttpClient:
             "" if delay is None else f"retry after {delay:.0f} s",
             final=response.status not in READ.statuses,
         )
+        failure.status = response.status
         failure.retry_after = delay
         return failure
 
@@ -2667,6 +2919,10 @@ class Api:
         self.http = http
         self.base_url = base_url
         self.key = key
+        # The service counts submissions apart: GENERATION_RATE_LIMITED and QUEUE_FULL hold back
+        # only them.
+        self.gate = Gate(http.console)
+        self.submission_gate = Gate(http.console)
 
     def get_health(self) -> Json:
         """Send GET /health, which needs no key."""
@@ -2792,14 +3048,18 @@ class Api:
     ) -> Json:
         """Return the JSON object that answers, after as many attempts as `retry` allows."""
         policy = retry or READ
-        retries = Retries(self.http.console, policy, CALL_TIMEOUT)
+        gate = self.submission_gate if policy is SUBMISSION else self.gate
+        retries = Retries(self.http.console, policy, gate, CALL_TIMEOUT)
         while True:
+            retries.start_attempt()
             try:
-                return self._call_once(method, path, body, reuse=policy is READ)
+                return self._call_once(method, path, body, gate, reuse=policy is READ)
             except (NetworkError, ApiError) as failure:
                 retries.wait_or_raise(failure)
 
-    def _call_once(self, method: str, path: str, body: Json | None, reuse: bool) -> Json:
+    def _call_once(
+        self, method: str, path: str, body: Json | None, gate: Gate, reuse: bool
+    ) -> Json:
         headers = {"Accept": "application/json"}
         data = None
         if self.key is not None:
@@ -2808,8 +3068,9 @@ class Api:
             headers["Content-Type"] = "application/json"
             data = format_json(body).encode("utf-8")
         deadline = time.monotonic() + CALL_TIMEOUT
+        url = self.base_url + path
         with self.http.request(
-            method, self.base_url + path, headers, data, deadline=deadline, reuse=reuse
+            method, url, headers, data, gate=gate, deadline=deadline, reuse=reuse
         ) as response:
             # A redirect would carry the key elsewhere, or turn a POST into a GET.
             if 300 <= response.status < 400:
@@ -2825,15 +3086,17 @@ class Api:
     def _read_document(self, response: Response) -> Json:
         """Return the JSON object in a 2xx. Raises NetworkError for anything else."""
         content = response.read_all(MAX_JSON_BYTES)
+        coding = response.content_coding
         try:
-            document = parse_json(content)
+            document = None if coding else parse_json(content)
         except ValueError:
             document = None
         if response.status < 200 or not isinstance(document, dict):
             content_type = response.content_type or "no type"
+            facts = f"HTTP {response.status}, {content_type}" + (f", {coding}" if coding else "")
             is_page = response.content_type == "text/html"
             raise NetworkError(
-                f"unexpected reply from {response.host} (HTTP {response.status}, {content_type})",
+                f"unexpected reply from {response.host} ({facts})",
                 f"is {self.base_url} the right base URL?" if is_page else "",
             )
         return document
@@ -2849,8 +3112,8 @@ class Api:
             error = {}
         message, code = error.get("message"), error.get("code")
         delay = parse_retry_after(response.headers.get("Retry-After"))
-        if delay is None and is_number(error.get("retryAfter")) and 0 <= error["retryAfter"] < 1e9:
-            delay = float(error["retryAfter"])
+        if delay is None and is_number(error.get("retryAfter")) and error["retryAfter"] < 1e9:
+            delay = clean_delay(float(error["retryAfter"]))
         if not isinstance(message, str) or not message:
             message = f"HTTP {response.status} {response.reason}".rstrip()
         code = code if isinstance(code, str) else ""
@@ -3295,9 +3558,10 @@ class Resume:
     def require_rest(self, response: Response) -> None:
         """Raise NetworkError unless the answer is exactly the rest; then the next starts over."""
         content_range = f"bytes {self.position}-{(self.total or 0) - 1}/{self.total}"
-        expected = (206, content_range, self._etag)
+        expected = (206, [content_range], [self._etag])
         headers = response.headers
-        if (response.status, headers.get("Content-Range"), headers.get("ETag")) != expected:
+        found = (response.status, headers.get_all("Content-Range"), headers.get_all("ETag"))
+        if found != expected:
             self._etag = ""
             raise NetworkError(f"{response.host} did not go on where the track broke off")
 
@@ -3319,9 +3583,10 @@ def download_file(
 
     Raises NetworkError if the network fails for good, FtError if the file cannot be written.
     """
-    retries = Retries(http.console, READ)
+    retries = Retries(http.console, READ, http.public_gate)
     resume = Resume()
     while True:
+        retries.start_attempt()
         try:
             with http.get_public(url, resume.headers()) as response:
                 if response.status != 200:
@@ -3349,7 +3614,7 @@ def download_file(
 def check_is_audio(response: Response) -> None:
     """Raise NetworkError if an answer cannot be a track: encoded, a page, or of unknown length."""
     response.content_length()
-    if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
+    if response.content_coding:
         raise NetworkError(f"{response.host} sent an encoded track", final=True)
     content_type = response.content_type
     if content_type.startswith("text/") or re.search(r"\b(json|xml|html)$", content_type):
@@ -3454,11 +3719,12 @@ def wait_for_track(ft: Context, kind: Kind, identifier: str) -> Json:
     """Poll until a track is completed or failed, and return the document with its record.
 
     A failure that may pass is noted and asked again. Raises ApiError for a refusal (4xx other than
-    429), and FtError after POLL_TIMEOUT.
+    429), and FtError after POLL_TIMEOUT, or at once if the service is not to be asked before.
     """
-    console = ft.console
+    console, gate = ft.console, ft.api.gate
     start = time.monotonic()
-    interval = pause = POLL_INTERVAL
+    interval = POLL_INTERVAL
+    delay = 0.0  # for which the service does not want to be asked
     status = "processing"
 
     def describe() -> str:
@@ -3466,11 +3732,12 @@ def wait_for_track(ft: Context, kind: Kind, identifier: str) -> Json:
 
     while True:
         left = start + POLL_TIMEOUT - time.monotonic()
-        if left <= 0:
+        delay = max(delay, gate.time_left())
+        if left <= 0 or delay > left:
             command = quote_command(*kind.words("get", identifier))
             raise FtError(f"still processing, run `{command}` later")
-        console.sleep_with_status(min(pause, left), describe)
-        pause = interval = min(interval * POLL_BACKOFF, POLL_MAX_INTERVAL)
+        console.sleep_with_status(min(max(interval, delay), left), describe)
+        interval, delay = min(interval * POLL_BACKOFF, POLL_MAX_INTERVAL), 0.0
         try:
             document = ft.api.get_record(kind, identifier, POLL)
         except NetworkError as error:
@@ -3479,7 +3746,7 @@ def wait_for_track(ft: Context, kind: Kind, identifier: str) -> Json:
             if error.status != 429 and error.status < 500:
                 raise
             console.note(f"{error.message}; asking again")
-            pause = max(pause, error.retry_after or 0.0)
+            delay = error.retry_after or 0.0
         else:
             status = field_text(document["data"], "status")
             if status in ("completed", "failed"):
@@ -5857,6 +6124,13 @@ def report_failure(console: Console, error: BaseException) -> int:
     if isinstance(error, StopSignal):
         console.note("interrupted" if error.exit_code == 130 else "terminated")
         return error.exit_code
+    if isinstance(error, ImportError):
+        # Distributions leave modules out of their smallest Python, and builds those that they
+        # found no library for: then ssl fails for want of _ssl.
+        name = (error.name or "it needs").lstrip("_")
+        console.error(f"this Python lacks the module {name}: {error.msg}")
+        console.hint("install the package that contains it, or run ft with another Python")
+        return EXIT_ERROR
     console.error(f"internal error: {type(error).__name__}: {error}")
     console.hint(
         f"this is a bug in ft {__version__}: run it again with -v and report it at {ISSUES_URL}"

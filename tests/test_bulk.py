@@ -169,7 +169,7 @@ FAILURES: list[tuple[str, dict[str, Any], int, str]] = [
     ("redirect", {}, 3, "outcome unknown: refusing to follow"),
     ("status", {"status": 500}, 1, "outcome unknown: Internal server error"),
     ("status", {"status": 503, "body": "html"}, 1, "outcome unknown: HTTP 503"),
-    ("status", {"status": 429, "retry_after": 99}, 1, "Too many requests"),
+    ("status", {"status": 429, "retry_after": 999}, 1, "Too many requests"),
     ("status", {"status": 401}, 1, "Invalid API key"),
     ("status", {"status": 404}, 1, "Not found"),
     ("status", {"status": 400}, 2, "Invalid request"),

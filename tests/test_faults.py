@@ -107,6 +107,31 @@ def test_a_stalled_answer(ft: Runner, where: str) -> None:
     assert "it did not answer in time" in me(ft, 3, changes="ft.READ_TIMEOUT = 0.2").stderr
 
 
+TWO_ADDRESSES = """
+import socket
+look_up, connect = socket.getaddrinfo, socket.socket.connect
+def two(host, *rest, **options):
+    found = look_up("127.0.0.1" if host == "localhost" else host, *rest, **options)
+    dead = [(*entry[:4], ("127.0.0.77", *entry[4][1:])) for entry in found]
+    return dead + found if host == "localhost" else found
+def log(sock, address):
+    print("address", address[0], file=sys.stderr)
+    return connect(sock, address)
+socket.getaddrinfo, socket.socket.connect = two, log
+"""
+
+
+def test_a_dead_first_address_is_tried_once(ft: Runner) -> None:
+    """Each of three POSTs opens a connection of its own; the later ones go to the address that
+    answered.
+    """
+    url = ft.sandbox.api_url.replace("127.0.0.1", "localhost")
+    argv = ("delete", "--yes", *(f"id-{n}" for n in range(250)), "--base-url", url)
+    result = jumping_clock.run(ft, *argv, changes=TWO_ADDRESSES, check=1)
+    addresses = [line for line in result.stderr.splitlines() if line.startswith("address ")]
+    assert addresses == ["address 127.0.0.77", *["address 127.0.0.1"] * 3]
+
+
 # --- chunked body cut -----------------------------------------------------------------------------
 
 
@@ -187,7 +212,7 @@ def test_an_error_whose_document_is_odd(ft: Runner, document: Any) -> None:
     [
         ("html", "text/html"),
         ("text", "text/plain"),
-        ("gzip", "application/json"),
+        ("gzip", "application/json, gzip"),
         ("empty", "application/json"),
         ("not-utf8", "application/json"),
         ("bad-json", "application/json"),
@@ -353,6 +378,16 @@ REFUSED = [
     "ftp://127.0.0.1/",
     "http://finetuning.ai",  # http is for loopback only
     "http://127.0.0.1.evil.org",
+    "http://127.0.0.256",
+    "http://127.0.0.999",
+    "http://127.256.0.1",
+    "http://127.0.0.01",
+    "http://127.0.1",
+    "http://128.0.0.1",
+    "http://0.0.0.0",
+    "http://[::2]",
+    "http://[::ffff:127.0.0.1]",
+    "http://localhost.evil.org",
     "http://localhost@evil.org",
     "https://user:secret@pub.finetuning.ai",
     "https://[1.2.3.4]",
@@ -398,6 +433,14 @@ def test_addresses_of_this_machine_are_not_for_a_service_elsewhere(
     """
     ft.sandbox.fault("redirect", origin="media", location="http://10.0.0.1/x.mp3")
     assert "must be https" in run(ft, "download", ID, code=3).stderr
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "127.255.255.254", "localhost", "LOCALHOST", "[::1]"]
+)
+def test_http_is_for_this_machine(ft: Runner, address: str) -> None:
+    """Port 9 is closed: it is asked, and refuses."""
+    assert "cannot connect to" in run(ft, "me", "--base-url", f"http://{address}:9", code=3).stderr
 
 
 # --- the five that bite ---------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -144,6 +145,22 @@ def test_all_follows_the_pages(ft: Runner, sandbox: Sandbox) -> None:
 
 
 @pytest.mark.source
+@pytest.mark.parametrize("argv", [("list",), ("sfx", "list")])
+def test_all_ends_when_the_pages_repeat_one_record(
+    ft: Runner, sandbox: Sandbox, argv: tuple[str, ...]
+) -> None:
+    """Each page promises another one, further on, for ever."""
+    name, path = (
+        ("generations", "generations") if len(argv) == 1 else ("soundEffects", "sound-effects")
+    )
+    for offset in range(1, 50):
+        data = {name: [{"id": "the one"}] * 3, "hasMore": True, "nextOffset": 99 * offset}
+        sandbox.fault("body", path=f"/v1/{path}", data=json.dumps({"data": data}))
+    document = ft(*argv, "--all", "--json", check=0).json
+    assert {record["id"] for record in document["data"][name]} == {"the one"}
+    assert len(sandbox.requests) == 2
+
+
 @pytest.mark.sandbox(library=False)
 def test_all_has_each_record_once_although_the_library_grows_meanwhile(
     ft: Runner, sandbox: Sandbox

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 
 import jumping_clock
@@ -161,12 +162,42 @@ def test_429_while_polling_waits_as_long_as_it_says(ft: Runner) -> None:
     assert sum(jumping_clock.slept(ft)) == pytest.approx(43, abs=0.1)  # 3 s before the first poll
 
 
-@pytest.mark.parametrize("wait", [600, 999999999])
-def test_429_that_asks_for_longer_than_the_5_minutes(ft: Runner, wait: int) -> None:
-    ft.sandbox.fault("status", status=429, retry_after=wait, path="/v1/generations/.*", times=None)
+@pytest.mark.parametrize("wait", [298, 600, 999999999])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_wait_beyond_the_5_minutes_ends_the_polling_at_once(
+    ft: Runner, wait: int, status: int
+) -> None:
+    ft.sandbox.fault(
+        "status", status=status, retry_after=wait, path="/v1/generations/.*", times=None
+    )
     result = jumping_clock.run(ft, "generate", "a song", check=1)
-    assert sum(jumping_clock.slept(ft)) == pytest.approx(300, abs=1)
+    assert sum(jumping_clock.slept(ft)) == pytest.approx(3, abs=0.1)
+    assert len(polls(ft)) == 1
     assert f"still processing, run `ft get {the_id(ft)}` later" in result.stderr
+    assert f"ft download {the_id(ft)} --wait\n" in result.stderr
+
+
+def test_429_that_asks_for_most_of_the_5_minutes(ft: Runner) -> None:
+    """Longer than any other request would wait."""
+    ft.sandbox.fault("status", status=429, retry_after=290, path="/v1/generations/.*")
+    jumping_clock.run(ft, "generate", "a song", "--json", check=0)
+    assert sum(jumping_clock.slept(ft)) == pytest.approx(293, abs=0.1)
+
+
+def test_polls_wait_at_the_gate_of_all_requests(ft: Runner) -> None:
+    """Two tracks are polled; the answer for one holds back both, for 60 s that pass in three."""
+    ids = [ft.sandbox.add_generation(status="processing")["id"] for _ in range(2)]
+    ft.sandbox.seconds = 1e6
+    process = ft.start("download", *ids, "--wait", "-o", "tracks/", speed=20)
+    for identifier in ids:
+        ft.sandbox.wait_for(lambda request: request.sent and request.path.endswith(identifier))  # noqa: B023
+    ft.sandbox.fault("status", status=429, retry_after=60, path=f".*{ids[0]}")
+    ft.sandbox.wait_for(lambda request: request.status == 429)
+    time.sleep(0.3)  # the other may just have been asked for
+    count, start = len(ft.sandbox.requests), time.monotonic()
+    ft.sandbox.wait_for(lambda request: request in ft.sandbox.requests[count:])
+    assert time.monotonic() - start > 2
+    process.kill()
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])

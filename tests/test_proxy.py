@@ -126,7 +126,19 @@ def test_user_and_password_go_to_the_proxy_and_nowhere_else(
     assert "Proxy-Authorization" not in service.requests[0].headers
 
 
-@pytest.mark.parametrize("name", ["127.0.0.1", "{host}", "*", "example.org, 127.0.0.1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "127.0.0.1",
+        "{host}",
+        "*",
+        "example.org, 127.0.0.1",
+        "127.0.0.0/8",
+        "10.0.0.0/8,127.0.0.1/32",
+        "fd00::/8 127.9.9.9/8",
+        "x/y,127.0.0.1/8",
+    ],
+)
 def test_no_proxy_is_honoured(ft: Runner, service: Sandbox, tls: Tls, name: str) -> None:
     host = service.api_url.partition("//")[2]
     with Proxy() as proxy:
@@ -137,6 +149,62 @@ def test_no_proxy_is_honoured(ft: Runner, service: Sandbox, tls: Tls, name: str)
             check=0,
         )
     assert proxy.heads == [] and "through the proxy" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["10.0.0.0/8", "::/0", "127.0.0.2/32", "127.0.0.0/99", "/", ":"])
+def test_no_proxy_that_names_others(ft: Runner, service: Sandbox, tls: Tls, name: str) -> None:
+    with Proxy() as proxy:
+        ft("me", env=environ(tls, f"http://{proxy.host}", NO_PROXY=name), check=0)
+    assert len(proxy.heads) == 1
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="IPv6")
+@pytest.mark.parametrize(
+    ("name", "is_bypassed"),
+    [
+        ("::1", True),
+        ("[::1]", True),
+        ("::/64", True),
+        ("0:0::1", True),
+        ("fd00::/8", False),
+        ("::2", False),
+        ("0.0.0.0/0", False),
+    ],
+)
+def test_no_proxy_with_ipv6(ft: Runner, tls: Tls, name: str, is_bypassed: bool) -> None:
+    """Nothing listens at the address; what matters is who is asked."""
+    with Proxy() as proxy:
+        env = environ(tls, f"http://{proxy.host}", NO_PROXY=name)
+        url = "https://[::1]:9"
+        result = jumping_clock.run(ft, "me", "--base-url", url, env=env, check=3)
+    assert (proxy.heads == []) == is_bypassed
+    assert ("through the proxy" not in result.stderr) == is_bypassed
+
+
+@pytest.mark.parametrize("address", ["https://{}", "HTTPS://jane:s3cret@{}/"])
+def test_a_proxy_reached_by_tls_is_refused(
+    ft: Runner, service: Sandbox, tls: Tls, address: str
+) -> None:
+    """urllib would talk to it without TLS: the password would go out in clear."""
+    with Proxy() as proxy:
+        result = ft("me", env=environ(tls, address.format(proxy.host)), check=2)
+    assert result.stderr == (
+        "error: proxies over TLS are not supported: HTTPS_PROXY must begin with http://\n"
+    )
+    assert not proxy.seen
+
+
+def test_a_proxy_of_windows_own_settings(ft: Runner, service: Sandbox, tls: Tls) -> None:
+    """Which Python up to 3.9 gives as https://, whatever the proxy is."""
+    with Proxy() as proxy:
+        changes = (
+            "import urllib.request\n"
+            "urllib.request.getproxies_environment = dict\n"
+            f"urllib.request.getproxies = lambda: {{'https': 'https://{proxy.host}'}}\n"
+        )
+        env = {"SSL_CERT_FILE": str(tls.ca_file)}
+        jumping_clock.run(ft, "me", env=env, changes=changes, check=0)
+    assert len(proxy.heads) == 1
 
 
 def test_plain_http_on_loopback_never_goes_through_a_proxy(ft: Runner) -> None:

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import sys
 import time
+import urllib.request
 from email.utils import formatdate
 from typing import Any
 
@@ -23,6 +26,7 @@ REQUESTS = {
     "submission": ("generate", "--no-wait", "a song"),
 }
 GIVE_UP = 4  # attempts
+PAST = "Sun, 06 Nov 1994 08:49:37 GMT"
 
 
 def attempt(ft: Runner, request: str, code: int, requests: int, **how: Any) -> Result:
@@ -97,11 +101,50 @@ def test_429_waits_and_tries_again(ft: Runner, request_: str) -> None:
 
 
 @pytest.mark.parametrize("request_", ["GET", "chunk"])
-def test_429_for_good(ft: Runner, request_: str) -> None:
-    ft.sandbox.fault("status", status=429, retry_after=3, times=None)
-    result = attempt(ft, request_, 1, GIVE_UP)
+def test_429_costs_no_attempt(ft: Runner, request_: str) -> None:
+    ft.sandbox.fault("status", status=429, retry_after=20, times=12)
+    attempt(ft, request_, 0, 13)
+
+
+@pytest.mark.parametrize("request_", ["GET", "chunk"])
+def test_five_minutes_of_nothing_but_429(ft: Runner, request_: str) -> None:
+    """After 280 s another wait would go beyond them."""
+    ft.sandbox.fault("status", status=429, retry_after=40, times=None)
+    result = attempt(ft, request_, 1, 8)
+    assert sum(jumping_clock.slept(ft)) == pytest.approx(280, abs=1)
+    assert result.stderr.count("; trying again in 40 s\n") == 7
     assert "error: Too many requests (RATE_LIMITED)\n" in result.stderr
-    assert re.search("^hint: .*retry after 3 s$", result.stderr, re.MULTILINE)
+    assert re.search("^hint: .*retry after 40 s$", result.stderr, re.MULTILINE)
+
+
+def test_another_answer_begins_the_five_minutes_anew(ft: Runner) -> None:
+    for status in (429, 503, 429):
+        ft.sandbox.fault("status", status=status, retry_after=50, times=1 if status == 503 else 5)
+    attempt(ft, "GET", 0, 12)
+
+
+@pytest.mark.parametrize("value", [0, "000", PAST])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_retry_after_of_nothing_counts_as_absent(ft: Runner, value: Any, status: int) -> None:
+    """Four attempts within 2 ms would help nobody."""
+    ft.sandbox.fault("status", status=status, retry_after=value, times=3)
+    _, slept = waits(ft, "me", random=0.25, check=0)
+    assert slept == pytest.approx([0.25, 0.5, 1], abs=0.1)
+
+
+def test_a_retry_after_of_nothing_in_the_document(ft: Runner) -> None:
+    error = {"error": {"code": "RATE_LIMITED", "message": "Too many", "retryAfter": 0}}
+    ft.sandbox.fault("body", data=json.dumps(error), status=429)
+    _, slept = waits(ft, "me", random=0.25, check=0)
+    assert slept == pytest.approx([0.25], abs=0.1)
+
+
+def test_a_date_within_the_second_is_a_second(ft: Runner) -> None:
+    date = formatdate(int(time.time()) + 1, usegmt=True)
+    changes = f"random.random = lambda: 0.25\ntime.time = lambda: {int(time.time()) + 0.8}"
+    ft.sandbox.fault("status", status=429, retry_after=date)
+    jumping_clock.run(ft, "me", changes=changes, check=0)
+    assert jumping_clock.slept(ft) == pytest.approx([1], abs=0.1)
 
 
 @pytest.mark.parametrize("code", ["GENERATION_RATE_LIMITED", "QUEUE_FULL"])
@@ -115,10 +158,10 @@ def test_429_of_a_submission_is_reported_with_the_wait(ft: Runner, code: str) ->
     assert "may have been" not in result.stderr
 
 
-# --- 500, 502, 503, 504 ---------------------------------------------------------------------------
+# --- 500, 502, 503, 504, 520 to 524 ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504])
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 520, 521, 522, 523, 524])
 @pytest.mark.parametrize(
     ("request_", "requests"), [("GET", GIVE_UP), ("chunk", 1), ("submission", 1)]
 )
@@ -131,7 +174,7 @@ def test_5xx(ft: Runner, request_: str, requests: int, status: int) -> None:
 
 
 def test_5xx_that_a_get_survives(ft: Runner) -> None:
-    for status in (500, 502, 504):
+    for status in (500, 502, 522):
         ft.sandbox.fault("status", status=status)
     attempt(ft, "GET", 0, GIVE_UP)
 
@@ -149,7 +192,7 @@ def test_a_submission_that_a_gateway_lost_may_have_been_accepted(ft: Runner) -> 
     assert ft.sandbox.spent == 1
 
 
-@pytest.mark.parametrize("status", [501, 505, 599])
+@pytest.mark.parametrize("status", [501, 505, 519, 525, 599])
 def test_other_5xx_are_not_tried_again(ft: Runner, status: int) -> None:
     ft.sandbox.fault("status", status=status, times=None)
     attempt(ft, "GET", 1, 1)
@@ -188,15 +231,6 @@ def test_retry_after_as_a_date(ft: Runner, date_form: str) -> None:
     assert result.code == 0 and len(slept) == 1 and 20 < slept[0] <= 30
 
 
-PAST = "Sun, 06 Nov 1994 08:49:37 GMT"
-
-
-def test_retry_after_a_date_that_is_past(ft: Runner) -> None:
-    ft.sandbox.fault("status", status=429, retry_after=PAST)
-    result, slept = waits(ft, "me")
-    assert (result.code, slept) == (0, [])
-
-
 @pytest.mark.parametrize("argv", [("me",), ("download", ID)], ids=["API", "media host"])
 def test_a_date_that_is_past_leaves_the_waits_at_a_minute_in_all(
     ft: Runner, argv: tuple[str, ...]
@@ -206,7 +240,7 @@ def test_a_date_that_is_past_leaves_the_waits_at_a_minute_in_all(
     ft.sandbox.fault("status", origin=origin, status=503, retry_after=PAST)
     ft.sandbox.fault("status", origin=origin, status=503, retry_after=61)
     result, slept = waits(ft, *argv, check=3 if origin == "media" else 1)
-    assert slept == []
+    assert slept == pytest.approx([0.5], abs=0.1)  # no wait was asked for: the usual one
     assert sum(request.origin == origin for request in ft.sandbox.requests) == 2
     assert "retry after 61 s\n" in result.stderr
 
@@ -221,8 +255,7 @@ def test_a_date_that_is_past_is_never_printed_as_a_time_below_zero(
 ) -> None:
     origin = "media" if "download" in argv else "api"
     ft.sandbox.fault("status", origin=origin, status=429, retry_after=PAST, times=None)
-    result, slept = waits(ft, *argv, check=3 if origin == "media" else 1)
-    assert slept == []
+    result, _ = waits(ft, *argv, check=3 if origin == "media" else 1)
     assert not re.search(r"-[0-9.]+ s\b", result.stderr), repr(result)
 
 
@@ -263,9 +296,18 @@ def test_retry_after_in_the_document(ft: Runner) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [61, 999999999, formatdate(4e9, usegmt=True), "Fri, 31 Dec 9999 23:59:59 GMT"]
+    ("status", "value"),
+    [
+        (status, value)
+        for status, least in ((429, 121), (503, 61))
+        for value in (
+            least,
+            999999999,
+            formatdate(4e9, usegmt=True),
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+        )
+    ],
 )
-@pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_that_is_longer_than_what_is_left_is_printed(
     ft: Runner, value: Any, status: int
 ) -> None:
@@ -275,15 +317,16 @@ def test_retry_after_that_is_longer_than_what_is_left_is_printed(
     assert re.search(r"^hint: (.*; )?retry after [0-9]{2,12} s$", result.stderr, re.MULTILINE)
 
 
-def test_a_minute_can_be_waited_for(ft: Runner) -> None:
-    """The rate limits' own window."""
-    ft.sandbox.fault("status", status=429, retry_after=60)
+@pytest.mark.parametrize(("status", "longest"), [(429, 120), (503, 60)])
+def test_the_longest_wait(ft: Runner, status: int, longest: int) -> None:
+    """The rate limits' own window is a minute."""
+    ft.sandbox.fault("status", status=status, retry_after=longest)
     _, slept = waits(ft, "me", check=0)
-    assert sum(slept) == pytest.approx(60, abs=0.1)
+    assert sum(slept) == pytest.approx(longest, abs=0.1)
 
 
 def test_waits_add_up_to_a_minute_at_most(ft: Runner) -> None:
-    ft.sandbox.fault("status", status=429, retry_after=40, times=None)
+    ft.sandbox.fault("status", status=503, retry_after=40, times=None)
     result, slept = waits(ft, "me", check=1)
     assert slept == pytest.approx([40], abs=0.1) and len(ft.sandbox.requests) == 2
     assert "retry after 40 s" in result.stderr
@@ -297,6 +340,93 @@ def test_the_minute_is_counted_for_each_call(ft: Runner) -> None:
     assert "Deleted 1 of 251 track(s)" in result.stdout
     assert slept == pytest.approx([40, 40, 40], abs=0.1)
     assert [request.status for request in ft.sandbox.requests] == [429, 200] * 3
+
+
+# --- one gate for each limit ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def tracks(ft: Runner) -> list[str]:
+    return [ft.sandbox.add_generation(prompt=f"song {n}", duration=5)["id"] for n in range(60)]
+
+
+def saved(ft: Runner) -> int:
+    return len(list((ft.home / "tracks").glob("*.mp3")))
+
+
+@pytest.mark.sandbox(rate_limits=True, window=6.0)
+def test_every_track_is_saved_whatever_the_rate_limit(ft: Runner, tracks: list[str]) -> None:
+    """25 requests went out within two thirds of the minute, so that slots become free one by one,
+    and four threads compete for each.
+    """
+    asking = urllib.request.Request(ft.sandbox.api_url + "/v1/me")
+    asking.add_header("X-API-Key", ft.sandbox.key)
+    for _ in range(25):
+        urllib.request.urlopen(asking).close()
+        time.sleep(0.16)
+    ids = "\n".join(tracks)
+    result = ft("download", "-", "-o", "tracks/", stdin=ids, speed=10, check=0)
+    assert result.stdout.endswith("Downloaded 60 of 60 track(s)\n")
+    assert saved(ft) == 60 and "warning:" not in result.stderr
+    assert any(request.status == 429 for request in ft.sandbox.requests)
+
+
+def test_one_note_a_wait_and_not_one_a_thread(ft: Runner, tracks: list[str]) -> None:
+    ft.sandbox.fault("status", status=429, retry_after=50, path="/v1/generations/.*", times=4)
+    result = ft("download", *tracks[:8], "-o", "tracks/", speed=20, check=0)
+    assert saved(ft) == 8
+    assert result.stderr.count("trying again in") == 1
+    assert len([r for r in ft.sandbox.requests if r.status == 429]) == 4
+
+
+def test_nobody_sends_before_the_gate_opens(ft: Runner, tracks: list[str]) -> None:
+    """A wait that is too long for one is too long for all: at most four have asked."""
+    ft.sandbox.fault("status", status=429, retry_after=600, times=None)
+    result = ft("download", *tracks, "-o", "tracks/", check=1)
+    assert len(ft.sandbox.requests) <= 4
+    assert result.stderr.count("warning: ") == 60
+    assert result.stderr.endswith("retry after 600 s\n")
+
+
+def test_five_minutes_of_nothing_but_429_end_the_command(ft: Runner, tracks: list[str]) -> None:
+    ft.sandbox.fault("status", status=429, retry_after=100, times=None)
+    ft("download", *tracks, "-o", "tracks/", speed=200, check=1)
+    assert len(ft.sandbox.requests) <= 4 * 3  # after 0, 100 and 200 s
+
+
+def test_the_media_host_has_a_gate_of_its_own(ft: Runner, tracks: list[str]) -> None:
+    ft.sandbox.fault("status", status=429, retry_after=10, origin="media", times=30)
+    result = ft("download", *tracks, "-o", "tracks/", speed=200, check=0)
+    assert saved(ft) == 60 and "note: HTTP 429 from " in result.stderr
+    assert all(request.status == 200 for request in ft.sandbox.requests if request.origin == "api")
+
+
+def test_the_media_host_for_five_minutes(ft: Runner, tracks: list[str]) -> None:
+    ft.sandbox.fault("status", status=429, retry_after=100, origin="media", times=None)
+    jumping_clock.run(ft, "download", tracks[0], "-o", "song.mp3", check=3)
+    assert sum(jumping_clock.slept(ft)) == pytest.approx(200, abs=1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_waiting(ft: Runner, tracks: list[str], number: int, count: int) -> None:
+    ft.sandbox.fault("status", status=429, retry_after=100, times=None)
+    process = ft.start("download", *tracks[:count], "-o", "tracks/", check=128 + number)
+    process.expect("trying again in 100 s")
+    process.send_signal(number)
+    process.finish(timeout=10)
+    assert saved(ft) == 0
+
+
+def test_waiting_threads_do_not_draw(ft: Runner, tracks: list[str]) -> None:
+    """Off a terminal there is a line a minute, of the progress, by the main thread alone."""
+    ft.sandbox.fault("status", status=429, retry_after=110, path="/v1/generations/.*", times=8)
+    result = ft("download", *tracks[:4], "-o", "tracks/", speed=50, check=0)
+    lines = result.stderr.splitlines()[1:]  # "downloading 4 tracks"
+    waiting = [line for line in lines if "trying again" not in line]
+    assert 1 <= len(waiting) <= 3
+    assert all(line.startswith("note: 0 of 4 files") for line in waiting), waiting
 
 
 # --- jitter ---------------------------------------------------------------------------------------

@@ -128,7 +128,51 @@ def test_a_certificate_that_has_expired(ft: Runner, tmp_path: Path) -> None:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     expired = authority.issue_cert("127.0.0.1", not_before=NOW - 9 * DAY, not_after=NOW - DAY)
     with secure(ft, server(expired)) as service:
-        refused(ft, service, tmp_path / "ca.pem", "certificate has expired", "SSL_CERT_FILE")
+        result = refused(ft, service, tmp_path / "ca.pem", "certificate has expired")
+    assert re.search("hint: is the clock of this machine right. It shows 20..-", result.stderr)
+
+
+def test_a_certificate_that_is_not_yet_valid(ft: Runner, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    early = authority.issue_cert("127.0.0.1", not_before=NOW + DAY, not_after=NOW + 9 * DAY)
+    with secure(ft, server(early)) as service:
+        refused(ft, service, tmp_path / "ca.pem", "not yet valid", "hint: is the clock of this")
+
+
+def test_no_ca_certificates_at_all(ft: Runner, tls: Tls, tmp_path: Path) -> None:
+    """As in a small container."""
+    changes = (
+        "import ssl\n"
+        "ssl.SSLContext.load_default_certs = lambda *arguments: None\n"
+        "paths = ssl.get_default_verify_paths()._replace(cafile=None, capath={!r})\n"
+        "ssl.get_default_verify_paths = lambda: paths\n"
+    )
+    (tmp_path / "certs").mkdir()
+    for directory in (None, str(tmp_path / "certs")):
+        with secure(ft, tls.context):
+            result = jumping_clock.run(ft, "me", changes=changes.format(directory), check=3)
+        assert "hint: this machine has no CA certificates" in result.stderr
+        assert "ca-certificates" in result.stderr
+
+
+def test_a_python_without_ssl(ft: Runner) -> None:
+    changes = "sys.modules['_ssl'] = None\nsys.modules.pop('ssl', None)"
+    result = jumping_clock.run(ft, "me", "--base-url", "https://127.0.0.1:9", changes=changes)
+    assert result.code == 1 and "bug" not in result.stderr
+    assert result.stderr.startswith("error: this Python lacks the module ssl: ")
+    assert result.stderr.count("\n") == 2 and "another Python" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["urllib.request", "http.client", "email.parser", "select", "json"]
+)
+def test_a_python_without_another_module(ft: Runner, name: str) -> None:
+    """Wherever it is missed, it is what the message names."""
+    changes = f"sys.modules.pop({name!r}, None)\nsys.modules[{name!r}] = None"
+    result = jumping_clock.run(ft, "me", changes=changes)
+    assert result.code == 1 and "bug" not in result.stderr
+    assert result.stderr.startswith(f"error: this Python lacks the module {name}: ")
 
 
 def test_the_stricter_check_of_python_3_13_is_explained(ft: Runner, tmp_path: Path) -> None:
@@ -478,5 +522,7 @@ def test_what_fails_before_tls_begins_was_not_sent(ft: Runner, tls: Tls, tmp_pat
     }
     with secure(ft, tls.context) as service:
         result = jumping_clock.run(ft, "generate", "--no-wait", "a song", env=env, check=3)
-        assert "cannot connect" in result.stderr and "may have been" not in result.stderr
+        path = env["SSLKEYLOGFILE"]
+        assert f"SSLKEYLOGFILE names {path}: No such file or directory\n" in result.stderr
+        assert "may have been" not in result.stderr and "trying again" not in result.stderr
         assert service.connections() == 0
