@@ -713,27 +713,24 @@ def layout_table(
     """
     table = [list(names), *([sanitise(cell) for cell in row] for row in rows)]
     widths = [max(map(cell_width, column)) for column in zip(*table)]
-    shown = list(range(len(names)))
-    stretched, dropped = names.index(long), [names.index(name) for name in drop]
+    stretched = names.index(long)
+    lost: list[str] = []
     if width is None:
         widths[stretched] = min(widths[stretched], MAX_PADDING)
     else:
         wanted = min(widths[stretched], MIN_COLUMN_WIDTH)
-        while True:
-            free = width - sum(widths[i] + 2 for i in shown if i != stretched)
-            if free >= wanted:
-                break
-            if widths[0] > SHORT_ID_WIDTH and names[0] == "ID":
-                for row in table:
-                    row[0] = shorten_id(row[0])
-                widths[0] = SHORT_ID_WIDTH
-            elif dropped:
-                shown.remove(dropped.pop(0))
-            else:
-                break
+        if count_free(names, widths, long, lost, width) < wanted and names[0] == "ID":
+            for row in table:
+                row[0] = shorten_id(row[0])
+            widths[0] = min(widths[0], SHORT_ID_WIDTH)
+        for name in drop:
+            if count_free(names, widths, long, lost, width) < wanted:
+                lost.append(name)
+        free = count_free(names, widths, long, lost, width)
         widths[stretched] = min(widths[stretched], max(free, len(long)))
         for row in table:
             row[stretched] = truncate(row[stretched], widths[stretched])
+    shown = [i for i, name in enumerate(names) if name not in lost]
 
     def pad_cell(row: Sequence[str], i: int) -> str:
         is_count = names[i] == "TRACKS"
@@ -741,8 +738,15 @@ def layout_table(
             return row[i]  # no spaces at the end of a line
         return pad_to_width(row[i], widths[i], right=is_count)
 
-    lost = [name for i, name in enumerate(names) if i not in shown]
     return [[pad_cell(row, i) for i in shown] for row in table], lost
+
+
+def count_free(
+    names: Sequence[str], widths: Sequence[int], long: str, lost: Sequence[str], width: int
+) -> int:
+    """Return how many of `width` cells the other columns leave for the column `long`."""
+    others = (w + 2 for name, w in zip(names, widths) if name != long and name not in lost)
+    return width - sum(others)
 
 
 def shorten_id(identifier: str) -> str:
@@ -3794,6 +3798,19 @@ def report_saved(console: Console, path: str) -> None:
         console.print(f"Saved to {path}")
 
 
+def start_threads(work: Callable[[], None], count: int) -> int:
+    """Start `count` threads, or as many as the system allows, and return how many there are."""
+    import threading
+
+    for started in range(count):
+        try:
+            # Daemons, so that a signal need not wait for them.
+            threading.Thread(target=work, daemon=True).start()
+        except RuntimeError:  # a limit on processes; the threads that have started will do
+            return started
+    return count
+
+
 def for_each_in_threads(
     items: Sequence[str], work: Callable[[str], str], shield: Shield, on_idle: Callable[[], None]
 ) -> Iterator[Outcome]:
@@ -3804,7 +3821,6 @@ def for_each_in_threads(
     second, by the caller's own thread.
     """
     import queue
-    import threading
 
     waiting = list(reversed(items))
     ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
@@ -3825,14 +3841,7 @@ def for_each_in_threads(
                 return
             ended.put(attempt(item))
 
-    started = 0
-    try:
-        for _ in range(min(PARALLEL_DOWNLOADS, len(items))):
-            # Daemons, so that a signal need not wait for them.
-            threading.Thread(target=work_off, daemon=True).start()
-            started += 1
-    except RuntimeError:  # a limit on processes; the threads that have started will do
-        pass
+    started = start_threads(work_off, min(PARALLEL_DOWNLOADS, len(items)))
     left = len(items)
     while left:
         on_idle()
@@ -5940,31 +5949,35 @@ def find_candidates(words: Sequence[str]) -> dict[str, str]:
 def complete(shell: str, words: list[str]) -> str:
     """Return the candidates for the last of `words`, one a line, as the script of a shell expects.
 
-    bash splits words at `=` and at redirections; fish and PowerShell replace the whole word.
+    fish and PowerShell replace the whole word at the cursor, even if it is `--flag=value`.
     """
+    if shell == "bash":
+        words = join_bash_words(words)
     *before, current = words or [""]
     if shell == "powershell":
         current = current[1:]
-    if shell == "bash" and before and before[-1].endswith((">", "<")):
-        return "<path>\n"
-    if shell == "bash":
-        if current == "=":
-            current = ""
-        before = [word for word in before if word != "="]
-    offered = find_candidates([*before, current])
+    offered = FILES if before and before[-1].endswith((">", "<")) else None
+    offered = offered or find_candidates([*before, current])
     if offered is FILES:
         return "<path>\n"
-    flag_name, equals, value = current.partition("=")
     prefix = ""
-    if equals and current.startswith("-"):
-        prefix, current = (f"{flag_name}=" if shell in ("fish", "powershell") else ""), value
-    separator = {"zsh": ":", "fish": "\t", "powershell": "\t"}.get(shell, "")
+    if current.startswith("-") and "=" in current:
+        flag_name, _, current = current.partition("=")
+        prefix = f"{flag_name}=" if shell in ("fish", "powershell") else ""
+    separator = {"zsh": ":", "fish": "\t", "powershell": "\t"}.get(shell)
+    fold = str.lower if shell == "powershell" else str
     lines = []
     for word, text in offered.items():
-        is_match = word.lower().startswith(current.lower())
-        if word.startswith(current) or (shell == "powershell" and is_match):
-            lines.append(f"{prefix}{word}" + (separator + text if separator and text else ""))
-    return "".join(f"{line}\n" for line in lines)
+        if fold(word).startswith(fold(current)):
+            description = f"{separator}{text}" if separator and text else ""
+            lines.append(f"{prefix}{word}{description}\n")
+    return "".join(lines)
+
+
+def join_bash_words(words: Sequence[str]) -> list[str]:
+    """Return words as they were typed: bash makes three of `--flag=value`."""
+    *before, current = words or [""]
+    return [*(word for word in before if word != "="), "" if current == "=" else current]
 
 
 # What the man page says beside the declarations, and `ft help TOPIC` without a man page: terms and
