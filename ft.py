@@ -141,6 +141,8 @@ MAX_ATTEMPTS = 4
 MAX_REDIRECTS = 5
 MAX_INTERIM_ANSWERS = 20  # of 1xx, before the final one
 MAX_HEADERS = 100  # of one answer, and trailers as many
+MIN_IDS_FOR_PAGES = 8  # for fewer records, asking for each costs less than turning list pages
+MAX_HINT_IDS = 20  # in a command to paste
 MAX_BULK_IDS = 100  # in one request
 PARALLEL_DOWNLOADS = 4
 READ_SIZE = 256 << 10  # bytes
@@ -3921,6 +3923,8 @@ def save_several(
     failure: BaseException | None = None
     left = dict.fromkeys(ids)
     tally = Tally(ft.console, "Downloaded", len(ids))
+    saved: list[Json] = []
+    errors: list[Json] = []
     with ft.console.shield as shield:
         try:
             for identifier, path, error in for_each_in_threads(ids, save, shield, progress.draw):
@@ -3928,20 +3932,53 @@ def save_several(
                 del left[identifier]
                 if error:
                     tally.failed(identifier, error)
+                    errors.append(
+                        {"id": identifier, "error": getattr(error, "message", str(error))}
+                    )
                 else:
                     tally.succeeded()
-                    report_saved(ft.console, path)
+                    saved.append({"id": identifier, "path": path})
+                    if not ft.args.json:
+                        report_saved(ft.console, path)
         except BaseException as error:
             failure = error
             why = "interrupted" if isinstance(error, StopSignal) else "not downloaded"
             for identifier in left:
                 tally.failed(identifier, FtError(why))
+                errors.append({"id": identifier, "error": why})
         try:
-            tally.finish()
+            document = {"data": {"saved": saved, "errors": errors}}
+            tally.finish(document if ft.args.json else None)
+            if isinstance(failure, StopSignal) and 0 < len(left) <= MAX_HINT_IDS:
+                words = ft.args.command.kind.words("download", *left)
+                output = () if ft.args.output is None else ("-o", ft.args.output)
+                ft.console.hint("to get the rest", (*words, *output))
         finally:
             if failure:
                 raise failure
     return tally.exit_code_if_all_are_needed()
+
+
+def find_records(api: Api, kind: Kind, ids: Sequence[str]) -> dict[str, Json]:
+    """Return those records of `ids`, by their ids, that the first pages of the list contain.
+
+    A page has up to 99 of them, so pages are worth turning while they are fewer than an eighth of
+    the ids. What they do not contain has to be asked for one by one.
+    """
+    wanted = set(ids)
+    found: dict[str, Json] = {}
+    if len(ids) < MIN_IDS_FOR_PAGES:
+        return found
+    try:
+        for turned, records in enumerate(library_pages(api, kind), 1):
+            for record in records:
+                if record.get("id") in wanted:
+                    found[record["id"]] = record
+            if len(found) == len(wanted) or (turned + 1) * MIN_IDS_FOR_PAGES > len(ids):
+                break
+    except NetworkError:
+        pass  # asking for each id says what is the matter
+    return found
 
 
 class BulkResult:
@@ -4281,6 +4318,7 @@ OUTPUT = flag(
 )
 NO_WAIT = flag("--no-wait", "print the id once the service has accepted the submission, and exit")
 RECORD_JSON = flag("--json", "print the final record as JSON instead of downloading")
+DOWNLOAD_JSON = flag("--json", "print what was saved, and what was not, as JSON")
 WEBHOOK = flag(
     "--webhook <url>",
     "https address that receives the finished record; implies --no-wait",
@@ -4797,6 +4835,7 @@ def command_to_repeat(record: Json) -> tuple[str, ...]:
     IDS_ARG,
     OUTPUT,
     WAIT_FLAG,
+    DOWNLOAD_JSON,
     examples=[
         "ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3",
         (
@@ -4813,6 +4852,8 @@ def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
         raise UsageError(
             "with several ids, -o must be a directory", "end its name with a slash to create it"
         )
+    if args.json and output == "-":
+        raise UsageError("--json and -o - cannot be used together")
     check_destination(ft.console, ft.part_files, args.output)
     api = ft.api
     ids = expand_ids(ft.console, ids, library_pages(api, kind))
@@ -4821,8 +4862,10 @@ def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
         title = ids[0] if len(ids) == 1 else f"{len(ids)} tracks"
         ft.console.note(f"downloading {title}")
 
+    records = find_records(api, kind, ids)
+
     def save(identifier: str) -> str:
-        record = api.get_record(kind, identifier)["data"]
+        record = records.get(identifier) or api.get_record(kind, identifier)["data"]
         if args.wait and field_text(record, "status") not in ("completed", "failed"):
             if len(ids) == 1:
                 ft.console.note(f"waiting for {identifier}")
@@ -4832,7 +4875,7 @@ def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
         return save_track(ft, require_completed(record), args.output, progress, owners)
 
     with Progress(ft.console, len(ids)) as progress:
-        if len(ids) > 1:
+        if len(ids) > 1 or args.json:
             return save_several(ft, ids, save, progress)
         report_saved(ft.console, save(ids[0]))
         return None
@@ -5190,6 +5233,7 @@ declare(
     IDS_ARG,
     OUTPUT,
     WAIT_FLAG,
+    DOWNLOAD_JSON,
     examples=["ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7"],
 )(download_tracks)
 

@@ -51,7 +51,7 @@ COMMANDS = [  # in the order of `ft help`
     Command("instrumental", "slow piano", SUBMITS),
     Command("list", "", READS),
     Command("get", TRACK, READS, takes_ids=True),
-    Command("download", TRACK, READS, json=False, takes_ids=True),
+    Command("download", TRACK, READS, takes_ids=True),
     Command("delete", f"--yes {TRACK}", CHANGES, asks=True, takes_ids=True),
     Command("playlists", "", READS),
     Command("playlist show", "Drafts", READS),
@@ -61,7 +61,7 @@ COMMANDS = [  # in the order of `ft help`
     Command("sfx generate", "a door closes", SUBMITS),
     Command("sfx list", "", READS),
     Command("sfx get", EFFECT, READS, takes_ids=True),
-    Command("sfx download", EFFECT, READS, json=False, takes_ids=True),
+    Command("sfx download", EFFECT, READS, takes_ids=True),
     Command("doctor", "", READS, needs_key=False),
     Command("update", "", LOCAL, json=False, needs_key=False, code=1),  # ft.py is not installed
     Command("completion", "bash", LOCAL, json=False, needs_key=False),
