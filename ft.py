@@ -378,12 +378,10 @@ def wrap_text(text: str, cells: int) -> list[str]:
         if end == len(text) or end == start:  # not even one wide character fits
             return [*lines, text[start:]]
         space = end if text[end] == " " else text.rfind(" ", start, end)
-        if space <= start:
-            word_end = (text.find(" ", end) + len(text) + 1) % (len(text) + 1)  # or the text's end
-            if "://" in text[start:word_end]:
-                if word_end == len(text):
-                    return [*lines, text[start:]]
-                space = word_end
+        if space <= start and re.match("[a-z]+://", text[start : start + 12]):
+            space = text.find(" ", end)
+            if space < 0:
+                return [*lines, text[start:]]
         if space > start:
             end = space
         lines.append(text[start:end])
@@ -976,13 +974,13 @@ class Console:
     ) -> list[str]:
         """Return the lines of one value. On a terminal it is wrapped beside its label.
 
-        A single word, such as an address, gets a line of its own if it fits on that: breaking an
-        address would make it useless.
+        A single word gets a line of its own if it fits on that, and an address always does:
+        breaking it would make it useless.
         """
         name = self.style(pad_to_width(label, indent), "bold")
         if width is None or cell_width(value) <= width - indent:
             return [name + self.style(value, colour)]
-        if " " not in value and cell_width(value) <= width - 2:
+        if " " not in value and (cell_width(value) <= width - 2 or "://" in value):
             return [self.style(label, "bold"), "  " + value]
         first, *rest = wrap_text(value, max(10, width - indent))
         return [name + first, *(" " * indent + line for line in rest)]
@@ -1133,14 +1131,16 @@ class Console:
 
 
 def wait_for_input() -> None:
-    """Wait until stdin can be read, in short steps.
+    """Wait until stdin can be read, in short steps. Raises OSError if it never can.
 
     Python notices a signal that comes just before a read only when that returns.
     """
     import select
 
-    while os.name != "nt" and not select.select([sys.stdin], [], [], 1.0)[0]:
-        pass
+    if os.name != "nt":
+        os.read(sys.stdin.fileno(), 0)  # fails where it can never be read
+        while not select.select([sys.stdin], [], [], 1.0)[0]:
+            pass
 
 
 class Progress:
@@ -4122,7 +4122,8 @@ class Context:
     @cached_property
     def settings(self) -> Settings:
         place = os.environ.get("FINETUNING_CONFIG_HOME")
-        if place and not os.path.isdir(config_directory()):
+        is_made = self.args.command.name == "auth login"
+        if place and not is_made and not os.path.isdir(expand_home(place)):
             self.console.warning(f"FINETUNING_CONFIG_HOME is {place}, which does not exist")
         return Settings(self.args.config)
 
@@ -5868,7 +5869,7 @@ def overview_text(group: str) -> str:
     first_command = next(iter(sections.values()))[0]
     lines += ["", "`ft help <command>` explains a command."]
     if not group:
-        lines.append(f"Topics for `ft help`: {', '.join(HELP_TOPICS)}.")
+        lines += wrap_text(f"Topics for `ft help`: {', '.join(HELP_TOPICS)}.", help_width())
     lines += ["", "example:", f"  {first_command.examples[0]}"]
     return "\n".join(lines) + "\n"
 

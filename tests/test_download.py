@@ -897,7 +897,9 @@ def test_no_success(ft: Runner, here: Path) -> None:
     result = ft("download", "abc", "def", check=1)
     assert result.stdout == "Downloaded 0 of 2 track(s)\n"
     assert result.stderr.count("warning: ") == 2
-    assert result.stderr.endswith("\nhint: an id has 36 characters: `ft list` shows them\n")
+    assert result.stderr.endswith(
+        "\nhint: an id has 36 characters, of which the first 6 will do: `ft list` shows them\n"
+    )
     assert names(here) == []
 
 
@@ -909,7 +911,7 @@ def test_the_hint_of_several_failures_is_that_of_the_first_which_has_one(
     failures = [
         (str(ft.sandbox.add_generation(status="failed")["id"]), None),
         (str(ft.sandbox.add_generation(status="pending")["id"]), "use `--wait` to wait for it"),
-        ("abc", "an id has 36 characters: `ft list` shows them"),
+        ("abc", "an id has 36 characters, of which the first 6 will do: `ft list` shows them"),
     ]
     gates = [ft.sandbox.hold(f"/v1/generations/{identifier}") for identifier, _ in failures]
     running = ft.start("download", *(identifier for identifier, _ in failures), check=1)

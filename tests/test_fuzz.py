@@ -439,7 +439,8 @@ def test_whatever_is_answered(
     assert len(sandbox.posts()) <= 1
     made = {*os.listdir(ft.cwd)} - {"stdout", "stderr"}
     allowed |= {sandbox.track(paid) for paid in sandbox.book}
-    if code:
+    is_for_several = words[0] == "download" and len(words) > 2
+    if code and not is_for_several:
         assert made == set()
     for name in made:
         assert not name.startswith(".")

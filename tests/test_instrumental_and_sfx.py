@@ -138,7 +138,7 @@ def test_a_sound_effect_is_looked_for_in_its_own_list(ft: Runner, sandbox: Sandb
     assert "`ft sfx list --status processing`" in ft("sfx", "generate", "door", check=1).stderr
     for verb in ("get", "download"):
         assert (
-            "hint: an id has 36 characters: `ft sfx list` shows them"
+            "hint: an id has 36 characters, of which the first 6 will do: `ft sfx list` shows them"
             in ft("sfx", verb, "abc", check=1).stderr
         )
     gate = sandbox.hold("/v1/sound-effects", method="POST")

@@ -204,7 +204,8 @@ def test_without_a_secret_service_the_key_goes_to_a_file_and_ft_says_so(
     credentials = ft.config_dir / "credentials"
 
     absent = ft("me", key=None, env=env, check=1).stderr
-    assert absent.startswith(f"error: no API key ({PLACE} cannot be reached: ")
+    assert absent.startswith("error: no API key\nhint: ")
+    assert f"({PLACE} cannot be reached: " in absent
     assert UNREACHABLE[why] in absent
 
     stored = ft("auth", "login", "--stdin", key=None, stdin=ft.sandbox.key, env=env, check=0)

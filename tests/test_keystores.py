@@ -161,6 +161,6 @@ def test_an_unavailable_store_says_so(store: Store) -> None:
     store.fail()
     result = store("me", check=1)
     error, *hint = result.stderr.splitlines()
-    assert error.startswith("error: ") and store.place in error
+    assert error.startswith("error: ") and store.place in result.stderr
     assert all(line.startswith("hint: ") for line in hint)
     assert result.stdout == "" and store.sent_keys() == []

@@ -79,8 +79,16 @@ def test_while_importing(ft: Runner, tmp_path: Path, number: int) -> None:
     """
     (tmp_path / "slow").mkdir()
     os.mkfifo(tmp_path / "fifo")
-    module = f"import os\nos.write(2, b'importing\\n')\nopen({str(tmp_path / 'fifo')!r})\n"
-    (tmp_path / "slow" / "argparse.py").write_text(module)
+    (tmp_path / "slow" / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Slow:\n"
+        "    @staticmethod\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        "        if name == 'argparse':\n"
+        "            os.write(2, b'importing\\n')\n"
+        f"            open({str(tmp_path / 'fifo')!r})\n"
+        "sys.meta_path.insert(0, Slow)\n"
+    )
     running = ft.start("list", env={"PYTHONPATH": str(tmp_path / "slow")})
     running.expect("importing\n")
     running.send_signal(number)
@@ -346,7 +354,7 @@ def test_while_the_reader_of_stdout_sleeps(ft: Runner, number: int) -> None:
     with subprocess.Popen(argv, env=ft.env(), cwd=ft.cwd, **streams) as running:
         try:
             ft.sandbox.wait_for(lambda request: request.sent)
-            await_sleep_on(running.pid, 1)
+            await_blocked(running.pid)
             running.send_signal(number)
             _, stderr = running.communicate(timeout=20)
         finally:
@@ -492,14 +500,14 @@ def at_prompt(
 @pytest.mark.parametrize("way", WAYS)
 def test_at_the_confirmation(ft: Runner, track: str, fresh: list[Any], way: str) -> None:
     at_prompt(ft, ["delete", track], "[y/N] ", True, way, fresh)
-    assert ft.sandbox.requests == []
+    assert not ft.sandbox.posts()
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_at_the_hidden_prompt(ft: Runner, fresh: list[Any], way: str) -> None:
     """The key is typed unseen; afterwards the terminal echoes again."""
     at_prompt(ft, ["auth", "login"], "Paste your API key: ", False, way, fresh)
-    assert ft.sandbox.requests == []
+    assert not ft.sandbox.posts()
 
 
 # --- ignored --------------------------------------------------------------------------------------

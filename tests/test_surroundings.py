@@ -125,7 +125,7 @@ def test_a_stdin_that_is_open_for_writing_only_is_exit_2(ft: Runner, command: st
     result = ft.sh(f"ft {command} 0>/dev/null", key=None if "login" in command else ft.sandbox.key)
     what = "the API key" if "login" in command else "ids, one a line,"
     assert result.stderr == f"error: cannot read {what} from stdin: Bad file descriptor\n"
-    assert result.code == 2 and ft.sandbox.requests == []
+    assert result.code == 2 and not ft.sandbox.posts()
 
 
 @pytest.mark.source

@@ -51,7 +51,7 @@ PROMPTS = (
 )
 SGR = re.compile(r"\x1b\[[0-9;]*m")
 # Lines that the terminal may wrap: those that are there to be copied whole.
-LONG = re.compile(r"hint: (?!.*`)|Queued\. id=|Saved to |Stored in |Logged out\. ")
+LONG = re.compile(r" *https?://|hint: (?!.*`)|Queued\. id=|Saved to |Stored in |Logged out\. ")
 # How terminals differ: some show a sequence of emoji as one, a flag as two letters of one cell.
 SEQUENCES = re.compile(
     "[\U0001f1e6-\U0001f1ff]{2}|.[\ufe0f\U0001f3fb-\U0001f3ff]?(?:\u200d.[\ufe0f\U0001f3fb-\U0001f3ff]?)+"
@@ -120,7 +120,7 @@ def tables(screen: pyte.Screen) -> Iterator[tuple[list[str], list[list[str]]]]:
         if line.startswith("ID  ") and line.isupper():
             rows = []
             for row in range(top + 1, len(lines)):
-                if not re.match("[0-9a-f-]{36}  ", lines[row]):
+                if not re.match(r"([0-9a-f-]{36}|[0-9a-f]{8}-\.\.\.)  ", lines[row]):
                     break
                 rows.append(cells(screen, row))
             yield cells(screen, top), rows
@@ -182,7 +182,7 @@ def test_tables_fit_the_terminal_and_their_columns_are_aligned(
         ("get a966757e-a32d-4c1e-a34e-9b38220dfa95", 0),
         ("generate lofi --no-wait", 0),
         ("generate please fail", 1),
-        (f"download {TRACK} {ODD.format(0)} {ODD.format(2)} nope -o tracks/", 0),
+        (f"download {TRACK} {ODD.format(0)} {ODD.format(2)} nope -o tracks/", 1),
         (f"delete --yes {TRACK} nope", 0),
         (f"playlist add Deep\\ Work {TRACK} nope", 0),
         (f"playlist add Open\\ Studio {TRACK}", 1),
@@ -272,12 +272,10 @@ def test_an_address_is_not_broken_where_a_line_of_its_own_can_hold_it(
 
 
 def test_the_prompt_column_is_useful_at_80_columns(ft: Runner) -> None:
-    """Full ids, and room for at least a dozen cells of the prompt: the age goes first, then the
-    duration.
-    """
+    """Short ids leave room for all columns, and for at least a dozen cells of the prompt."""
     screen = ft.tty("list", columns=80, check=0).finish().screen(80, 60)
-    assert screen[0].split() == ["ID", "STATUS", "DURATION", "PROMPT"]
-    assert f"{TRACK}  completed   1m        lofi chill piano,..." in screen
+    assert screen[0].split() == ["ID", "STATUS", "DURATION", "PROMPT", "CREATED"]
+    assert any("07e8d430-...  completed   1m        lofi chill piano" in line for line in screen)
     wide = ft.tty("list", columns=120, check=0).finish().screen(120, 60)
     assert wide[0].split() == ["ID", "STATUS", "DURATION", "PROMPT", "CREATED"]
 
@@ -295,14 +293,15 @@ def test_the_prompt_column_is_useful_at_80_columns(ft: Runner) -> None:
 def test_no_column_is_narrower_than_its_title(
     ft: Runner, sandbox: Sandbox, argv: list[str], expected: list[str]
 ) -> None:
-    """This holds even if the other columns leave no room: here the ids take 36 of 40 cells."""
+    """This holds even if the other columns leave no room: here the ids take 12 of 20 cells."""
     sandbox.add_generation(id=TRACK, prompt="a long prompt, cut to what its title takes")
     playlist = sandbox.add_playlist("Longer than its title", [TRACK])["id"]
     argv = [playlist if word == "Long" else word for word in argv]
-    result = ft.tty(*argv, columns=40, env={"NO_COLOR": "1"}, check=0).finish()
+    result = ft.tty(*argv, columns=20, env={"NO_COLOR": "1"}, check=0).finish()
     identifier = playlist if argv == ["playlists"] else TRACK
-    lines = [f"{'ID':36}  {expected[0]}", f"{identifier}  {expected[1]}"]
-    assert result.stdout.splitlines()[-2:] == lines
+    lines = [f"{'ID':12}  {expected[0]}", f"{identifier[:9]}...  {expected[1]}"]
+    table = result.stdout.partition("note: left out")[0]
+    assert table.splitlines()[-2:] == lines
 
 
 # --- colours --------------------------------------------------------------------------------------
@@ -329,7 +328,7 @@ def test_colours_only_add(ft: Runner, sandbox: Sandbox) -> None:
     listed = ft.tty("list").finish().stdout
     shown = dict(re.findall(r"\x1b\[(\d+)m(\w+) *\x1b\[0m", listed))
     assert shown == {
-        "1": "PROMPT",
+        "1": "CREATED",
         "35": "processing",
         "32": "completed",
         "31": "failed",

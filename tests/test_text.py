@@ -336,8 +336,11 @@ def test_a_file_is_named_after_its_title_else_its_prompt_and_the_ids_first_8_cha
 
 
 def test_nearest() -> None:
-    assert ft.suggest_nearest("genrate", ["generate", "get"]) == "; did you mean `generate`?"
-    assert ft.suggest_nearest("xyzzy", ["generate", "get"]) == ""
+    assert (
+        ft.suggest_nearest("genrate", {"generate": "generate", "get": "get"})
+        == "; did you mean `generate`?"
+    )
+    assert ft.suggest_nearest("xyzzy", {"generate": "generate", "get": "get"}) == ""
 
 
 # --- JSON -----------------------------------------------------------------------------------------

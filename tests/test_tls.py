@@ -164,9 +164,7 @@ def test_a_python_without_ssl(ft: Runner) -> None:
     assert result.stderr.count("\n") == 2 and "another Python" in result.stderr
 
 
-@pytest.mark.parametrize(
-    "name", ["urllib.request", "http.client", "email.parser", "select", "json"]
-)
+@pytest.mark.parametrize("name", ["urllib.request", "http.client", "email.parser", "json"])
 def test_a_python_without_another_module(ft: Runner, name: str) -> None:
     """Wherever it is missed, it is what the message names."""
     changes = f"sys.modules.pop({name!r}, None)\nsys.modules[{name!r}] = None"
