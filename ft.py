@@ -2278,7 +2278,9 @@ def read_head(stream: io.BufferedReader) -> bytes:
             is_long = len(line) == MAX_LINE_BYTES
             raise ValueError("a header is too long" if is_long else "the headers broke off")
         line = line[: -2 if line.endswith(b"\r\n") else -1].replace(b"\r", b" ")
-        if not line and lines:
+        if not lines and not line.lstrip().startswith(b"HTTP/"):
+            return line + b"\r\n"  # http.client refuses it; nothing more may come
+        if not line:
             return b"".join(line + b"\r\n" for line in [lines[0], *clean_headers(lines[1:]), b""])
         if len(lines) > 1 and line.startswith((b" ", b"\t")):
             lines[-1] += line

@@ -322,6 +322,7 @@ CASES = {
     "a later error": Case(second=lambda body: [ERROR], asked=STALE, attempts=1),
     "a cut body": Case(second=lambda body: [reply(body)[:-9], CLOSE], asked=STALE, attempts=1),
     "a time-out": Case(second=lambda body: [FOREVER], asked=STALE, attempts=1),
+    "an empty line and nothing more": Case(second=lambda body: [b"\r\n", FOREVER], asked=STALE),
     "a time-out in the body": Case(
         second=lambda body: [reply(body)[:-9], FOREVER], asked=STALE, attempts=1
     ),
