@@ -275,6 +275,16 @@ class StopSignal(BaseException):
         self.exit_code = 128 + signum
 
 
+def find_stop(error: BaseException | None) -> StopSignal | None:
+    """Return the StopSignal that `error` is or comes from, if any.
+
+    Python may put another exception in its place, as a RuntimeError where it makes a class.
+    """
+    while error is not None and not isinstance(error, StopSignal):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 # --- 2. Text and JSON ----------------------------------------------------------------------------
 
 # Patterns stay text until they are used: compiling them all takes a tenth of the start.
@@ -3679,7 +3689,7 @@ class Recovery:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._status == "failed":
             return
-        if isinstance(error, StopSignal):
+        if find_stop(error):
             self._explain_stop()
         elif not self._command:
             return
@@ -3944,7 +3954,7 @@ def save_several(
                         report_saved(ft.console, path)
         except BaseException as error:
             failure = error
-            why = "interrupted" if isinstance(error, StopSignal) else "not downloaded"
+            why = "interrupted" if find_stop(error) else "not downloaded"
             for identifier in left:
                 tally.failed(identifier, FtError(why))
                 errors.append({"id": identifier, "error": why})
@@ -4090,7 +4100,7 @@ def describe_unfinished(failure: BaseException) -> str:
         return f"not attempted: {failure.message}"
     if isinstance(failure, FtError):
         return f"outcome unknown: {failure.message}"
-    why = "interrupted" if isinstance(failure, StopSignal) else "internal error"
+    why = "interrupted" if find_stop(failure) else "internal error"
     return f"outcome unknown: {why}"
 
 
@@ -4855,7 +4865,7 @@ def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
         raise UsageError(
             "with several ids, -o must be a directory", "end its name with a slash to create it"
         )
-    if args.json and output == "-":
+    if args.json and is_stdout(output):
         raise UsageError("--json and -o - cannot be used together")
     check_destination(ft.console, ft.part_files, args.output)
     api = ft.api
@@ -6169,7 +6179,7 @@ def run(console: Console, part_files: PartFiles, argv: Sequence[str]) -> int:
         return run_command(console, part_files, argv)
     except (Exception, StopSignal) as error:
         with console.shield:
-            return report_failure(console, error)
+            return report_failure(console, find_stop(error) or error)
 
 
 def report_failure(console: Console, error: BaseException) -> int:
@@ -6236,22 +6246,49 @@ STOP_SIGNALS = (
 
 
 def stop_on_signals(console: Console, part_files: PartFiles) -> None:
-    """Let signals raise StopSignal. One that is ignored stays so, as nohup wants it."""
+    """Let signals raise StopSignal. One that is ignored stays so, as nohup wants it.
+
+    Python swallows what is raised in a destructor or a callback, so a timer raises StopSignal once
+    more for as long as nothing is dealing with it.
+    """
+    first: int = 0
     last = float("-inf")
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        nonlocal last
+        nonlocal first, last
         now = time.monotonic()
-        # The second of two signals must not interrupt the cleaning up.
-        if now - last > 1 and not part_files.closed:
-            last = now
+        if first and signum == getattr(signal, "SIGALRM", None):  # the timer
+            is_needed = not isinstance(sys.exc_info()[1], StopSignal)
+        else:
+            # The second of two signals must not interrupt the cleaning up.
+            is_needed = now - last > 1
+        if not is_needed or part_files.closed:
+            return
+        if not first:
+            first = signum
             console.hurry()
-            console.shield.stop(StopSignal(signum))
+            if hasattr(signal, "setitimer"):
+                signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+        last = now
+        console.shield.stop(StopSignal(first))
 
+    def hide_stop(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, StopSignal):
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = hide_stop
     for name in STOP_SIGNALS.split():
         signum = getattr(signal, name, None)  # no system has all of them
         if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, stop)
+
+
+def clean_up(console: Console, part_files: PartFiles) -> None:
+    """Leave no hidden file and no status line behind. From now on signals come too late."""
+    part_files.close()
+    if hasattr(signal, "setitimer"):  # else it would kill Python on its way out
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    console.clear_status()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -6264,10 +6301,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             stop_on_signals(console, part_files)
             return run(console, part_files, sys.argv[1:] if argv is None else argv)
         finally:
-            part_files.close()  # from here on signals come too late
-            console.clear_status()
+            clean_up(console, part_files)
     except StopSignal as stopped:  # just outside of `run`
-        part_files.close()
+        clean_up(console, part_files)
         return stopped.exit_code
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,15 +62,35 @@ def await_hidden(directory: Path, count: int) -> None:
         time.sleep(0.01)
 
 
-def await_sleep_on(pid: int, descriptor: int) -> None:
-    """Wait until the process sleeps in a system call on that descriptor (on Linux only)."""
-    call, end = Path(f"/proc/{pid}/syscall"), time.monotonic() + 20
-    while call.exists() and call.read_text().split()[1:2] != [hex(descriptor)]:
-        assert time.monotonic() < end, call.read_text()
+def await_blocked(pid: int) -> None:
+    """Wait until the process waits for a reader, as far as the kernel says what it sleeps on."""
+    process, end = Path(f"/proc/{pid}"), time.monotonic() + 20
+    while process.exists():
+        state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        if state == "S" and re.search("^0$|select|poll|pipe", (process / "wchan").read_text()):
+            return
+        assert time.monotonic() < end
         time.sleep(0.01)
 
 
 # --- while it starts ------------------------------------------------------------------------------
+
+
+def slow_import(directory: Path) -> dict[str, str]:
+    """Return the environment in which the first import of ft never ends, but says that it began."""
+    os.mkfifo(directory / "fifo")
+    (directory / "slow").mkdir()
+    (directory / "slow" / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Slow:\n"
+        "    @staticmethod\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        "        if name == 'argparse':\n"
+        "            os.write(2, b'importing\\n')\n"
+        f"            open({str(directory / 'fifo')!r})\n"
+        "sys.meta_path.insert(0, Slow)\n"
+    )
+    return {"PYTHONPATH": str(directory / "slow")}
 
 
 @each_signal
@@ -77,19 +98,7 @@ def test_while_importing(ft: Runner, tmp_path: Path, number: int) -> None:
     """No traceback: the process is stopped in the middle of an import, before it has a word of its
     own.
     """
-    (tmp_path / "slow").mkdir()
-    os.mkfifo(tmp_path / "fifo")
-    (tmp_path / "slow" / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "class Slow:\n"
-        "    @staticmethod\n"
-        "    def find_spec(name, path=None, target=None):\n"
-        "        if name == 'argparse':\n"
-        "            os.write(2, b'importing\\n')\n"
-        f"            open({str(tmp_path / 'fifo')!r})\n"
-        "sys.meta_path.insert(0, Slow)\n"
-    )
-    running = ft.start("list", env={"PYTHONPATH": str(tmp_path / "slow")})
+    running = ft.start("list", env=slow_import(tmp_path))
     running.expect("importing\n")
     running.send_signal(number)
     result = running.finish(20)
@@ -101,23 +110,13 @@ def test_while_importing(ft: Runner, tmp_path: Path, number: int) -> None:
 @source
 def test_while_an_installed_ft_is_importing(ft: Runner, tmp_path: Path, number: int) -> None:
     """Its script imports `main`, so that ft.py is not the program itself."""
-    os.mkfifo(tmp_path / "fifo")
     script = tmp_path / "bin" / "ft"
     script.parent.mkdir()
     script.write_text(
-        "import os, sys\n"
-        "class Slow:\n"
-        "    @staticmethod\n"
-        "    def find_spec(name, path=None, target=None):\n"
-        "        if name == 'argparse':\n"
-        "            os.write(2, b'importing\\n')\n"
-        f"            open({str(tmp_path / 'fifo')!r})\n"
-        "sys.meta_path.insert(0, Slow)\n"
-        f"sys.path.insert(0, {str(ft.program.parent)!r})\n"
-        "from ft import main\n"
-        "sys.exit(main())\n"
+        f"import sys\nsys.path.insert(0, {str(ft.program.parent)!r})\n"
+        "from ft import main\nsys.exit(main())\n"
     )
-    running = ft.start("list", _program=[PYTHON, str(script)])
+    running = ft.start("list", _program=[PYTHON, str(script)], env=slow_import(tmp_path))
     running.expect("importing\n")
     running.send_signal(number)
     result = running.finish(20)
@@ -365,17 +364,6 @@ def test_while_the_reader_of_stdout_sleeps(ft: Runner, number: int) -> None:
     assert stderr.count(b"\n") == 1
 
 
-def await_blocked(pid: int) -> None:
-    """Until it waits for a reader; where the kernel does not tell, until it has had the time."""
-    wchan, end = Path(f"/proc/{pid}/wchan"), time.monotonic() + 20
-    while wchan.exists() and time.monotonic() < end:
-        where = wchan.read_text()
-        if where == "0" or "select" in where or "poll" in where or "pipe" in where:
-            break
-        time.sleep(0.01)
-    await_sleep(pid)
-
-
 ASLEEP = {
     "a log": ["-v", "list"],
     "a log of several": ["-v", "download", "ID", "ID2", "ID3"],
@@ -394,12 +382,7 @@ def test_while_the_reader_of_stderr_sleeps(
     """As in `ft -v list 2>&1 | less`."""
     more = {name: str(ft.sandbox.add_generation(prompt=name)["id"]) for name in ("ID2", "ID3")}
     reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    try:
-        while True:
-            os.write(writer, b"x" * 4096)
-    except BlockingIOError:
-        os.set_blocking(writer, True)
+    fill(writer)
     running = subprocess.Popen(
         [*ft.argv, *({"ID": track, **more}.get(word, word) for word in argv)],
         env=ft.env(),
@@ -436,6 +419,55 @@ def test_any_signal_that_would_end_it(ft: Runner, here: Path, track: str, name: 
     assert fault.reached.wait(20)
     stop(running, number)
     assert os.listdir(here) == []
+
+
+@source
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize("place", ["a destructor", "a callback", "a stream that is closed"])
+def test_a_signal_where_python_swallows_what_is_raised(
+    ft: Runner, here: Path, number: int, place: str
+) -> None:
+    """It is not lost, and nothing is printed."""
+    ft.sandbox.hold("/v1/me")
+    changes = (
+        "import io, os, signal, weakref\n"
+        f"def interrupt(*_): os.kill(os.getpid(), {int(number)})\n"
+        "class Thing:\n    pass\n"
+        "class Destroyed:\n    __del__ = interrupt\n"
+        "class Closed(io.RawIOBase):\n    close = interrupt\n"
+        "thing = Thing()\n"
+        "kept = weakref.ref(thing, interrupt)\n"
+        "get_account = ft.Api.get_account\n"
+        "def swallow(*arguments):\n"
+        "    global thing\n"
+    )
+    changes += {
+        "a destructor": "    Destroyed()\n",
+        "a callback": "    del thing\n",
+        "a stream that is closed": "    Closed()\n",
+    }[place]
+    changes += "    return get_account(*arguments)\nft.Api.get_account = swallow\n"
+    running = jumping_clock.start(ft, "me", changes=changes, check=128 + number)
+    lines = running.finish(20).stderr.splitlines()
+    assert lines == ["note: interrupted" if number == signal.SIGINT else "note: terminated"]
+
+
+@source
+def test_a_signal_for_which_python_raises_something_else(ft: Runner, here: Path) -> None:
+    """Where a class is made, it was a RuntimeError, and so a bug of ft, up to Python 3.11."""
+    changes = (
+        "import os, signal\n"
+        "class Interrupting:\n"
+        "    def __set_name__(self, *_): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def make_class(*_):\n"
+        "    class Made:\n"
+        "        thing = Interrupting()\n"
+        "ft.Api.submit = make_class\n"
+    )
+    result = jumping_clock.run(ft, "generate", "x", changes=changes, check=143)
+    note, last = result.stderr.splitlines()
+    assert note.startswith("note: the submission may have been accepted")
+    assert last == "note: terminated"
 
 
 # --- at a prompt ----------------------------------------------------------------------------------
