@@ -38,6 +38,17 @@ def names(directory: Path) -> list[str]:
     return sorted(os.listdir(directory))
 
 
+def await_part(directory: Path) -> str:
+    """Wait until the directory contains a hidden file, and return its name."""
+    end = time.monotonic() + 20
+    while True:
+        for name in names(directory):
+            if name.endswith(".part"):
+                return name
+        assert time.monotonic() < end, names(directory)
+        time.sleep(0.01)
+
+
 def refused(ft: Runner, output: str, why: str) -> None:
     """Neither command asks for anything, and nothing changes."""
     before = names(ft.cwd)
@@ -188,6 +199,7 @@ def test_a_file_that_becomes_immutable_while_it_is_downloaded(ft: Runner, immuta
     fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)
     running = ft.start("generate", "x", "-o", "song.mp3", speed=SPEED, check=1)
     assert fault.reached.wait(20)
+    await_part(immutable)
     chattr("+i", immutable / "song.mp3")
     fault.release()
     other = kept(ft, running.finish(), "song.mp3", "Operation not permitted")
@@ -234,11 +246,7 @@ def test_a_file_that_is_replaced_keeps_its_mode(
     fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)
     running = ft.start("download", track, "-o", "song.mp3", check=0)
     assert fault.reached.wait(20)
-    end = time.monotonic() + 20
-    while not [name for name in names(here) if name.endswith(".part")]:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    (part,) = [name for name in names(here) if name.endswith(".part")]
+    part = await_part(here)
     assert not stat.S_IMODE((here / part).stat().st_mode) & ~mode
     fault.release()
     running.finish()
@@ -293,8 +301,9 @@ def test_a_named_pipe(ft: Runner, here: Path, track: str) -> None:
     os.mkfifo(here / "pipe")
     running = ft.start("download", track, "-o", "pipe", check=0)
     ft.sandbox.wait_for(lambda request: request.origin == "media")
-    assert (here / "pipe").read_bytes() == ft.sandbox.track(track)
+    reader = ft.start("pipe", _program=["cat"])
     assert running.finish().stdout == "Saved to pipe\n"
+    assert reader.finish().stdout_bytes == ft.sandbox.track(track)
     assert stat.S_ISFIFO((here / "pipe").stat().st_mode)
 
 
@@ -302,8 +311,7 @@ def test_a_named_pipe_whose_reader_goes_away(ft: Runner, here: Path, track: str)
     ft.sandbox.track_bytes = 1_000_000
     os.mkfifo(here / "pipe")
     running = ft.start("download", track, "-o", "pipe", check=1)
-    with (here / "pipe").open("rb") as pipe:
-        pipe.read(10)
+    ft.start("pipe", _program=["head", "-c", "10"]).finish()
     assert "error: cannot write pipe: Broken pipe\n" in running.finish().stderr
 
 

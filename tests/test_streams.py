@@ -4,7 +4,6 @@ poor encodings.
 
 from __future__ import annotations
 
-import array
 import json
 import os
 import select
@@ -19,10 +18,6 @@ from typing import Any
 import jumping_clock
 import pytest
 from conftest import PYPY, Result, Runner
-
-if sys.platform != "win32":
-    import fcntl
-    import termios
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="about POSIX descriptors")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /dev/full")
@@ -142,9 +137,9 @@ def test_nothing_is_lost_when_ft_is_stopped_and_continued(ft: Runner, track: str
         stdout=writer,
         stderr=subprocess.PIPE,
     )
-    os.close(writer)
     try:
-        await_full(reader, running)
+        await_full(writer, running)
+        os.close(writer)
         os.kill(running.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WNOWAIT)
         os.kill(running.pid, signal.SIGCONT)
@@ -157,12 +152,13 @@ def test_nothing_is_lost_when_ft_is_stopped_and_continued(ft: Runner, track: str
         running.communicate()
 
 
-def await_full(reader: int, running: subprocess.Popen[bytes]) -> None:
-    """Until the pipe is full and its writer waits for room."""
-    waiting, end = array.array("i", [0]), time.monotonic() + 60
-    state = Path(f"/proc/{running.pid}/stat")
-    while waiting[0] < 65536 or state.read_text().rpartition(")")[2].split()[0] != "S":
-        fcntl.ioctl(reader, termios.FIONREAD, waiting)
+def await_full(writer: int, running: subprocess.Popen[bytes]) -> None:
+    """Wait until the pipe is full and the process waits for room in it."""
+    state, end = Path(f"/proc/{running.pid}/stat"), time.monotonic() + 60
+    while (
+        select.select([], [writer], [], 0)[1]
+        or state.read_text().rpartition(")")[2].split()[0] != "S"
+    ):
         assert running.poll() is None and time.monotonic() < end
         time.sleep(0.01)
 
