@@ -169,7 +169,8 @@ def test_a_name_as_long_as_the_file_system_allows(
 def test_a_track_whose_name_is_refused_in_the_end_is_kept(ft: Runner, here: Path) -> None:
     """Its own name with something added is refused as well."""
     late = FAT.replace("os.open, os.replace, os.rename = ", "_, os.replace, os.rename = ")
-    result = jumping_clock.run(ft, "generate", "x", "-o", "what?.mp3", changes=late, check=1)
+    argv = ("generate", "x", "-o", "what?.mp3")
+    result = jumping_clock.start(ft, *argv, changes=late, speed=SPEED, check=1).finish()
     assert kept(ft, result, "what?.mp3", "Invalid argument").startswith("track-")
 
 
