@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -10,7 +11,7 @@ from typing import Callable, List, Sequence
 
 import pytest
 from commands import NAMES, verbs
-from conftest import PYPY, PYTHON, ROOT, Process, Result, Runner
+from conftest import FAST_CLOCK, PYPY, PYTHON, ROOT, Process, Result, Runner
 
 FIRST = list(dict.fromkeys(name.split()[0] for name in NAMES))
 KEYS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"]
@@ -73,6 +74,8 @@ def start(directory: Path, *argv: str, stdin: str | None = None, terminal: bool 
         (programs / "ft").write_text(f'#!/bin/sh\nexec {PYTHON} {ROOT / "ft.py"} "$@"\n')
         (programs / "ft").chmod(0o755)
     env = {"PATH": str(programs), "HOME": str(directory), "LC_ALL": "C.UTF-8", "TERM": "dumb"}
+    if os.environ.get("FT_COVERAGE"):
+        env.update(PYTHONPATH=str(FAST_CLOCK), FT_COVERAGE=os.environ["FT_COVERAGE"])
     program = shutil.which(argv[0]) or argv[0]
     return Process(
         [program, *argv[1:]],
