@@ -1837,14 +1837,14 @@ class ApiKeys:
     """
 
     def __init__(self, console: Console, override: str | None) -> None:
-        """`override` is the value of --api-key."""
+        """Take the value of --api-key as `override`."""
         self.console = console
         self.override = override
         self.keychain_error = ""
 
     @cached_property
     def keychain(self) -> MacKeychain | WindowsCredentials | SecretService:
-        """This system's keychain."""
+        """Return this system's keychain."""
         if sys.platform == "darwin":
             return MacKeychain(self.console)
         if sys.platform == "win32":
@@ -1853,7 +1853,7 @@ class ApiKeys:
 
     @cached_property
     def file(self) -> KeyFile | None:
-        """The plaintext fallback, which only Linux has."""
+        """Return the plaintext fallback, which only Linux has."""
         return None if sys.platform in ("darwin", "win32") else KeyFile(self.console)
 
     def from_invocation(self) -> Key | None:
@@ -2369,12 +2369,12 @@ def http_classes() -> Any:
 
         @property
         def proxy(self) -> str:
-            """The host and port of the proxy that urllib chose, without its password, or ""."""
+            """Return host and port of the proxy that urllib chose, without its password, or ""."""
             return self.host if self._tunnel_host else ""  # type: ignore[attr-defined]
 
         @property
         def title(self) -> str:
-            """What to call the other side in messages."""
+            """Return what to call the other side in messages."""
             return f"{self.origin} through the proxy {self.proxy}" if self.proxy else self.origin
 
     class ProxyHandler(urllib.request.ProxyHandler):
@@ -3674,16 +3674,16 @@ class Recovery:
         return self
 
     def submitted(self, identifier: str) -> None:
-        """The service has accepted the submission: from now on the track costs its credit."""
+        """Note that the service has accepted the submission: the track costs its credit now."""
         self._identifier = identifier
         self._command = resume_command(self.kind, identifier, self._output)
 
     def told(self) -> None:
-        """The user has seen the id."""
+        """Note that the user has seen the id."""
         self._id_is_known = True
 
     def ended(self, record: Json) -> None:
-        """The track is completed, or failed and so beyond recovery."""
+        """Note that the track is completed, or failed and so beyond recovery."""
         self._status = field_text(record, "status")
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
@@ -4158,7 +4158,7 @@ class Context:
 
     @cached_property
     def api(self) -> Api:
-        """The API with the user's key. Raises FtError if there is none."""
+        """Return the API with the user's key. Raises FtError if there is none."""
         base_url = self.base_url
         return Api(self.http, base_url, self.keys.find())
 
