@@ -25,7 +25,6 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy ft.py tests/sandbox.py tests/support/faults.py tests/run.py tests/tools/build.py
 	$(BIN)/python tests/tools/check_names.py
-	$(BIN)/python tests/tools/check_names.py
 	shellcheck install.sh .ci/run
 
 bench: venv
