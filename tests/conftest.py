@@ -1,10 +1,10 @@
 """The harness of the tests: real `ft` processes against a `Sandbox`, on pipes or on a
 pseudo-terminal.
 
-A test asks for the fixture `ft` and runs twice: against ft.py and against a built ft.pyz. The
-environment:
+A test asks for the fixture `ft`, which runs a built ft.pyz: the form that most people use, and the
+one that starts fast. Marked `both_forms`, it runs a second time against ft.py. The environment:
 
-- FT_FORM=ft.py or ft.pyz: only this form.
+- FT_FORM=ft.py or ft.pyz: all tests against this form, and no other.
 - FT_PYTHON=PATH: the interpreter that runs ft; without it the one that runs the tests.
 - FT_REQUIRE_ALL=1: a missing program that a test `needs` is a failure, not a skip.
 - FT_COVERAGE=DIRECTORY: measures the ft.py processes; `data` there is what `coverage report` reads.
@@ -37,7 +37,7 @@ from sandbox import Sandbox
 ROOT = Path(__file__).resolve().parent.parent
 FAST_CLOCK = ROOT / "tests" / "support" / "fast_clock"
 PYTHON = os.environ.get("FT_PYTHON", sys.executable)
-FORMS = [os.environ["FT_FORM"]] if os.environ.get("FT_FORM") else ["ft.py", "ft.pyz"]
+FORM = os.environ.get("FT_FORM", "")
 WINDOWS = sys.platform == "win32"
 PYPY = "pypy" in PYTHON
 FAST = 0.05  # seconds that the sandbox takes for a generation
@@ -94,8 +94,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "form" in metafunc.fixturenames:
-        source = metafunc.definition.get_closest_marker("source")
-        metafunc.parametrize("form", [form for form in FORMS if form == "ft.py" or not source])
+        both = metafunc.definition.get_closest_marker("both_forms")
+        forms = ["ft.py", "ft.pyz"] if both else ["ft.pyz"]
+        metafunc.parametrize("form", [FORM] if FORM else forms)
 
 
 def require(*programs: str) -> None:
@@ -417,7 +418,7 @@ class Runner:
         result["FINETUNING_API_KEY"] = self.sandbox.key if key is SANDBOX_KEY else key
         if speed:
             result.update(PYTHONPATH=str(FAST_CLOCK), FT_TEST_SPEED=str(speed))
-        if os.environ.get("FT_COVERAGE") and self.program.suffix == ".py":
+        if os.environ.get("FT_COVERAGE"):
             result.update(PYTHONPATH=str(FAST_CLOCK), FT_COVERAGE=os.environ["FT_COVERAGE"])
         result.update(env or {})
         return {name: value for name, value in result.items() if value is not None}

@@ -103,13 +103,11 @@ def test_login_stdin_reads_the_key_from_a_pipe(ft: Runner) -> None:
 
 
 @linux
-@pytest.mark.source
 def test_login_with_the_flag_stores_that_key_and_asks_for_none(ft: Runner) -> None:
     result = ft.tty("auth", "login", "--api-key", f" {ft.sandbox.key}", key=None, check=0).finish()
     assert "Paste" not in result.stdout and credentials(ft).read_text() == ft.sandbox.key + "\n"
 
 
-@pytest.mark.source
 def test_login_takes_the_key_from_one_place(ft: Runner) -> None:
     result = ft(
         "auth", "login", "--stdin", "--api-key", KEY, stdin=ft.sandbox.key, key=None, check=2
@@ -125,14 +123,12 @@ def test_login_without_a_terminal_reads_stdin_all_the_same(ft: Runner) -> None:
 
 
 @linux
-@pytest.mark.source
 @pytest.mark.parametrize("padding", ["{}\n", "{}\r\n", "  {}\t\n\n", "{}"])
 def test_white_space_around_a_key_is_trimmed(ft: Runner, padding: str) -> None:
     ft("auth", "login", "--stdin", stdin=padding.format(ft.sandbox.key), key=None, check=0)
     assert credentials(ft).read_text() == ft.sandbox.key + "\n"
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("argv", [["--stdin"], []])
 def test_an_empty_stdin_is_exit_2(ft: Runner, argv: list[str]) -> None:
     result = ft("auth", "login", *argv, stdin=" \n", key=None, check=2)
@@ -141,7 +137,6 @@ def test_an_empty_stdin_is_exit_2(ft: Runner, argv: list[str]) -> None:
 
 
 @linux
-@pytest.mark.source
 @pytest.mark.parametrize("key", MALFORMED.values(), ids=MALFORMED)
 def test_login_refuses_a_malformed_key_before_it_is_sent(ft: Runner, key: str) -> None:
     store(ft, KEY)
@@ -154,7 +149,6 @@ def test_login_refuses_a_malformed_key_before_it_is_sent(ft: Runner, key: str) -
 
 
 @linux
-@pytest.mark.source
 def test_login_says_that_the_variable_wins_over_the_stored_key(ft: Runner) -> None:
     result = ft(
         "auth", "login", "--stdin", stdin=ft.sandbox.key, key=ft.sandbox.key_lifetime, check=0
@@ -167,7 +161,6 @@ def test_login_says_that_the_variable_wins_over_the_stored_key(ft: Runner) -> No
 
 
 @linux
-@pytest.mark.source
 def test_logout_notes_that_the_variable_is_still_set(ft: Runner) -> None:
     assert ft("auth", "logout", check=0).stderr.endswith(
         "\nnote: FINETUNING_API_KEY is still set\n"
@@ -175,7 +168,6 @@ def test_logout_notes_that_the_variable_is_still_set(ft: Runner) -> None:
 
 
 @linux
-@pytest.mark.source
 def test_logout_needs_no_service_and_no_configuration(ft: Runner) -> None:
     store(ft, KEY)
     ft.sandbox.down()
@@ -201,7 +193,6 @@ def test_whoami_and_its_alias_me_print_email_tier_and_credits(
     assert result.stderr == ""
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("command", [["auth", "whoami"], ["me"]], ids=" ".join)
 def test_whoami_json_is_the_document_of_the_service(ft: Runner, command: list[str]) -> None:
     document = ft(*command, "--json", check=0).json
@@ -211,7 +202,6 @@ def test_whoami_json_is_the_document_of_the_service(ft: Runner, command: list[st
     )
 
 
-@pytest.mark.source
 def test_whoami_bears_an_account_without_limits(ft: Runner) -> None:
     ft.sandbox.fault("record", path="/v1/me", limits=None, email=None)
     assert re.search(r"^Email +-$", ft("me", check=0).stdout, re.MULTILINE)
@@ -234,7 +224,6 @@ def test_flag_beats_variable_beats_file(ft: Runner) -> None:
 
 
 @linux
-@pytest.mark.source
 def test_an_empty_source_counts_as_unset(ft: Runner) -> None:
     store(ft, ft.sandbox.key)
     ft("me", "--api-key", " ", key="", check=0)
@@ -245,7 +234,6 @@ def test_an_empty_source_counts_as_unset(ft: Runner) -> None:
 
 
 @linux
-@pytest.mark.source
 @pytest.mark.parametrize("source", ["--api-key", "FINETUNING_API_KEY", "credentials"])
 @pytest.mark.parametrize("key", MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_key_is_refused_with_its_source_and_length_never_its_content(
@@ -262,7 +250,6 @@ def test_a_malformed_key_is_refused_with_its_source_and_length_never_its_content
 
 
 @linux
-@pytest.mark.source
 def test_a_key_may_have_letters_in_both_cases(ft: Runner) -> None:
     ft("me", key=KEY, check=1)
     assert sent_keys(ft) == [KEY]
@@ -271,7 +258,6 @@ def test_a_key_may_have_letters_in_both_cases(ft: Runner) -> None:
 # --- what the service says of a key ---------------------------------------------------------------
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     ("account", "error", "hint"),
     [
@@ -292,7 +278,6 @@ def test_a_refused_key_is_exit_1_with_the_servers_message_and_what_to_do(
     assert result.stdout == ""
 
 
-@pytest.mark.source
 def test_missing_api_key_says_to_run_ft_auth_login(ft: Runner) -> None:
     ft.sandbox.fault("status", status=401, code="MISSING_API_KEY", message="API key is required")
     assert (
@@ -301,7 +286,6 @@ def test_missing_api_key_says_to_run_ft_auth_login(ft: Runner) -> None:
     )
 
 
-@pytest.mark.source
 def test_a_key_in_a_message_of_the_service_is_redacted(ft: Runner) -> None:
     ft.sandbox.fault("status", status=401, message=f"Unknown key {KEY}!")
     result = ft("me", key=KEY, check=1)

@@ -17,7 +17,6 @@ import jumping_clock
 import pytest
 from conftest import Result, Runner
 
-pytestmark = pytest.mark.source
 posix = pytest.mark.skipif(sys.platform == "win32", reason="about POSIX signals and devices")
 
 PLAYLIST = "5ab3ec64-6225-4965-acac-49a053609225"  # Focus Beats

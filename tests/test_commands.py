@@ -8,8 +8,6 @@ import pytest
 from commands import CHANGES, COMMANDS, NAMES, READS, SUBMITS, Command, each, run
 from conftest import Runner
 
-pytestmark = pytest.mark.source
-
 
 def test_every_command_has_a_row(ft: Runner) -> None:
     """A command without one is tested by nothing that is about all commands."""
@@ -27,6 +25,7 @@ def test_a_row_has_the_flags_and_arguments_of_the_help(ft: Runner, command: Comm
     assert ("<id>" in own.splitlines()[0]) == command.takes_ids
 
 
+@pytest.mark.both_forms
 @each(COMMANDS)
 def test_a_row_says_what_becomes_of_the_service(ft: Runner, command: Command) -> None:
     run(ft, command, check=command.code)

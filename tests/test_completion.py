@@ -168,7 +168,6 @@ def script(ft: Runner, name: str) -> str:
     return str(result.stdout)
 
 
-@pytest.mark.source
 @every_shell
 def test_commands_flags_and_choices_are_completed(ft: Runner, shell: Shell) -> None:
     script(ft, shell.__name__)
@@ -176,7 +175,6 @@ def test_commands_flags_and_choices_are_completed(ft: Runner, shell: Shell) -> N
         assert sorted(offered) == sorted(expected), typed
 
 
-@pytest.mark.source
 @every_shell
 def test_every_flag_of_every_command_is_offered(ft: Runner, shell: Shell) -> None:
     script(ft, shell.__name__)
@@ -188,7 +186,6 @@ def test_every_flag_of_every_command_is_offered(ft: Runner, shell: Shell) -> Non
         assert sorted(offered) == sorted(flags), name
 
 
-@pytest.mark.source
 @pytest.mark.needs("zsh")
 def test_zsh_loads_it_from_fpath(ft: Runner) -> None:
     (ft.cwd / "functions").mkdir()
@@ -199,7 +196,6 @@ def test_zsh_loads_it_from_fpath(ft: Runner) -> None:
     assert zsh(ft.cwd, typed, load) == expected
 
 
-@pytest.mark.source
 @pytest.mark.needs("fish")
 def test_fish_shows_what_a_command_does_and_completes_values_after_an_equals_sign(
     ft: Runner,
@@ -225,7 +221,6 @@ def test_fish_shows_what_a_command_does_and_completes_values_after_an_equals_sig
     ]
 
 
-@pytest.mark.source
 @pytest.mark.needs("bash")
 def test_bash_completes_at_the_prompt(ft: Runner) -> None:
     """A real readline: words broken at =, file names with their own quoting."""
@@ -265,7 +260,6 @@ def test_powershell_completes(ft: Runner) -> None:
 
 
 @every_shell
-@pytest.mark.source
 def test_the_script_is_sound(ft: Runner, shell: Shell) -> None:
     """Its own shell finds no fault in it, and it is ASCII for whatever the terminal speaks."""
     script(ft, shell.__name__)

@@ -38,7 +38,6 @@ def test_the_configuration_lies_in_dot_config_finetuning(ft: Runner, tmp_path: P
 
 
 @linux
-@pytest.mark.source
 def test_xdg_config_home_moves_it(ft: Runner, tmp_path: Path) -> None:
     write(tmp_path / "xdg/finetuning/config.json", f'{{"baseUrl": "{ft.sandbox.api_url}"}}')
     env = {"FINETUNING_CONFIG_HOME": None, "XDG_CONFIG_HOME": str(tmp_path / "xdg")}
@@ -46,14 +45,12 @@ def test_xdg_config_home_moves_it(ft: Runner, tmp_path: Path) -> None:
 
 
 @linux
-@pytest.mark.source
 def test_a_relative_xdg_config_home_is_ignored(ft: Runner, tmp_path: Path) -> None:
     write(tmp_path / ".config/finetuning/config.json", f'{{"baseUrl": "{ft.sandbox.api_url}"}}')
     ft("me", env={"FINETUNING_CONFIG_HOME": None, "XDG_CONFIG_HOME": "xdg"}, check=0)
 
 
 @linux
-@pytest.mark.source
 def test_without_a_home_directory_a_login_says_what_to_set(ft: Runner) -> None:
     env = {"FINETUNING_CONFIG_HOME": None, "HOME": "relative"}
     argv = ("auth", "login", "--stdin", "--base-url", ft.sandbox.api_url)
@@ -77,7 +74,6 @@ def test_config_replaces_config_json(ft: Runner, tmp_path: Path, flag: list[str]
 
 
 @linux
-@pytest.mark.source
 def test_config_replaces_only_config_json(ft: Runner, tmp_path: Path) -> None:
     file = write(tmp_path / "other.json", f'{{"baseUrl": "{ft.sandbox.api_url}"}}')
     (ft.config_dir / "credentials").write_text(ft.sandbox.key)
@@ -85,14 +81,12 @@ def test_config_replaces_only_config_json(ft: Runner, tmp_path: Path) -> None:
     ft("me", "--config", str(file), key=None, check=0)
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("given", ["missing.json", "", "."], ids=repr)
 def test_the_file_of_config_must_exist(ft: Runner, given: str) -> None:
     assert ft("me", "--config", given, check=2).stderr.startswith("error: ")
     assert not ft.sandbox.requests
 
 
-@pytest.mark.source
 def test_without_a_file_the_built_in_defaults_count(ft: Runner) -> None:
     (ft.config_dir / "config.json").unlink()
     ft("generate", "x", "--no-wait", "--base-url", ft.sandbox.api_url, check=0)
@@ -100,7 +94,6 @@ def test_without_a_file_the_built_in_defaults_count(ft: Runner) -> None:
     assert (post.json["duration"], post.json["bpm"]) == (60, 120)
 
 
-@pytest.mark.source
 def test_the_default_base_url(ft: Runner) -> None:
     ft.config("{}")
     blocked = {"HTTPS_PROXY": ft.sandbox.media_url}  # a proxy that refuses to pass anything on
@@ -129,7 +122,6 @@ def test_a_leading_tilde_is_the_home_directory(
 
 
 @linux
-@pytest.mark.source
 def test_a_key_is_stored_below_the_home_directory(ft: Runner, here: Path) -> None:
     argv = ("auth", "login", "--stdin", "--base-url", ft.sandbox.api_url)
     env = {"FINETUNING_CONFIG_HOME": "~/conf"}
@@ -159,7 +151,6 @@ def test_so_it_is_for_a_track(ft: Runner, here: Path, flags: list[str], place: s
 
 
 @linux
-@pytest.mark.source
 @pytest.mark.parametrize("flag", ["-o", "--config"])
 def test_a_tilde_without_a_home_directory_is_exit_2_before_anything_is_sent(
     ft: Runner, here: Path, flag: str
@@ -179,7 +170,6 @@ def test_flag_beats_config_beats_default(ft: Runner) -> None:
         assert {r.path for r in other.requests} == {"/health", "/v1/me"}
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
@@ -210,35 +200,30 @@ def test_a_broken_configuration_is_exit_2_with_file_line_and_key(
     assert not ft.sandbox.requests
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("content", [b"\xff\xfe{}", b'{"baseUrl": "\xe9"}'])
 def test_a_configuration_that_is_no_utf8_is_exit_2(ft: Runner, content: bytes) -> None:
     (ft.config_dir / "config.json").write_bytes(content)
     assert "config.json:1" in ft("me", check=2).stderr
 
 
-@pytest.mark.source
 def test_a_byte_order_mark_and_line_ends_of_windows_are_fine(ft: Runner) -> None:
     content = f'\ufeff{{\r\n"baseUrl": "{ft.sandbox.api_url}"\r\n}}\r\n'
     (ft.config_dir / "config.json").write_bytes(content.encode())
     ft("me", check=0)
 
 
-@pytest.mark.source
 def test_null_counts_as_unset(ft: Runner) -> None:
     ft.config({"baseUrl": ft.sandbox.api_url, "defaultDuration": None, "defaultBpm": None})
     ft("generate", "x", "--no-wait", check=0)
     assert ft.sandbox.posts()[0].json["bpm"] == 120
 
 
-@pytest.mark.source
 def test_unknown_keys_are_ignored_and_doctor_names_them(ft: Runner) -> None:
     ft.config({"baseUrl": ft.sandbox.api_url, "colour": "blue", "baseurl": 7})
     assert ft("me", check=0).stderr == ""
     assert "baseurl, colour" in ft("doctor", check=0).stdout
 
 
-@pytest.mark.source
 def test_a_configuration_that_cannot_be_read_is_exit_2(ft: Runner) -> None:
     (ft.config_dir / "config.json").unlink()
     (ft.config_dir / "config.json").mkdir()
@@ -248,7 +233,6 @@ def test_a_configuration_that_cannot_be_read_is_exit_2(ft: Runner) -> None:
 # --- the base URL ---------------------------------------------------------------------------------
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     "url",
     [
@@ -279,7 +263,6 @@ def test_a_base_url_that_a_key_must_not_be_sent_to_is_exit_2(ft: Runner, url: st
     assert "secret" not in result.stderr
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     ("url", "resolved"),
     [
@@ -302,7 +285,6 @@ def test_a_prefix_is_part_of_every_request(ft: Runner) -> None:
     assert [r.path for r in ft.sandbox.requests] == ["/gateway/ft/v1/me"]
 
 
-@pytest.mark.source
 def test_ssl_cert_file_is_honoured(ft: Runner, tls: Tls) -> None:
     with Sandbox(seconds=0.05, tls=tls.context) as secure:
         url = secure.api_url.replace("127.0.0.1", "localhost")

@@ -32,8 +32,6 @@ from scripted_server import (
 )
 from test_proxy import Proxy
 
-pytestmark = pytest.mark.source
-
 SPEED = 15  # of ft's clock where polls would take seconds
 FUZZ_RUNS = max(3, int(os.environ.get("FT_FUZZ", "0")) // 200)
 

@@ -32,7 +32,6 @@ def test_delete_asks_first_and_y_deletes(ft: Runner) -> None:
 
 
 @pytest.mark.parametrize("answer", ["n\r", "\r", "nonsense\r", "\x04"], ids=repr)
-@pytest.mark.source
 def test_anything_but_yes_deletes_nothing_and_is_exit_0(ft: Runner, answer: str) -> None:
     process = ft.tty("delete", TRACK, stdout="pipe", check=0)
     process.expect("[y/N] ")
@@ -42,7 +41,6 @@ def test_anything_but_yes_deletes_nothing_and_is_exit_0(ft: Runner, answer: str)
     assert not ft.sandbox.posts()
 
 
-@pytest.mark.source
 def test_an_answer_that_is_no_text_deletes_nothing(ft: Runner) -> None:
     process = ft.tty("delete", TRACK, stdout="pipe", env={"PYTHONIOENCODING": "ascii"}, check=0)
     process.expect("[y/N] ")
@@ -58,7 +56,6 @@ def test_yes_skips_the_question(ft: Runner, flag: str) -> None:
     assert deletions(ft) == [[TRACK]]
 
 
-@pytest.mark.source
 def test_ids_on_stdin_need_yes(ft: Runner) -> None:
     assert "--yes" in ft("delete", "-", stdin=TRACK, check=2).stderr
     assert not ft.sandbox.requests
@@ -99,7 +96,6 @@ def test_a_dash_reads_ids_from_stdin_one_a_line_and_each_is_sent_once(ft: Runner
     assert result.stdout == "Deleted 3 of 3 track(s)\n"
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("separator", "\x0b\x0c\r\x1c\x1d\x1e\x85\u2028\u2029", ids=ascii)
 def test_a_line_of_ids_ends_at_a_line_feed_only(ft: Runner, separator: str) -> None:
     """Otherwise half an id might be another track's."""
@@ -109,7 +105,6 @@ def test_a_line_of_ids_ends_at_a_line_feed_only(ft: Runner, separator: str) -> N
     assert deletions(ft) == []
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("stdin", ["", "\n\n", "a b\n", "../x\n", b"\xff\xfe\n"], ids=repr)
 def test_an_empty_stdin_or_one_with_other_things_is_exit_2(ft: Runner, stdin: str | bytes) -> None:
     assert ft("delete", "--yes", "-", stdin=stdin, check=2).stderr.startswith("error: ")

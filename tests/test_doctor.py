@@ -50,14 +50,12 @@ def test_doctor_json_gives_the_same_facts_as_one_document(ft: Runner) -> None:
     assert ft("--version").stdout == f"ft {document['version']}\n"
 
 
-@pytest.mark.source
 def test_doctor_says_where_the_key_comes_from(ft: Runner) -> None:
     assert "FINETUNING_API_KEY" in ft("doctor", check=0).stdout
     assert "--api-key" in ft("doctor", "--api-key", ft.sandbox.key, key=None, check=0).stdout
 
 
 @linux
-@pytest.mark.source
 def test_without_a_key_it_is_exit_1_and_the_rest_is_still_checked(ft: Runner) -> None:
     result = ft("doctor", key=None, check=1)
     assert "✓ /health → ok\n" in result.stdout
@@ -67,20 +65,17 @@ def test_without_a_key_it_is_exit_1_and_the_rest_is_still_checked(ft: Runner) ->
     assert len(document["problems"]) == 1
 
 
-@pytest.mark.source
 def test_with_a_refused_key_it_is_exit_1(ft: Runner) -> None:
     result = ft("doctor", key="ft_live_" + "0" * 32, check=1)
     assert re.search(r"^✗ key: Invalid API key \(INVALID_API_KEY\)", result.stdout, re.MULTILINE)
 
 
-@pytest.mark.source
 def test_with_a_malformed_key_it_is_exit_2(ft: Runner) -> None:
     result = ft("doctor", key="secret", check=2)
     assert "✗ key: " in result.stdout
     assert "secret" not in result.stdout + result.stderr
 
 
-@pytest.mark.source
 def test_when_the_service_cannot_be_reached_it_is_exit_3(ft: Runner) -> None:
     ft.sandbox.down()
     result = ft("doctor", speed=100, check=3)
@@ -89,13 +84,11 @@ def test_when_the_service_cannot_be_reached_it_is_exit_3(ft: Runner) -> None:
     assert "FINETUNING_API_KEY" in result.stdout, "the key is there, though nobody can say whose"
 
 
-@pytest.mark.source
 def test_a_service_that_is_not_healthy_is_exit_3(ft: Runner) -> None:
     ft.sandbox.fault("status", status=503, path="/health", times=None)
     assert "✗ /health: " in ft("doctor", speed=100, check=3).stdout
 
 
-@pytest.mark.source
 def test_a_broken_configuration_is_exit_2(ft: Runner) -> None:
     ft.config('{"baseUrl": }')
     result = ft("doctor", check=2)
@@ -106,12 +99,10 @@ def test_a_broken_configuration_is_exit_2(ft: Runner) -> None:
     assert not ft.sandbox.requests
 
 
-@pytest.mark.source
 def test_an_impossible_base_url_is_exit_2(ft: Runner) -> None:
     assert "✗ base URL: " in ft("doctor", "--base-url", "http://example.com", check=2).stdout
 
 
-@pytest.mark.source
 def test_a_configuration_that_is_not_there_is_fine(ft: Runner) -> None:
     (ft.config_dir / "config.json").unlink()
     result = ft("doctor", "--base-url", ft.sandbox.api_url, check=0)
@@ -119,7 +110,6 @@ def test_a_configuration_that_is_not_there_is_fine(ft: Runner) -> None:
 
 
 @linux
-@pytest.mark.source
 def test_doctor_names_the_plaintext_fallback(ft: Runner) -> None:
     file = ft.config_dir / "credentials"
     file.write_text(ft.sandbox.key)

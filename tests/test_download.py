@@ -23,8 +23,6 @@ import traced
 from conftest import PYPY, PYTHON, Result, Runner, Tls
 from sandbox import Request, Sandbox
 
-pytestmark = pytest.mark.source
-
 SPEED = 60  # the waits between attempts cost little
 OLD = b"what was there before"
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0

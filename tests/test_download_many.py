@@ -5,10 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-import pytest
 from conftest import Runner
-
-pytestmark = pytest.mark.source
 
 
 def make(ft: Runner, count: int) -> list[str]:

@@ -11,7 +11,6 @@ from commands import TRACK, WITH_KEY, Command, each, run
 from conftest import Runner
 from sandbox import Sandbox
 
-pytestmark = pytest.mark.source
 LIVE = "ft_live_" + "0" * 32
 LOGIN = "run `ft auth login`: your stored key may have been revoked"
 GIVEN = "the key from {} may have been revoked: give another, or run `ft auth login`"

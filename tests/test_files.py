@@ -19,10 +19,7 @@ import pytest
 from conftest import PYPY, Result, Runner
 from sandbox import Sandbox
 
-pytestmark = [
-    pytest.mark.source,
-    pytest.mark.skipif(sys.platform == "win32", reason="about POSIX files"),
-]
+pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="about POSIX files")]
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="about Linux")
 SPEED = 60
 OLD = b"what was there before"

@@ -14,8 +14,6 @@ import jumping_clock
 import pytest
 from conftest import Result, Runner
 
-pytestmark = pytest.mark.source
-
 BODY = b"ID3" + bytes(range(256)) * 4
 CHUNKS = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (BODY[:500], BODY[500:])) + b"0\r\n\r\n"
 OLD = b"what was there before"

@@ -17,14 +17,14 @@ import subprocess
 from typing import Iterator, NamedTuple
 
 import pytest
-from conftest import PYTHON, Runner
+from conftest import PYTHON, ROOT, Runner
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 from sandbox import Account
 
 CASES = int(os.environ.get("FT_FUZZ", "200"))
 SPEED = 200  # a call's deadline is over after 0.3 s
-pytestmark = [pytest.mark.source, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
+pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
 WORKER = """
 import json, os, signal, sys, traceback
@@ -351,7 +351,7 @@ UNSAFE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028\u2029]")
 
 @pytest.fixture
 def worker(ft: Runner) -> Iterator[subprocess.Popen[bytes]]:
-    argv = [PYTHON, "-c", WORKER, str(ft.program.parent)]
+    argv = [PYTHON, "-c", WORKER, str(ROOT)]
     ft.cwd = ft.home / "here"
     ft.cwd.mkdir()
     with subprocess.Popen(

@@ -101,7 +101,6 @@ FLAGS = [
 ]
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     ("argv", "field", "value"), FLAGS, ids=[" ".join(argv)[:20] for argv, _, _ in FLAGS]
 )
@@ -110,7 +109,6 @@ def test_each_flag_is_sent(ft: Runner, argv: list[str], field: str, value: objec
     assert body(ft)[field] == value
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     "argv",
     [
@@ -145,7 +143,6 @@ def test_a_bad_flag_is_exit_2_before_anything_is_sent(ft: Runner, argv: list[str
     assert not ft.sandbox.requests
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("argv", [[], [""], [" ", "\n"]], ids=repr)
 def test_an_empty_prompt_is_refused(ft: Runner, argv: list[str]) -> None:
     generate(ft, *argv, check=2)
@@ -169,7 +166,6 @@ def test_words_need_no_quotes(ft: Runner) -> None:
     ],
 )
 @pytest.mark.parametrize("before", [["generate"], ["--no-color", "generate"]], ids=len)
-@pytest.mark.source
 def test_what_follows_two_dashes_is_prompt(
     ft: Runner, argv: list[str], prompt: str, before: list[str]
 ) -> None:
@@ -177,7 +173,6 @@ def test_what_follows_two_dashes_is_prompt(
     assert body(ft)["tags"] == prompt and "seed" not in body(ft)
 
 
-@pytest.mark.source
 def test_a_value_that_begins_with_a_dash_is_told_the_form_that_works(ft: Runner) -> None:
     result = ft("generate", "x", "--lyrics", "-oh-oh", "--no-wait", check=2)
     assert result.stderr == (
@@ -188,7 +183,6 @@ def test_a_value_that_begins_with_a_dash_is_told_the_form_that_works(ft: Runner)
     assert body(ft)["lyrics"] == "-oh-oh"
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     "argv", [["list", "-v="], ["list", "-v=1"], ["delete", "x", "-y="], ["-v=", "list"]], ids=str
 )
@@ -198,7 +192,6 @@ def test_a_switch_takes_no_value(ft: Runner, argv: list[str]) -> None:
     assert ft.sandbox.requests == []
 
 
-@pytest.mark.source
 def test_two_dashes_where_there_is_nothing_to_take(ft: Runner) -> None:
     assert ft("list", "--", check=0).stdout
     assert "error: unexpected argument '--x'\n" in ft("list", "--", "--x", check=2).stderr
@@ -221,7 +214,6 @@ def test_what_the_server_clamps_is_noted_on_stderr(ft: Runner) -> None:
     assert "clamped" not in result.stdout
 
 
-@pytest.mark.source
 def test_a_value_out_of_range_may_be_of_many_digits(ft: Runner) -> None:
     argv = [
         "x",
@@ -237,7 +229,6 @@ def test_a_value_out_of_range_may_be_of_many_digits(ft: Runner) -> None:
     assert body(ft)["seed"] == int("9" * 300) and body(ft)["duration"] == int("9" * 30)
 
 
-@pytest.mark.source
 def test_a_value_out_of_range_may_be_negative(ft: Runner) -> None:
     assert (
         "duration clamped from -5 → 5"
@@ -245,12 +236,10 @@ def test_a_value_out_of_range_may_be_negative(ft: Runner) -> None:
     )
 
 
-@pytest.mark.source
 def test_nothing_is_noted_when_nothing_was_clamped(ft: Runner) -> None:
     assert generate(ft, "x", "--duration", "60.0", "--no-wait", check=0).stderr == ""
 
 
-@pytest.mark.source
 def test_the_configuration_has_the_defaults_and_the_flags_beat_it(ft: Runner) -> None:
     ft.config({"baseUrl": ft.sandbox.api_url, "defaultDuration": 33.5, "defaultBpm": 99})
     generate(ft, "x", "--no-wait", check=0)
@@ -285,7 +274,6 @@ def test_json_prints_the_final_record_and_skips_the_download(ft: Runner, tmp_pat
     assert tracks(tmp_path) == []
 
 
-@pytest.mark.source
 def test_output_without_a_download_is_said_to_have_no_effect(ft: Runner, tmp_path: Path) -> None:
     assert "note: -o" in generate(ft, "x", "--json", "-o", "dir/x.mp3", check=0).stderr
     assert not (tmp_path / "dir").exists()
@@ -294,7 +282,6 @@ def test_output_without_a_download_is_said_to_have_no_effect(ft: Runner, tmp_pat
 # --- where the track goes -------------------------------------------------------------------------
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("output", ["new/deep/", "old"])
 def test_output_may_be_a_directory(ft: Runner, tmp_path: Path, output: str) -> None:
     (tmp_path / "old").mkdir()
@@ -304,13 +291,11 @@ def test_output_may_be_a_directory(ft: Runner, tmp_path: Path, output: str) -> N
     assert tracks(tmp_path / output) == [name]
 
 
-@pytest.mark.source
 def test_missing_directories_of_the_output_are_made(ft: Runner, tmp_path: Path) -> None:
     generate(ft, "dark trap", "--output", "a/b/c.mp3", check=0)
     assert tracks(tmp_path / "a" / "b") == ["c.mp3"]
 
 
-@pytest.mark.source
 def test_a_file_that_is_there_is_replaced_and_its_links_followed(
     ft: Runner, tmp_path: Path
 ) -> None:
@@ -330,7 +315,6 @@ def test_output_dash_writes_the_mp3_to_stdout_and_the_rest_to_stderr(
     assert tracks(tmp_path) == []
 
 
-@pytest.mark.source
 @pytest.mark.skipif(sys.platform == "win32", reason="a directory in use stays there")
 @pytest.mark.needs("mkdir", "rmdir")
 def test_in_a_directory_that_is_gone(ft: Runner) -> None:
@@ -342,7 +326,6 @@ def test_in_a_directory_that_is_gone(ft: Runner) -> None:
     assert not ft.sandbox.requests
 
 
-@pytest.mark.source
 def test_an_output_that_begins_with_a_dash_can_be_pasted(ft: Runner, tmp_path: Path) -> None:
     ft.sandbox.fault("status", origin="media", status=404)
     result = generate(ft, "dark trap", "--output=-x.mp3", check=3)
@@ -352,7 +335,6 @@ def test_an_output_that_begins_with_a_dash_can_be_pasted(ft: Runner, tmp_path: P
     assert (tmp_path / "-x.mp3").exists()
 
 
-@pytest.mark.source
 def test_checking_the_output_leaves_nothing_behind(ft: Runner, tmp_path: Path) -> None:
     (tmp_path / "x.mp3").write_text("precious")
     generate(ft, "please reject this", "-o", "x.mp3", check=1)
@@ -363,7 +345,6 @@ def test_checking_the_output_leaves_nothing_behind(ft: Runner, tmp_path: Path) -
 # --- a generation that fails ----------------------------------------------------------------------
 
 
-@pytest.mark.source
 def test_a_failed_generation_is_its_error_message_and_exit_1(ft: Runner, tmp_path: Path) -> None:
     result = generate(ft, "please fail", check=1)
     assert "error: Generation failed: the prompt asked for it\n" in result.stderr
@@ -391,7 +372,6 @@ REFUSED = [  # the reference's table of common errors
 ]
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(("status", "code", "hint"), REFUSED, ids=[code for _, code, _ in REFUSED])
 def test_a_refused_submission_shows_the_servers_message_and_what_to_do_and_is_not_repeated(
     ft: Runner, status: int, code: str, hint: str
@@ -417,7 +397,6 @@ def test_a_refused_submission_shows_the_servers_message_and_what_to_do_and_is_no
 # --- webhooks -------------------------------------------------------------------------------------
 
 
-@pytest.mark.source
 @each(SUBMITTING)
 def test_a_webhook_goes_with_whatever_submits_and_nobody_waits(
     ft: Runner, command: Command
@@ -430,12 +409,10 @@ def test_a_webhook_goes_with_whatever_submits_and_nobody_waits(
     assert re.fullmatch(r"Queued\. id=[0-9a-f-]{36} status=\w+\n", result.stdout)
 
 
-@pytest.mark.source
 def test_with_a_webhook_and_json_it_is_the_202_document(ft: Runner) -> None:
     assert ft("generate", "x", "--webhook", HOOK, "--json", check=0).json["data"]["webhook"] == HOOK
 
 
-@pytest.mark.source
 @each(SUBMITTING)
 @pytest.mark.parametrize(
     "url",
@@ -458,7 +435,6 @@ def test_a_webhook_is_https_and_at_most_2048_characters(
     assert ft.sandbox.requests == []
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     "url",
     ["https://example.com/" + "x" * 2028, "HTTPS://user:pass@bücher.example:8443/ü?d=[1]#here"],

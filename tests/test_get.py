@@ -80,7 +80,6 @@ def test_get_json_is_the_raw_record(ft: Runner) -> None:
     assert ft("get", TRACK, "--json", check=0).json == {"data": ft.sandbox.generations[TRACK]}
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("status", ["pending", "processing"])
 def test_while_it_is_not_completed_audio_url_is_null(ft: Runner, status: str) -> None:
     record = ft.sandbox.add_generation(status=status)
@@ -88,7 +87,6 @@ def test_while_it_is_not_completed_audio_url_is_null(ft: Runner, status: str) ->
     assert "Audio URL" not in ft("get", record["id"], check=0).stdout
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     "argv",
     [
@@ -166,7 +164,6 @@ BAD_CALLS = [
 ]
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("argv", BAD_CALLS, ids=repr)
 def test_what_cannot_be_an_id_is_exit_2_before_anything_is_sent(
     ft: Runner, argv: list[str]
@@ -175,7 +172,6 @@ def test_what_cannot_be_an_id_is_exit_2_before_anything_is_sent(
     assert not ft.sandbox.requests
 
 
-@pytest.mark.source
 def test_ids_are_passed_on_as_given_percent_encoded(ft: Runner) -> None:
     ft("get", "gen_é?a=b&c#d%2e", check=1)
     assert ft.sandbox.requests[0].target == "/v1/generations/gen_%C3%A9%3Fa%3Db%26c%23d%252e"
@@ -183,7 +179,6 @@ def test_ids_are_passed_on_as_given_percent_encoded(ft: Runner) -> None:
     assert ft("get", "gen_01J0", "--json", check=0).json["data"]["id"] == record["id"]
 
 
-@pytest.mark.source
 def test_a_key_given_for_an_id_is_not_sent_anywhere(ft: Runner) -> None:
     result = ft("get", ft.sandbox.key, check=2)
     assert ft.sandbox.key not in result.stderr
@@ -202,7 +197,6 @@ def test_several_ids_are_downloaded_into_a_directory(ft: Runner, tmp_path: Path)
     assert saved == {ft.sandbox.track(identifier) for identifier in wanted}
 
 
-@pytest.mark.source
 def test_two_tracks_of_one_name_have_two_files(ft: Runner, tmp_path: Path) -> None:
     pair = [ft.sandbox.add_generation(title="Same", prompt="same")["id"] for _ in range(2)]
     ft("download", *pair, check=0)

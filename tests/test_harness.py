@@ -163,7 +163,6 @@ def test_ft_is_a_command_of_the_shell(ft: Runner) -> None:
     assert result.stdout == ft("--version").stdout.upper()
 
 
-@pytest.mark.source
 def test_the_lines_that_a_process_runs_are_measured(
     ft: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +191,6 @@ def test_changes_of_what_ft_does_not_have_are_refused(ft: Runner, changes: str) 
     assert not ft.sandbox.requests
 
 
-@pytest.mark.source
 def test_changes_of_what_ft_has_are_made(ft: Runner) -> None:
     changes = "ft.__version__ = 'changed'\nft.Api.submit = None"
     assert jumping_clock.run(ft, "--version", changes=changes, check=0).stdout == "ft changed\n"

@@ -85,7 +85,6 @@ def test_its_short_forms_say_the_same(ft: Runner, argv: list[str]) -> None:
     assert help_of(ft, *argv) == help_of(ft, "help")
 
 
-@pytest.mark.source
 @each(COMMANDS)
 def test_the_help_of_a_command_has_its_description_flags_with_defaults_and_an_example(
     ft: Runner, command: Command
@@ -108,21 +107,18 @@ def test_the_help_of_a_command_has_its_description_flags_with_defaults_and_an_ex
     assert any(re.search(f"ft {name}.* -( |$)", e) for e in examples) or not has_many
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_the_flag_form_says_the_same(ft: Runner, name: str, flag: str) -> None:
     assert help_of(ft, *name.split(), flag) == help_of(ft, "help", *name.split())
 
 
-@pytest.mark.source
 def test_help_wins_over_what_is_missing_or_wrong_beside_it(ft: Runner) -> None:
     assert help_of(ft, "playlist", "add", "--help") == help_of(ft, "help", "playlist", "add")
     assert help_of(ft, "generate", "x", "-h") == help_of(ft, "help", "generate")
     assert help_of(ft, "--no-color", "get", "--help") == help_of(ft, "help", "get")
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("asked", ["help {}", "{} --help", "{}"])
 def test_a_group_of_commands_has_help(ft: Runner, group: str, asked: str) -> None:
@@ -131,14 +127,12 @@ def test_a_group_of_commands_has_help(ft: Runner, group: str, asked: str) -> Non
     assert "  generate" not in text
 
 
-@pytest.mark.source
 def test_help_needs_no_configuration_key_or_service(ft: Runner) -> None:
     ft.config("broken {")
     help_of(ft, "help")
     help_of(ft, "generate", "--help", "--config", "/no/such/file")
 
 
-@pytest.mark.source
 def test_help_is_as_wide_as_the_terminal(ft: Runner) -> None:
     for columns in (60, 100):
         lines = ft.tty("help", "generate", columns=columns, check=0).finish().stdout.splitlines()
@@ -154,7 +148,6 @@ EXAMPLES_THAT_NEED_MORE = {
 }
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in EXAMPLES_THAT_NEED_MORE])
 def test_the_example_in_a_help_text_works(ft: Runner, name: str) -> None:
     examples = re.split("examples?:\n", help_of(ft, "help", *name.split()))[-1]
@@ -194,17 +187,14 @@ def test_global_flags_work_before_and_after_the_command(ft: Runner, place: str) 
     assert "> GET " in result.stderr or "> POST " in result.stderr
 
 
-@pytest.mark.source
 def test_a_flag_given_twice_counts_the_last_time(ft: Runner) -> None:
     ft("--api-key", "ft_live_" + "0" * 32, "me", "--api-key", ft.sandbox.key, key=None, check=0)
 
 
-@pytest.mark.source
 def test_no_value_before_the_command_is_lost_to_a_default_behind_it(ft: Runner) -> None:
     assert "> GET " in ft("--verbose", "--no-color", "list", "--limit", "1", check=0).stderr
 
 
-@pytest.mark.source
 @each([command for command in COMMANDS if command.effect != LOCAL])
 def test_global_flags_work_on_every_command(ft: Runner, command: Command) -> None:
     ft.config("{}")
@@ -229,7 +219,6 @@ def test_global_flags_work_on_every_command(ft: Runner, command: Command) -> Non
         ("help playlist mov", "playlist move"),
     ],
 )
-@pytest.mark.source
 def test_a_mistyped_command_names_the_nearest_one(ft: Runner, typed: str, meant: str) -> None:
     result = ft(*typed.split(), check=2)
     assert result.stdout == ""
@@ -240,7 +229,6 @@ def test_a_mistyped_command_names_the_nearest_one(ft: Runner, typed: str, meant:
     assert not ft.sandbox.requests
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     "typed",
     [
@@ -258,21 +246,18 @@ def test_nothing_is_abbreviated(ft: Runner, typed: str) -> None:
     assert not ft.sandbox.requests
 
 
-@pytest.mark.source
 def test_nothing_near_suggests_nothing(ft: Runner) -> None:
     result = ft("xyzzy", check=2)
     assert "did you mean" not in result.stderr
     assert "ft help" in result.stderr
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("typed", ["me extra", "get a b", "playlist show a b", "--version x"])
 def test_an_argument_too_many_is_exit_2(ft: Runner, typed: str) -> None:
     assert ft(*typed.split(), check=2).stderr.startswith("error: ")
     assert not ft.sandbox.requests
 
 
-@pytest.mark.source
 @each([command for command in COMMANDS if command.example not in ("", "--stdin")])
 def test_a_missing_argument_is_exit_2_with_the_usage(ft: Runner, command: Command) -> None:
     error, hint = ft(*command.name.split(), check=2).stderr.splitlines()
@@ -281,7 +266,6 @@ def test_a_missing_argument_is_exit_2_with_the_usage(ft: Runner, command: Comman
     assert not ft.sandbox.requests
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("flag", ["--api-key", "--base-url", "--config"])
 def test_a_flag_without_its_value_is_exit_2(ft: Runner, flag: str) -> None:
     assert flag in ft("me", flag, check=2).stderr
@@ -289,17 +273,14 @@ def test_a_flag_without_its_value_is_exit_2(ft: Runner, flag: str) -> None:
     assert not ft.sandbox.requests
 
 
-@pytest.mark.source
 def test_a_switch_takes_no_value(ft: Runner) -> None:
     assert "--json" in ft("me", "--json=yes", check=2).stderr
 
 
-@pytest.mark.source
 def test_flags_without_a_command_are_exit_2_or_help(ft: Runner) -> None:
     assert ft("--verbose", check=0).stdout == help_of(ft, "help")
 
 
-@pytest.mark.source
 def test_an_argument_that_is_no_text_is_exit_2(ft: Runner) -> None:
     assert ft.sh("ft get \"$(printf 'a\\377b')\"", check=2).stderr.startswith("error: ")
     assert not ft.sandbox.requests

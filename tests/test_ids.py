@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from conftest import Runner
-
-pytestmark = pytest.mark.source
 
 ID = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
 TWINS = ("abcdef00-0000-4000-8000-00000000000a", "abcdef00-0000-4000-8000-00000000000b")

@@ -12,7 +12,6 @@ import pytest
 from conftest import Runner
 from sandbox import Sandbox
 
-pytestmark = pytest.mark.source
 SPEED = 20
 
 

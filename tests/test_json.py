@@ -12,7 +12,6 @@ from conftest import Runner
 # --- one document ---------------------------------------------------------------------------------
 
 
-@pytest.mark.source
 @each(WITH_JSON)
 def test_with_json_stdout_is_exactly_one_document_and_a_newline(
     ft: Runner, command: Command
@@ -23,7 +22,6 @@ def test_with_json_stdout_is_exactly_one_document_and_a_newline(
     assert result.stdout[end:] == "\n"
 
 
-@pytest.mark.source
 @each(READING)
 def test_without_json_requested_data_goes_to_stdout_all_the_same(
     ft: Runner, command: Command
@@ -33,7 +31,6 @@ def test_without_json_requested_data_goes_to_stdout_all_the_same(
     assert all(line.startswith("note: ") for line in result.stderr.splitlines())
 
 
-@pytest.mark.source
 @each([command for command in WITH_JSON if command.needs_key])
 def test_a_command_that_fails_before_it_has_a_document_prints_nothing_on_stdout(
     ft: Runner, command: Command
@@ -78,7 +75,6 @@ def test_json_keeps_unknown_fields_and_the_literals_of_numbers(ft: Runner) -> No
     assert result.json["data"]["unknown"] == json.loads(sent)
 
 
-@pytest.mark.source
 def test_json_keeps_the_order_of_the_fields(ft: Runner) -> None:
     data = '{"zeta": 1, "data": {"b": 1, "a": 2, "id": "x"}, "meta": null}'
     ft.sandbox.fault("body", data=data, type="application/json")
@@ -86,14 +82,12 @@ def test_json_keeps_the_order_of_the_fields(ft: Runner) -> None:
     assert re.findall(r'"(\w+)":', document.stdout) == ["zeta", "data", "b", "a", "id", "meta"]
 
 
-@pytest.mark.source
 def test_the_merged_document_of_a_bulk_command_keeps_literals_too(ft: Runner) -> None:
     data = f'{{"data": {{"deleted": ["{TRACK}"], "freed": 1.10}}}}'
     ft.sandbox.fault("body", data=data, type="application/json")
     assert '"freed": 1.10' in ft("delete", "--yes", "--json", TRACK, check=0).stdout
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("kind", ["nan", "infinity", "deep", "big-integer", "not-utf8"])
 def test_what_is_no_json_is_exit_3(ft: Runner, kind: str) -> None:
     ft.sandbox.fault(kind, path="/v1/me", times=None)

@@ -15,10 +15,7 @@ import pytest
 import traced
 from conftest import Result, Runner
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the fallback"),
-    pytest.mark.source,
-]
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the fallback")]
 UMASKS = ["0000", "0022", "0077", "0177", "0777"]
 
 

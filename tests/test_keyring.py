@@ -20,7 +20,6 @@ from keychains import ATTRIBUTES, LABEL, Bus, Keyring, processes_with, program
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the Secret Service is Linux's"),
     pytest.mark.needs("dbus-daemon", "dbus-send", "gnome-keyring-daemon", "secret-tool"),
-    pytest.mark.source,
 ]
 PLACE = "the Secret Service keyring"
 LOCKED = f"{PLACE} is locked"

@@ -11,7 +11,6 @@ import pytest
 from conftest import Runner
 from keystores import GnomeKeyring, KeyFile, MacKeychain, Store, WindowsCredentials, files_of
 
-pytestmark = pytest.mark.source
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
 STORES = [
     pytest.param(

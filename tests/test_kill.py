@@ -16,13 +16,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON, Result, Runner
+from conftest import PYTHON, ROOT, Result, Runner
 
 KILLS = int(os.environ.get("FT_KILLS", "20"))
-pytestmark = [
-    pytest.mark.source,
-    pytest.mark.skipif(sys.platform == "win32", reason="about POSIX signals"),
-]
+pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="about POSIX signals")]
 
 
 @pytest.mark.sandbox(track_bytes=3_000_000)
@@ -130,7 +127,7 @@ def test_each_signal_at_random_moments_of_each_command(
 ) -> None:
     script = tmp_path / "bin" / "ft"
     script.parent.mkdir()
-    script.write_text(SCRIPT.format(str(ft.program.parent)))
+    script.write_text(SCRIPT.format(str(ROOT)))
     numbers = [getattr(signal, name) for name in STOPPING.split() if hasattr(signal, name)]
     choice = random.Random(f"{command} {os.environ.get('FT_SEED', '')}")
     for _ in range(150):  # for a list of some length

@@ -30,13 +30,11 @@ def test_list_shows_the_20_most_recent_generations_as_a_table(ft: Runner) -> Non
     assert [row.split()[0] for row in rows] == newest
 
 
-@pytest.mark.source
 def test_limit_offset_and_status_are_sent(ft: Runner) -> None:
     ft("list", "--limit", "5", "--offset", "10", "--status", "completed", check=0)
     assert ft.sandbox.requests[0].query == {"limit": "5", "offset": "10", "status": "completed"}
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("status", ["pending", "processing", "completed", "failed"])
 def test_status_narrows_the_list(ft: Runner, status: str) -> None:
     rows = ft("list", "--status", status, check=0).stdout.splitlines()[1:]
@@ -44,13 +42,11 @@ def test_status_narrows_the_list(ft: Runner, status: str) -> None:
     assert {row.split()[1] for row in rows} == {status}
 
 
-@pytest.mark.source
 def test_status_all_is_accepted_and_not_sent(ft: Runner) -> None:
     ft("list", "--status", "all", check=0)
     assert "status" not in ft.sandbox.requests[0].query
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("kind", ["music", "instrumental"])
 def test_type_chooses(ft: Runner, sandbox: Sandbox, kind: str) -> None:
     document = ft("list", "--type", kind, "--all", "--json", check=0).json
@@ -59,7 +55,6 @@ def test_type_chooses(ft: Runner, sandbox: Sandbox, kind: str) -> None:
     assert sandbox.requests[0].query["type"] == kind
 
 
-@pytest.mark.source
 def test_an_unknown_type_is_exit_2(ft: Runner, sandbox: Sandbox) -> None:
     assert (
         "invalid type 'podcast': choose one of music, instrumental"
@@ -68,7 +63,6 @@ def test_an_unknown_type_is_exit_2(ft: Runner, sandbox: Sandbox) -> None:
     assert sandbox.requests == []
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     "argv",
     [
@@ -90,7 +84,6 @@ def test_a_bad_flag_is_exit_2_before_anything_is_sent(ft: Runner, argv: list[str
     assert not ft.sandbox.requests
 
 
-@pytest.mark.source
 def test_limit_may_be_99(ft: Runner) -> None:
     ft("list", "--limit", "99", check=0)
 
@@ -104,7 +97,6 @@ def test_list_json_is_the_raw_response(ft: Runner) -> None:
 
 
 @pytest.mark.sandbox(library=False)
-@pytest.mark.source
 @pytest.mark.parametrize("argv", [[], ["--status", "failed"]], ids=repr)
 def test_an_empty_list_prints_nothing_on_stdout_and_one_helpful_line_on_stderr(
     ft: Runner, argv: list[str]
@@ -118,7 +110,6 @@ def test_an_empty_list_prints_nothing_on_stdout_and_one_helpful_line_on_stderr(
 # --- pages ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.source
 def test_more_pages_are_noted_with_the_next_offset(ft: Runner) -> None:
     result = ft("list", "--limit", "3", "--offset", "6", check=0)
     assert result.stderr.startswith("note: ")
@@ -126,7 +117,6 @@ def test_more_pages_are_noted_with_the_next_offset(ft: Runner) -> None:
     assert ft("list", "--limit", "99", check=0).stderr == ""
 
 
-@pytest.mark.source
 @pytest.mark.sandbox(library=False)
 def test_all_follows_the_pages(ft: Runner, sandbox: Sandbox) -> None:
     """99 a request; one document, one table."""
@@ -144,7 +134,6 @@ def test_all_follows_the_pages(ft: Runner, sandbox: Sandbox) -> None:
     assert table.stderr == ""
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("argv", [("list",), ("sfx", "list")])
 def test_all_ends_when_the_pages_repeat_one_record(
     ft: Runner, sandbox: Sandbox, argv: tuple[str, ...]
@@ -192,7 +181,6 @@ def test_a_row_has_the_full_id_status_duration_prompt_and_age(ft: Runner) -> Non
     ]
 
 
-@pytest.mark.source
 def test_columns_are_aligned_by_cells_not_characters(ft: Runner) -> None:
     lines = ft("playlist", "show", "Drafts", check=0).stdout.splitlines()
     rows = lines[lines.index("") + 1 :]
@@ -216,7 +204,6 @@ TIMES = [
 ]
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     "rfc", [False, True], ids=["2025-01-15 10:30:00", "2025-01-15T10:30:17.623Z"]
 )
@@ -227,7 +214,6 @@ def test_both_shapes_of_timestamps_are_shown_as_relative_times(ft: Runner, rfc: 
     assert [row.split("night  ")[1] for row in reversed(rows)] == [text for _, text in TIMES]
 
 
-@pytest.mark.source
 def test_from_30_days_on_it_is_the_date(ft: Runner) -> None:
     age = 30.5 * 86400
     before = time.time()
@@ -236,7 +222,6 @@ def test_from_30_days_on_it_is_the_date(ft: Runner) -> None:
     assert row[-12:] in days
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
@@ -256,7 +241,6 @@ def test_durations(ft: Runner, seconds: float | None, text: str) -> None:
     assert row.split("completed  ")[1].split("  dark trap")[0].rstrip() == text
 
 
-@pytest.mark.source
 def test_ordinary_text_of_any_script_stays_as_it_is(ft: Runner) -> None:
     prompt = "夜 집 é cafe\u0301 👩‍🎤 👨‍👩‍👧‍👦 नमस्ते עברית"
     assert prompt in listed(ft, prompt=prompt)

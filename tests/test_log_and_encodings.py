@@ -30,14 +30,12 @@ def test_keys_are_redacted_to_their_first_12_characters(ft: Runner) -> None:
     assert ft.sandbox.key[12:] not in log
 
 
-@pytest.mark.source
 def test_verbose_logs_both_origins_of_a_download_and_the_key_once(ft: Runner) -> None:
     log = ft("download", TRACK, "-v", check=0).stderr
     assert f"> GET {ft.sandbox.media_url}/audio/{TRACK}.mp3\n" in log
     assert log.count("X-API-Key") == 1
 
 
-@pytest.mark.source
 def test_verbose_does_not_say_more_of_a_malformed_key(ft: Runner) -> None:
     assert "secret" not in ft("me", "-v", key="my secret", check=2).stderr
 
@@ -52,7 +50,6 @@ ENCODINGS = {
 
 
 @pytest.mark.parametrize("env", ENCODINGS.values(), ids=ENCODINGS)
-@pytest.mark.source
 def test_where_the_encoding_lacks_them_ascii_stands_in(ft: Runner, env: dict[str, str]) -> None:
     out = ft("doctor", env=env, check=0).stdout_bytes
     assert b"OK ft v" in out
@@ -62,7 +59,6 @@ def test_where_the_encoding_lacks_them_ascii_stands_in(ft: Runner, env: dict[str
 
 
 @pytest.mark.parametrize("env", ENCODINGS.values(), ids=ENCODINGS)
-@pytest.mark.source
 @pytest.mark.parametrize(
     "argv", [["list"], ["playlist", "show", "Focus Beats"], ["help"]], ids=" ".join
 )
@@ -73,7 +69,6 @@ def test_no_output_dies_of_an_encoding_error(
 
 
 @pytest.mark.parametrize("env", ENCODINGS.values(), ids=ENCODINGS)
-@pytest.mark.source
 def test_json_loses_nothing_in_any_encoding(ft: Runner, env: dict[str, str]) -> None:
     document = json.loads(
         ft("list", "--limit", "99", "--json", env=env, check=0).stdout_bytes.decode("ascii")
@@ -82,7 +77,6 @@ def test_json_loses_nothing_in_any_encoding(ft: Runner, env: dict[str, str]) -> 
     assert "東京の夜、シティポップ、サックス 🌃" in prompts
 
 
-@pytest.mark.source
 def test_an_argument_in_another_encoding_still_arrives(ft: Runner) -> None:
     ft("generate", "café", "--no-wait", env={"LC_ALL": "C"}, check=0)
     assert ft.sandbox.posts()[0].json["tags"] == "café"

@@ -18,8 +18,7 @@ from conftest import Result, Runner
 from keystores import MacKeychain, files_of
 
 pytestmark = [
-    pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a script with a #! line"),
-    pytest.mark.source,
+    pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a script with a #! line")
 ]
 
 

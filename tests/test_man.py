@@ -51,7 +51,6 @@ def test_mandoc_finds_nothing_to_complain_about(ft: Runner) -> None:
     assert re.findall(r"^\.SH (.*)", roff, re.MULTILINE) == SECTIONS
 
 
-@pytest.mark.source
 @pytest.mark.needs("mandoc")
 def test_every_command_with_its_flags_and_its_example_is_in_it(ft: Runner) -> None:
     sections = plain(ft, page(ft)).split(" [flags] ")
@@ -68,7 +67,6 @@ def test_every_command_with_its_flags_and_its_example_is_in_it(ft: Runner) -> No
         assert " ".join(example.split()) in text.replace(" \\ ", " "), usage
 
 
-@pytest.mark.source
 @pytest.mark.needs("mandoc")
 def test_exit_codes_variables_and_files_are_in_it(ft: Runner) -> None:
     text = plain(ft, page(ft))
@@ -99,7 +97,6 @@ def test_exit_codes_variables_and_files_are_in_it(ft: Runner) -> None:
         assert words.lower() in text.lower(), words
 
 
-@pytest.mark.source
 def test_its_date_is_today_or_what_a_reproducible_build_says(ft: Runner) -> None:
     title = page(ft, SOURCE_DATE_EPOCH="86400").splitlines()[0]
     assert re.fullmatch(r'\.TH FT 1 1970-01-02 "ft \d+\.\d+\.\d+" "User Commands"', title)

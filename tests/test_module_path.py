@@ -16,6 +16,8 @@ import pytest
 from conftest import PYTHON, ROOT, Runner, Tls
 from sandbox import Sandbox
 
+pytestmark = pytest.mark.both_forms
+
 LIST_MODULES = """
 import sys
 loaded = {name.partition(".")[0] for name in sys.modules}
@@ -114,10 +116,8 @@ def test_nor_is_the_directory_of_the_script(ft: Runner, hostile: Hostile, tls: T
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the layout of a virtual environment")
-@pytest.mark.source
-def test_an_installed_ft_does_not_search_them_either(
-    ft: Runner, hostile: Hostile, tls: Tls, tmp_path: Path
-) -> None:
+def test_an_installed_ft_does_not_search_them_either(ft: Runner, tls: Tls, tmp_path: Path) -> None:
+    hostile = Hostile(tmp_path / "hostile", "ft.py")
     environment = tmp_path / "venv"
     subprocess.run([PYTHON, "-m", "venv", "--without-pip", str(environment)], check=True)
     (packages,) = environment.glob("lib/*/site-packages")

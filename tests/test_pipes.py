@@ -132,7 +132,6 @@ def test_delete_through_a_dash_needs_no_xargs(ft: Runner) -> None:
     assert result.stdout == "Deleted 4 of 4 track(s)\n"
 
 
-@pytest.mark.source
 def test_jq_keeps_what_ft_keeps(ft: Runner) -> None:
     ft.sandbox.fault("literal", value="1.10", field="price")
     assert pipe(ft, "ft me --json | jq '.data.price == 1.1'").stdout == "true\n"

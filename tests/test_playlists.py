@@ -50,7 +50,6 @@ def test_playlists_lists_them_as_the_reference_shows(ft: Runner) -> None:
     assert result.stderr == ""
 
 
-@pytest.mark.source
 def test_playlists_tells_public_ones_apart(ft: Runner) -> None:
     rows = {row[38:51].strip(): row for row in ft("playlists", check=0).stdout.splitlines()[1:]}
     assert rows.keys() >= {
@@ -75,7 +74,6 @@ def test_playlists_json_is_the_raw_response(ft: Runner) -> None:
 
 
 @pytest.mark.sandbox(library=False)
-@pytest.mark.source
 def test_no_playlists_prints_nothing_on_stdout_and_one_helpful_line_on_stderr(ft: Runner) -> None:
     result = ft("playlists", check=0)
     assert result.stdout == ""
@@ -86,12 +84,10 @@ def test_no_playlists_prints_nothing_on_stdout_and_one_helpful_line_on_stderr(ft
 
 
 @pytest.mark.parametrize("given", ["Focus Beats", "focus beats", "FOCUS BEATS", FOCUS_BEATS])
-@pytest.mark.source
 def test_a_playlist_is_given_by_its_id_or_by_its_name_in_any_case(ft: Runner, given: str) -> None:
     assert ft("playlist", "show", given, "--json", check=0).json["data"]["id"] == FOCUS_BEATS
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("given", ["Focus", "Focus Beats!", "FocusBeats", ""])
 def test_only_the_whole_name_counts(ft: Runner, given: str) -> None:
     result = ft("playlist", "show", given, check=2)
@@ -99,14 +95,12 @@ def test_only_the_whole_name_counts(ft: Runner, given: str) -> None:
     assert [r.path for r in ft.sandbox.requests] == ["/v1/playlists"]
 
 
-@pytest.mark.source
 def test_a_mistyped_name_gets_the_nearest_one_and_the_way_to_all(ft: Runner) -> None:
     result = ft("playlist", "show", "Focus Beatz", check=2)
     assert "Focus Beats" in result.stderr
     assert "ft playlists" in result.stderr
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     ("name", "given"),
     [
@@ -123,7 +117,6 @@ def test_names_are_compared_in_one_form_of_unicode(ft: Runner, name: str, given:
     assert LOFI in ft("playlist", "show", given, check=0).stdout
 
 
-@pytest.mark.source
 def test_names_are_compared_in_any_script(ft: Runner) -> None:
     record = ft.sandbox.add_playlist("Straße 夜 ÀÉ")
     assert (
@@ -143,13 +136,11 @@ def test_two_playlists_of_one_name_are_an_error_that_lists_the_candidates(
     assert {r.method for r in ft.sandbox.requests} == {"GET"}
 
 
-@pytest.mark.source
 def test_a_uuid_is_an_id_and_not_looked_up(ft: Runner) -> None:
     ft("playlist", "show", FOCUS_BEATS, check=0)
     assert [r.path for r in ft.sandbox.requests] == [f"/v1/playlists/{FOCUS_BEATS}"]
 
 
-@pytest.mark.source
 def test_what_begins_with_pl_is_an_id_unless_it_is_a_name(ft: Runner) -> None:
     ft.sandbox.add_playlist("Old", id="pl_0123")
     assert ft("playlist", "show", "pl_0123", "--json", check=0).json["data"]["name"] == "Old"
@@ -157,7 +148,6 @@ def test_what_begins_with_pl_is_an_id_unless_it_is_a_name(ft: Runner) -> None:
     assert ft("playlist", "show", "pl_0123", "--json", check=0).json["data"]["id"] == named["id"]
 
 
-@pytest.mark.source
 def test_an_id_of_no_playlist_is_the_servers_404(ft: Runner) -> None:
     assert ft("playlist", "show", NOBODY, check=1).stderr.startswith(
         "error: Playlist not found (NOT_FOUND)\n"
@@ -185,7 +175,6 @@ def test_show_shows_a_playlist_and_every_track_in_it(ft: Runner) -> None:
     assert rows[-1].endswith("lo-fi, chill, morning coffee              2 hours ago")
 
 
-@pytest.mark.source
 def test_show_works_on_other_users_public_playlists_by_id(ft: Runner) -> None:
     result = ft("playlist", "show", NIGHT_SHIFT, check=0)
     assert "Visibility  public" in result.stdout
@@ -194,14 +183,12 @@ def test_show_works_on_other_users_public_playlists_by_id(ft: Runner) -> None:
     ft("playlist", "show", "Night Shift", check=2)
 
 
-@pytest.mark.source
 def test_show_of_an_empty_playlist(ft: Runner) -> None:
     result = ft("playlist", "show", playlist(ft.sandbox, "Chill"), check=0)
     assert "Tracks      0\n" in result.stdout
     assert "STATUS" not in result.stdout
 
 
-@pytest.mark.source
 def test_show_has_the_description(ft: Runner) -> None:
     assert (
         "Description  No words, no surprises\n"
@@ -293,7 +280,6 @@ def test_what_cannot_be_added_to_the_target_stays_in_the_source(ft: Runner) -> N
     assert contents(ft, "Deep Work") == [first]
 
 
-@pytest.mark.source
 def test_a_failure_has_the_only_hint_even_beside_the_privacy_rule(ft: Runner) -> None:
     ft.sandbox.fault("status", status=401, method="POST", after=1)
     result = ft(
@@ -318,13 +304,11 @@ def test_the_privacy_rule_gets_one_hint(ft: Runner, argv: list[str]) -> None:
     assert set(IN_DRAFTS) <= set(contents(ft, "Drafts"))
 
 
-@pytest.mark.source
 def test_a_public_playlist_takes_somebody_elses_public_track(ft: Runner) -> None:
     theirs = ft.sandbox.contents[NIGHT_SHIFT][0]
     assert ft("playlist", "add", "Open Studio", theirs, check=0).stdout == "Added 1 of 1 track(s)\n"
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     ("target", "reason"),
     [(NOBODY, "Playlist not found"), (NIGHT_SHIFT, "Not authorized to modify this playlist")],
@@ -356,7 +340,6 @@ def test_json_separates_the_ids_that_landed_from_the_errors(
     assert result.stderr == f"warning: {NOBODY}: {reason}\n"
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     ("argv", "done", "reason"), JSON_MODE, ids=[done for _, done, _ in JSON_MODE]
 )
@@ -370,7 +353,6 @@ def test_total_failure_has_the_same_document_and_exit_1(
 @pytest.mark.parametrize(
     "argv", [["add", "Album"], ["remove", "Drafts"], ["move", "Drafts", "Album"]], ids=" ".join
 )
-@pytest.mark.source
 def test_more_than_100_ids_are_sent_100_a_request_and_merged(ft: Runner, argv: list[str]) -> None:
     many = [ft.sandbox.add_generation()["id"] for _ in range(150)]
     if argv[0] != "add":
@@ -381,7 +363,6 @@ def test_more_than_100_ids_are_sent_100_a_request_and_merged(ft: Runner, argv: l
     assert batches(ft, end) == [many[:100], many[100:]]
 
 
-@pytest.mark.source
 def test_ids_are_sent_in_order_each_once_and_a_dash_reads_them_from_stdin(ft: Runner) -> None:
     ft(
         "playlist",
@@ -395,7 +376,6 @@ def test_ids_are_sent_in_order_each_once_and_a_dash_reads_them_from_stdin(ft: Ru
     assert batches(ft) == [[IN_DRAFTS[1], IN_DRAFTS[0], LOFI]]
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("target", ["DRAFTS", "by id"])
 def test_moving_a_playlist_onto_itself_is_exit_2(ft: Runner, target: str) -> None:
     given = playlist(ft.sandbox, "Drafts").upper() if target == "by id" else target
@@ -403,7 +383,6 @@ def test_moving_a_playlist_onto_itself_is_exit_2(ft: Runner, target: str) -> Non
     assert batches(ft, "/move") == []
 
 
-@pytest.mark.source
 def test_the_target_of_a_move_is_sent_by_its_id(ft: Runner) -> None:
     ft("playlist", "move", "drafts", "album", IN_DRAFTS[0], check=0)
     (request,) = [r for r in ft.sandbox.requests if r.method == "POST"]
@@ -414,7 +393,6 @@ def test_the_target_of_a_move_is_sent_by_its_id(ft: Runner) -> None:
     }
 
 
-@pytest.mark.source
 @pytest.mark.parametrize(
     "argv",
     [

@@ -15,8 +15,6 @@ import pytest
 from conftest import Runner
 from sandbox import Request, Sandbox
 
-pytestmark = pytest.mark.source
-
 FOREVER = "forever young"  # stays in processing
 
 

@@ -20,8 +20,6 @@ import pytest
 from conftest import FAST, Runner, Tls
 from sandbox import Sandbox
 
-pytestmark = pytest.mark.source
-
 ID = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 

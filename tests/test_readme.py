@@ -23,10 +23,7 @@ from conftest import PYTHON, ROOT, Result, Runner
 from release_server import ReleaseServer
 from sandbox import Sandbox
 
-pytestmark = [
-    pytest.mark.source,
-    pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell"),
-]
+pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")]
 
 VERSION = subprocess.check_output([PYTHON, str(ROOT / "ft.py"), "--version"], text=True)
 README = (ROOT / "README.md").read_text(encoding="utf-8")

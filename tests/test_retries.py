@@ -17,8 +17,6 @@ import jumping_clock
 import pytest
 from conftest import Result, Runner
 
-pytestmark = pytest.mark.source
-
 ID = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
 REQUESTS = {
     "GET": ("me",),

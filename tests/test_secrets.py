@@ -16,7 +16,6 @@ from commands import COMMANDS, LOCAL, run
 from conftest import Result, Runner
 from keychains import Keyring, program
 
-pytestmark = pytest.mark.source
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and the Secret Service")
 keyring_programs = pytest.mark.needs(
     "dbus-daemon", "dbus-send", "gnome-keyring-daemon", "secret-tool"

@@ -19,7 +19,7 @@ from typing import Any, Callable
 
 import jumping_clock
 import pytest
-from conftest import PYPY, PYTHON, Process, Result, Runner
+from conftest import PYPY, PYTHON, ROOT, Process, Result, Runner
 
 if sys.platform == "win32":
     pytest.skip("about POSIX signals", allow_module_level=True)
@@ -30,7 +30,6 @@ import termios
 SPEED = 60
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 each_signal = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-source = pytest.mark.source
 
 
 @pytest.fixture
@@ -93,6 +92,7 @@ def slow_import(directory: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(directory / "slow")}
 
 
+@pytest.mark.both_forms
 @each_signal
 def test_while_importing(ft: Runner, tmp_path: Path, number: int) -> None:
     """No traceback: the process is stopped in the middle of an import, before it has a word of its
@@ -107,14 +107,12 @@ def test_while_importing(ft: Runner, tmp_path: Path, number: int) -> None:
 
 
 @each_signal
-@source
 def test_while_an_installed_ft_is_importing(ft: Runner, tmp_path: Path, number: int) -> None:
     """Its script imports `main`, so that ft.py is not the program itself."""
     script = tmp_path / "bin" / "ft"
     script.parent.mkdir()
     script.write_text(
-        f"import sys\nsys.path.insert(0, {str(ft.program.parent)!r})\n"
-        "from ft import main\nsys.exit(main())\n"
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom ft import main\nsys.exit(main())\n"
     )
     running = ft.start("list", _program=[PYTHON, str(script)], env=slow_import(tmp_path))
     running.expect("importing\n")
@@ -127,7 +125,6 @@ def test_while_an_installed_ft_is_importing(ft: Runner, tmp_path: Path, number: 
 # --- on the network -------------------------------------------------------------------------------
 
 
-@source
 @each_signal
 def test_during_a_read(ft: Runner, number: int) -> None:
     gate = ft.sandbox.hold("/v1/me")
@@ -176,7 +173,6 @@ def test_between_polls(ft: Runner, here: Path, number: int, output: list[str]) -
     assert len(ft.sandbox.posts()) == 1
 
 
-@source
 @each_signal
 def test_during_a_poll(ft: Runner, here: Path, number: int) -> None:
     gate = ft.sandbox.hold("/v1/generations/.*", method="GET")
@@ -187,7 +183,6 @@ def test_during_a_poll(ft: Runner, here: Path, number: int) -> None:
     gate.release()
 
 
-@source
 @each_signal
 def test_while_waiting_to_try_again(ft: Runner, number: int) -> None:
     ft.sandbox.fault("status", status=503, retry_after=40)
@@ -197,7 +192,6 @@ def test_while_waiting_to_try_again(ft: Runner, number: int) -> None:
     assert len(ft.sandbox.requests) == 1
 
 
-@source
 @each_signal
 def test_while_waiting_on_a_terminal(ft: Runner, number: int) -> None:
     """The spinner's line goes."""
@@ -225,7 +219,6 @@ def test_while_downloading(ft: Runner, here: Path, track: str, number: int) -> N
     assert (here / "song.mp3").read_bytes() == b"old"
 
 
-@source
 @each_signal
 def test_while_downloading_what_was_generated(ft: Runner, here: Path, number: int) -> None:
     fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)
@@ -253,7 +246,6 @@ def test_while_downloading_many(ft: Runner, here: Path, number: int) -> None:
     assert os.listdir(here) == []
 
 
-@source
 @each_signal
 def test_while_downloading_to_stdout(ft: Runner, track: str, number: int) -> None:
     fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)
@@ -262,7 +254,6 @@ def test_while_downloading_to_stdout(ft: Runner, track: str, number: int) -> Non
     assert ft.sandbox.track(track).startswith(stop(running, number).stdout_bytes)
 
 
-@source
 @each_signal
 def test_while_waiting_to_download_again(ft: Runner, here: Path, track: str, number: int) -> None:
     ft.sandbox.fault("status", origin="media", status=503, retry_after=40)
@@ -272,7 +263,6 @@ def test_while_waiting_to_download_again(ft: Runner, here: Path, track: str, num
     assert os.listdir(here) == []
 
 
-@source
 def test_two_signals_are_one(ft: Runner, here: Path, track: str) -> None:
     """The second does not interrupt the cleaning up."""
     fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)
@@ -303,7 +293,6 @@ os.unlink = os.remove = interrupted
 """
 
 
-@source
 @pytest.mark.parametrize(
     ("first", "second"),
     [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)],
@@ -340,7 +329,6 @@ def fill(pipe: int) -> None:
     os.set_blocking(pipe, True)
 
 
-@source
 @each_signal
 def test_while_the_reader_of_stdout_sleeps(ft: Runner, number: int) -> None:
     """It does not wait until somebody reads what is left, not even at its exit, when Python flushes
@@ -372,7 +360,6 @@ ASLEEP = {
 }
 
 
-@source
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 @pytest.mark.parametrize("both", [False, True], ids=["stderr", "both"])
 @pytest.mark.parametrize("argv", ASLEEP.values(), ids=ASLEEP)
@@ -408,7 +395,6 @@ def test_while_the_reader_of_stderr_sleeps(
 OTHERS = "SIGQUIT SIGUSR1 SIGUSR2 SIGALRM SIGVTALRM SIGPROF SIGXCPU SIGIO SIGPWR SIGSTKFLT"
 
 
-@source
 @pytest.mark.parametrize("name", OTHERS.split())
 def test_any_signal_that_would_end_it(ft: Runner, here: Path, track: str, name: str) -> None:
     number = getattr(signal, name, None)
@@ -421,7 +407,6 @@ def test_any_signal_that_would_end_it(ft: Runner, here: Path, track: str, name: 
     assert os.listdir(here) == []
 
 
-@source
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 @pytest.mark.parametrize("place", ["a destructor", "a callback", "a stream that is closed"])
 def test_a_signal_where_python_swallows_what_is_raised(
@@ -452,7 +437,6 @@ def test_a_signal_where_python_swallows_what_is_raised(
     assert lines == ["note: interrupted" if number == signal.SIGINT else "note: terminated"]
 
 
-@source
 def test_a_signal_for_which_python_raises_something_else(ft: Runner, here: Path) -> None:
     """Where a class is made, it was a RuntimeError, and so a bug of ft, up to Python 3.11."""
     changes = (
@@ -528,7 +512,6 @@ def at_prompt(
     return result
 
 
-@source
 @pytest.mark.parametrize("way", WAYS)
 def test_at_the_confirmation(ft: Runner, track: str, fresh: list[Any], way: str) -> None:
     at_prompt(ft, ["delete", track], "[y/N] ", True, way, fresh)
@@ -545,7 +528,6 @@ def test_at_the_hidden_prompt(ft: Runner, fresh: list[Any], way: str) -> None:
 # --- ignored --------------------------------------------------------------------------------------
 
 
-@source
 @each_signal
 @pytest.mark.skipif(PYPY, reason="PyPy does not tell what is ignored")
 def test_what_was_ignored_stays_ignored(

@@ -19,7 +19,6 @@ from conftest import Result, Runner
 
 COUNT = int(os.environ.get("FT_SOAK", "15"))
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-pytestmark = pytest.mark.source
 
 
 @pytest.mark.sandbox(seconds=0.05, rate_limits=False, queue_limit=1000)

@@ -7,6 +7,8 @@ import re
 import pytest
 from conftest import PYPY, PYTHON, Runner
 
+pytestmark = pytest.mark.both_forms
+
 COSTLY = {
     "asyncio",
     "concurrent",
@@ -54,7 +56,6 @@ def of_the_interpreter(ft: Runner, code: str = "pass") -> set[str]:
     [["--version"], ["help"], ["help", "generate"], ["-h"], ["playlist", "add", "--help"]],
     ids=" ".join,
 )
-@pytest.mark.source
 def test_version_and_help_import_nothing_costly(ft: Runner, argv: list[str]) -> None:
     assert (imported(ft, *argv) - of_the_interpreter(ft, "import argparse")) & COSTLY == set()
 
@@ -66,7 +67,6 @@ def test_the_version_of_either_form_imports_no_more_than_its_form_needs(ft: Runn
     assert not new & {"urllib", "ssl", "subprocess", "ctypes", "dataclasses", "typing", "json"}
 
 
-@pytest.mark.source
 def test_a_request_with_a_key_at_hand_imports_nothing_of_the_keychains(ft: Runner) -> None:
     new = imported(ft, "me") - of_the_interpreter(ft)
     assert "urllib" in new

@@ -21,7 +21,6 @@ from conftest import PYPY, Result, Runner
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="about POSIX descriptors")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /dev/full")
-source = pytest.mark.source
 PROMPT = "Café ☕ 夜の図書館 → ✓ 🎵"
 
 # Commands that write to stdout.
@@ -72,7 +71,6 @@ def gone(ft: Runner, *argv: str, descriptor: str) -> tuple[int, bytes]:
 
 
 @posix
-@source
 def test_a_paid_track_is_named_although_the_reader_of_stdout_is_gone(ft: Runner) -> None:
     code, stderr = gone(ft, "generate", "x", "--no-wait", descriptor="stdout")
     assert code == 141
@@ -82,7 +80,6 @@ def test_a_paid_track_is_named_although_the_reader_of_stdout_is_gone(ft: Runner)
 
 
 @posix
-@source
 @pytest.mark.parametrize("argv", READERS, ids=words)
 def test_the_reader_of_stdout_is_gone(ft: Runner, track: str, argv: list[str]) -> None:
     """Silent, 141."""
@@ -107,7 +104,6 @@ def test_head(ft: Runner, track: str) -> None:
 
 
 @posix
-@source
 def test_the_reader_of_stderr_is_gone(ft: Runner, track: str) -> None:
     """The results still come, with their exit code."""
     for argv, code in (
@@ -125,7 +121,6 @@ def test_the_reader_of_stderr_is_gone(ft: Runner, track: str) -> None:
 
 
 @linux
-@source
 def test_nothing_is_lost_when_ft_is_stopped_and_continued(ft: Runner, track: str) -> None:
     """Python's own buffer writes the rest of what a pipe takes in part; a raw stream does not."""
     ft.sandbox.track_bytes = 1_000_000
@@ -172,7 +167,6 @@ FILLING = [
 
 
 @linux
-@source
 @pytest.mark.parametrize("unbuffered", [None, "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("argv", FILLING, ids=words)
 def test_a_disk_that_fills_up_in_the_middle(
@@ -190,7 +184,6 @@ def test_a_disk_that_fills_up_in_the_middle(
 
 
 @linux
-@source
 @pytest.mark.parametrize("unbuffered", [None, "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
 def test_a_paid_track_is_named_although_the_disk_is_nearly_full(
@@ -207,7 +200,6 @@ def test_a_paid_track_is_named_although_the_disk_is_nearly_full(
 
 
 @posix
-@source
 def test_a_paid_track_is_named_although_stdout_is_closed(ft: Runner) -> None:
     result = ft.sh("ft generate x --no-wait >&-", check=1)
     assert "error: cannot write output: stdout is closed\n" in result.stderr
@@ -215,7 +207,6 @@ def test_a_paid_track_is_named_although_stdout_is_closed(ft: Runner) -> None:
 
 
 @posix
-@source
 def test_what_a_file_system_reports_when_a_file_is_closed(ft: Runner) -> None:
     """As NFS does for a quota that is used up."""
     changes = (
@@ -238,7 +229,6 @@ def test_what_a_file_system_reports_when_a_file_is_closed(ft: Runner) -> None:
 
 
 @linux
-@source
 @pytest.mark.parametrize("argv", READERS, ids=words)
 def test_stdout_is_full(ft: Runner, track: str, argv: list[str]) -> None:
     result = ft.sh(f"ft {shlex.join(of(argv, track))} >/dev/full", check=1)
@@ -248,7 +238,6 @@ def test_stdout_is_full(ft: Runner, track: str, argv: list[str]) -> None:
 
 
 @linux
-@source
 def test_stderr_is_full(ft: Runner) -> None:
     assert "ID" in ft.sh("ft -v list 2>/dev/full", check=0).stdout
     ft.sh("ft get nothing 2>/dev/full", check=1)
@@ -303,7 +292,6 @@ def test_closed_descriptors(ft: Runner, tmp_path: Path, track: str, closed: str)
 
 
 @posix
-@source
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(
     ("command", "code"), [("list", 0), ("get nothing", 1), ("delete x", 2), ("auth login", 2)]
@@ -336,7 +324,6 @@ def readable(result: Result, env: dict[str, str]) -> str:
     return result.stdout_bytes.decode(encoding)
 
 
-@source
 @pytest.mark.parametrize("env", ENCODINGS, ids=lambda env: " ".join(env.values()))
 def test_poor_encodings(ft: Runner, track: str, env: dict[str, str]) -> None:
     """No output ever dies of an encoding error; JSON stays JSON, with the same text in it."""
@@ -348,7 +335,6 @@ def test_poor_encodings(ft: Runner, track: str, env: dict[str, str]) -> None:
         readable(ft(*argv, env=env, check=0), env)
 
 
-@source
 @pytest.mark.parametrize("env", ENCODINGS[:2], ids=lambda env: " ".join(env.values()))
 def test_stand_ins(ft: Runner, env: dict[str, str]) -> None:
     """Where the encoding lacks ✓ and →, ASCII stands in."""
@@ -358,7 +344,6 @@ def test_stand_ins(ft: Runner, env: dict[str, str]) -> None:
 
 
 @posix
-@source
 @pytest.mark.parametrize(
     "argv",
     [
@@ -382,7 +367,6 @@ def test_arguments_that_are_no_text(ft: Runner, argv: list[bytes]) -> None:
 
 
 @posix
-@source
 @pytest.mark.parametrize(
     "env", [{}, {"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}], ids=lambda e: " ".join(e) or "-"
 )

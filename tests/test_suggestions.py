@@ -7,8 +7,6 @@ import shlex
 import pytest
 from conftest import Runner
 
-pytestmark = pytest.mark.source
-
 # What is typed, and what is suggested for it: None is nothing.
 COMMANDS = {
     "gen": "generate",

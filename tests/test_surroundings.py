@@ -28,7 +28,6 @@ def url(ft: Runner) -> list[str]:
 # --- no home --------------------------------------------------------------------------------------
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("home", HOMELESS.values(), ids=HOMELESS)
 def test_given_a_key_and_a_url_no_home_is_needed(ft: Runner, url: list[str], home: str) -> None:
     env = {**UNSET, "HOME": home}
@@ -37,7 +36,6 @@ def test_given_a_key_and_a_url_no_home_is_needed(ft: Runner, url: list[str], hom
     assert result.stdout == "Logged out. No key was found.\n"
 
 
-@pytest.mark.source
 def test_doctor_says_where_there_is_no_home(ft: Runner, url: list[str]) -> None:
     env = {**UNSET, "HOME": ""}
     assert (
@@ -46,7 +44,6 @@ def test_doctor_says_where_there_is_no_home(ft: Runner, url: list[str]) -> None:
     assert ft("doctor", "--json", *url, env=env, check=0).json["config"] is None
 
 
-@pytest.mark.source
 @pytest.mark.parametrize("home", HOMELESS.values(), ids=HOMELESS)
 def test_without_a_home_no_key_is_found_and_none_is_stored(
     ft: Runner, url: list[str], home: str
@@ -71,7 +68,6 @@ def run_without_capabilities(ft: Runner, *argv: str) -> list[str]:
 
 
 @pytest.mark.needs("setpriv")
-@pytest.mark.source
 def test_a_home_that_may_not_be_entered_has_no_configuration(
     ft: Runner, url: list[str], tmp_path: Path
 ) -> None:
@@ -92,7 +88,6 @@ def test_a_home_that_may_not_be_entered_has_no_configuration(
 
 
 @pytest.mark.needs("unshare")
-@pytest.mark.source
 def test_a_user_without_an_entry_in_passwd_needs_no_home(ft: Runner, url: list[str]) -> None:
     nobody = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
     if subprocess.run([*nobody, "true"], capture_output=True).returncode:
@@ -102,7 +97,6 @@ def test_a_user_without_an_entry_in_passwd_needs_no_home(ft: Runner, url: list[s
         ft.start(_program=program, env={**UNSET, "HOME": None}, check=0).finish()
 
 
-@pytest.mark.source
 def test_a_relative_configuration_directory_below_a_missing_one(ft: Runner, url: list[str]) -> None:
     script = f"mkdir gone; cd gone; rmdir ../gone; ft me {shlex.join(url)}"
     ft.sh(script, env={"FINETUNING_CONFIG_HOME": "conf"}, check=0)
@@ -128,7 +122,6 @@ def test_a_stdin_that_is_open_for_writing_only_is_exit_2(ft: Runner, command: st
     assert result.code == 2 and not ft.sandbox.posts()
 
 
-@pytest.mark.source
 def test_so_is_a_terminal_that_cannot_answer(ft: Runner) -> None:
     master, slave = os.openpty()
     terminal = os.open(os.ttyname(slave), os.O_WRONLY | os.O_NOCTTY)
@@ -138,7 +131,6 @@ def test_so_is_a_terminal_that_cannot_answer(ft: Runner) -> None:
         os.close(descriptor)
 
 
-@pytest.mark.source
 def test_a_pipe_that_another_program_made_non_blocking_is_read_to_its_end(ft: Runner) -> None:
     track = str(ft.sandbox.add_generation()["id"])
     reader, writer = os.pipe()
@@ -151,7 +143,6 @@ def test_a_pipe_that_another_program_made_non_blocking_is_read_to_its_end(ft: Ru
     assert running.finish().stdout == "Deleted 1 of 1 track(s)\n"
 
 
-@pytest.mark.source
 def test_on_a_terminal_it_says_that_ids_are_read_from_stdin(ft: Runner) -> None:
     track = str(ft.sandbox.add_generation()["id"])
     process = ft.tty("download", "-", check=0)
@@ -161,7 +152,6 @@ def test_on_a_terminal_it_says_that_ids_are_read_from_stdin(ft: Runner) -> None:
     process.finish()
 
 
-@pytest.mark.source
 def test_on_a_terminal_it_says_that_a_key_is_read_from_stdin(ft: Runner) -> None:
     process = ft.tty("auth", "login", "--stdin", key=None, check=2)
     process.expect("reading the API key from stdin, up to Ctrl-D")
@@ -225,7 +215,6 @@ def test_every_command_in_all_poor_surroundings_at_once(
         check_poor_result(ft.sh(script, env=poor, key=key))
 
 
-@pytest.mark.source
 @each(COMMANDS)
 def test_so_it_is_on_a_terminal_of_one_column(
     ft: Runner, poor: dict[str, str | None], command: Command

@@ -23,10 +23,7 @@ from conftest import Process, Result, Runner
 from pyte.screens import wcwidth
 from sandbox import Sandbox
 
-pytestmark = [
-    pytest.mark.source,  # what is drawn does not depend on the form
-    pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal"),
-]
+pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")]
 
 WIDTHS = (60, 80, 120)
 APART = ("auth login", "auth logout", "completion")  # they prompt, or print a script

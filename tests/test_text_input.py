@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from conftest import Runner
 
-pytestmark = pytest.mark.source
-
 
 def body(ft: Runner) -> dict[str, object]:
     return dict(ft.sandbox.posts()[-1].json)

@@ -25,8 +25,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from sandbox import Sandbox
 
-pytestmark = pytest.mark.source
-
 ID = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
 DAY = datetime.timedelta(days=1)
 NOW = datetime.datetime.now(datetime.timezone.utc)

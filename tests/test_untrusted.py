@@ -18,8 +18,6 @@ import pytest
 from commands import TRACK as ID
 from conftest import Result, Runner
 
-pytestmark = pytest.mark.source
-
 PLAYLIST, OTHER = "5ab3ec64-6225-4965-acac-49a053609225", "00000000-0000-4000-8000-00000000000f"
 # Every command that reads the service's JSON, and the path of the answer that it reads.
 COMMANDS = {

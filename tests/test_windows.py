@@ -14,7 +14,6 @@ import pytest
 from conftest import Runner
 from keystores import FAILING, LOCAL_MACHINE, WindowsCredentials, files_of
 
-pytestmark = pytest.mark.source
 windows = pytest.mark.skipif(sys.platform != "win32", reason="needs Windows")
 
 

@@ -45,7 +45,7 @@ def start(ft: Runner, *argv: str, changes: str = "", **how: Any) -> Process:
     are imported. AttributeError for a name that ft does not have.
     """
     refuse_unknown_names(changes)
-    code = f"import random, sys, time\nsys.path.insert(0, {str(ft.program.parent)!r})\nimport ft\n"
+    code = f"import random, sys, time\nsys.path.insert(0, {str(ROOT)!r})\nimport ft\n"
     return ft.start(*argv, _program=[PYTHON, "-c", f"{code}{changes}\nsys.exit(ft.main())"], **how)
 
 

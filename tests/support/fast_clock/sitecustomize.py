@@ -41,7 +41,8 @@ def measure(directory: str) -> None:
     possible.
     """
     here = os.path.dirname(os.path.abspath(__file__))
-    measured = os.path.normpath(os.path.join(here, "..", "..", "..", "ft.py"))
+    module = os.path.normpath(os.path.join(here, "..", "..", "..", "ft.py"))
+    measured = (module, "ft.pyz/ft.py")  # the second is how bytecode names it
     lines = set()
 
     def on_line(frame: FrameType, event: str, argument: Any) -> Any:
@@ -49,7 +50,7 @@ def measure(directory: str) -> None:
         return on_line
 
     def on_call(frame: FrameType, event: str, argument: Any) -> Any:
-        return on_line if frame.f_code.co_filename == measured else None
+        return on_line if frame.f_code.co_filename in measured else None
 
     @atexit.register
     def save() -> None:
