@@ -627,6 +627,7 @@ def parse_json(text: str | bytes) -> Any:
             for node in level
             if isinstance(node, (dict, list))
             for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, (dict, list))
         ]
     if level:
         raise ValueError("nested too deeply")
@@ -637,19 +638,21 @@ def format_json(value: Any, indent: str = "\n") -> str:
     """Return `value` as JSON, two spaces a level, keys in their order and numbers unchanged."""
     import json
 
-    inner = indent + "  "
-    if isinstance(value, dict) and value:
-        members = (
-            f"{json.dumps(key, ensure_ascii=False)}: {format_json(member, inner)}"
-            for key, member in value.items()
-        )
-        return "{" + inner + ("," + inner).join(members) + indent + "}"
-    if isinstance(value, list) and value:
-        items = (format_json(item, inner) for item in value)
-        return "[" + inner + ("," + inner).join(items) + indent + "]"
-    if isinstance(value, ExactFloat):
-        return value.literal
-    return json.dumps(value, ensure_ascii=False)
+    encode = json.JSONEncoder(ensure_ascii=False).encode
+
+    def format_value(value: Any, indent: str) -> str:
+        if isinstance(value, str):
+            return encode(value)
+        inner = indent + "  "
+        if isinstance(value, dict) and value:
+            members = [f"{encode(k)}: {format_value(v, inner)}" for k, v in value.items()]
+            return "{" + inner + ("," + inner).join(members) + indent + "}"
+        if isinstance(value, list) and value:
+            items = [format_value(item, inner) for item in value]
+            return "[" + inner + ("," + inner).join(items) + indent + "]"
+        return value.literal if isinstance(value, ExactFloat) else encode(value)
+
+    return format_value(value, indent)
 
 
 def escape_json(text: str, ascii_only: bool) -> str:
