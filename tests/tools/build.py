@@ -64,6 +64,7 @@ LOADER = """\
     CHECKSUMS = {}
 
     try:
+        import gc
         from importlib.util import MAGIC_NUMBER
         from marshal import loads
         from zlib import crc32
@@ -77,7 +78,10 @@ LOADER = """\
     else:
         ft = sys.modules["ft"] = type(sys)("ft")
         ft.__file__, ft.__loader__ = sys.path[0] + "/ft.pyc", __loader__
+        gc.disable()  # none of this is garbage; looking for some takes a tenth of the start
         exec(loads(bytecode), ft.__dict__)
+        gc.freeze()
+        gc.enable()
 
 """
 
