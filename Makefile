@@ -39,8 +39,8 @@ matrix: venv
 	    echo "== $$python"; FT_PYTHON=$$python $(BIN)/python -m pytest -q -n auto; \
 	done
 
-dist:
-	$(PYTHON) tests/tools/build.py dist $@
+dist: venv
+	$(BIN)/python tests/tools/build.py dist $@
 
 picture: venv
 	$(BIN)/python tests/tools/screenshot.py

@@ -1,4 +1,5 @@
-"""Builds ft.pyz, the one file that runs on any Python from 3.8 up, and the directory of a release.
+"""Builds ft.pyz, the one file that runs on any Python from 3.8 up, ft.exe, and the directory of a
+release.
 
     python3 tests/tools/build.py pyz OUT [--python PATH]...
         ft.pyz, with bytecode for each Python found or named
@@ -12,6 +13,10 @@ magic number of that Python's bytecode. `__main__.py` runs it if its checksum is
 without bytecode compiles ft.py, no Python can load another's bytecode, and nothing is written to
 the user's disk. Only the sources, the Pythons and the zlib at hand decide what bytes come out.
 
+ft.exe is for Windows: the launcher that pip, pipx and uv put before a command, a line that names a
+Python, and the archive of ft.pyz. The launcher comes from the installed package `distlib`.
+install.ps1 replaces the line with one that names the Python of the machine.
+
 Six bytecodes take half a megabyte. Packed into one xz they took half of that, but each start had to
 unpack those of all newer Pythons first, which took as long as starting Python.
 """
@@ -21,6 +26,7 @@ from __future__ import annotations
 import argparse
 import glob
 import hashlib
+import importlib.metadata
 import io
 import os
 import re
@@ -35,6 +41,11 @@ from typing import Iterable, Mapping
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 INSTALLERS = ["install.sh", "install.ps1"]
+LAUNCHER = "distlib/t64.exe"
+LAUNCHER_SHA256 = "81a618f21cb87db9076134e70388b6e9cb7c2106739011b6a51772d22cae06b7"
+# Where Python's own installer puts its launcher. A path, because Windows looks for a bare name in
+# the current directory, too.
+EXE_SHEBANG = b"#!C:\\Windows\\py.exe -3\r\n"
 NO_CACHE = os.path.join(os.devnull, "none")  # a directory that cannot be
 PYTHON = re.compile(r"(python|pypy)3(\.\d+)?(\.exe)?")
 
@@ -186,26 +197,54 @@ def main_module(source: str, bytecodes: Mapping[str, bytes]) -> str:
     return text
 
 
-def archive(paths: Iterable[str], source: Path) -> bytes:
-    """The bytes of ft.pyz, with the bytecode of those `paths` that are CPythons from 3.8 up."""
+def members(paths: Iterable[str], source: Path) -> dict[str, bytes]:
+    """The files in ft.pyz, with the bytecode of those `paths` that are CPythons from 3.8 up."""
     bytecodes = {
         magic: bytecode(path, source)
         for magic, (name, path) in sorted(pythons(paths).items())
         if name == "cpython"
     }
     content = source.read_bytes()
-    members = {"__main__.py": main_module(content.decode(), bytecodes).encode(), "ft.py": content}
-    members.update({f"bytecode/{magic}": data for magic, data in bytecodes.items()})
-    buffer = io.BytesIO(b"#!/usr/bin/env python3\n")
+    found = {"__main__.py": main_module(content.decode(), bytecodes).encode(), "ft.py": content}
+    found.update({f"bytecode/{magic}": data for magic, data in bytecodes.items()})
+    return found
+
+
+def archive(files: Mapping[str, bytes], shebang: bytes = b"") -> bytes:
+    """A zip archive of these files. Its offsets count from the start of the shebang."""
+    buffer = io.BytesIO(shebang)
     buffer.seek(0, io.SEEK_END)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED, compresslevel=9) as zipped:
-        for name, data in sorted(members.items()):
+        for name, data in sorted(files.items()):
             member = zipfile.ZipInfo(name)  # dated 1980, the same everywhere
             member.compress_type = zipfile.ZIP_DEFLATED
             member.create_system = 3
             member.external_attr = 0o100644 << 16
             zipped.writestr(member, data)
     return buffer.getvalue()
+
+
+def zipapp(files: Mapping[str, bytes]) -> bytes:
+    """The bytes of ft.pyz."""
+    return archive(files, b"#!/usr/bin/env python3\n")
+
+
+def launcher() -> tuple[bytes, bytes]:
+    """The launcher from the installed distlib, and its licence. SystemExit if it is another."""
+    try:
+        package = importlib.metadata.distribution("distlib")
+    except importlib.metadata.PackageNotFoundError:
+        raise SystemExit("error: ft.exe needs the package distlib: run `make dist`") from None
+    data = Path(str(package.locate_file(LAUNCHER))).read_bytes()
+    if hashlib.sha256(data).hexdigest() != LAUNCHER_SHA256:
+        raise SystemExit(f"error: {LAUNCHER} is not the launcher that build.py knows")
+    licences = [path for path in package.files or () if path.name == "LICENSE.txt"]
+    return data, Path(str(licences[0].locate())).read_bytes()
+
+
+def windows_program(stub: bytes, files: Mapping[str, bytes]) -> bytes:
+    """The bytes of ft.exe. Its launcher finds the shebang right before what the archive counts."""
+    return stub + EXE_SHEBANG + archive(files)
 
 
 def write(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -224,7 +263,7 @@ def write(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 def pyz(out: str | os.PathLike[str], paths: Iterable[str], source: Path = ROOT / "ft.py") -> None:
     """Build ft.pyz with the bytecode of these Pythons."""
-    write(Path(out), archive(paths, source), 0o755)
+    write(Path(out), zipapp(members(paths, source)), 0o755)
 
 
 def version(source: Path = ROOT / "ft.py") -> str:
@@ -238,8 +277,12 @@ def dist(directory: Path, paths: Iterable[str]) -> None:
     """Write the newest release to `directory`, and once more under its version; other versions
     stay.
     """
+    program = members(paths, ROOT / "ft.py")
+    stub, licence = launcher()
     files = {name: (ROOT / name).read_bytes() for name in INSTALLERS}
-    files["ft.pyz"] = archive(paths, ROOT / "ft.py")
+    files["ft.pyz"] = zipapp(program)
+    files["ft.exe"] = windows_program(stub, program)
+    files["LICENSE.launcher.txt"] = licence
     sums = "".join(
         f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())
     )
@@ -247,7 +290,7 @@ def dist(directory: Path, paths: Iterable[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)  # for the web server, whatever the umask
         for name, data in files.items():
-            write(folder / name, data, 0o644 if name.endswith(".ps1") else 0o755)
+            write(folder / name, data, 0o644 if name.endswith((".ps1", ".txt")) else 0o755)
         write(folder / "SHA256SUMS", sums.encode())
         write(folder / "VERSION", f"{version()}\n".encode())  # last: it announces the others
 
