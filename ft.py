@@ -116,6 +116,7 @@ __version__ = "0.1.0"
 
 BASE_URL = "https://pub.finetuning.ai"
 RELEASE_URL = "https://finetuning.ai/cli"
+REPLACED_PROGRAM = ".ft-replaced.exe"  # how install.ps1 calls it
 KEY_URL = "https://finetuning.ai"
 ISSUES_URL = "https://finetuning.ai/support"
 
@@ -531,6 +532,45 @@ def default_filename(record: Json) -> str:
     slugs = [slugify_for_files(redact(title)) for title in titles if isinstance(title, str)]
     words = next(filter(None, slugs), "track")
     return f"{words}-{slugify_for_files(str(record.get('id'))[:8]) or 'unnamed'}.mp3"
+
+
+# Windows takes them for devices in any directory, and older versions whatever extension follows.
+WINDOWS_DEVICE = re.compile(
+    r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9\u00b9\u00b2\u00b3]) *(\..*)?",
+    re.IGNORECASE | re.DOTALL,
+)
+# A path for Windows that is longer may end up beyond the 260 characters that it takes unmarked.
+MAX_PLAIN_PATH = 200
+
+
+def find_windows_fault(path: str) -> str:
+    """Return what is wrong with the names in a path for Windows, or nothing.
+
+    Windows refuses few of them. A track would vanish in a device, become a hidden stream of another
+    file (after a colon), or get another name (without a dot or space at the end).
+    """
+    import ntpath
+
+    for name in re.split(r"[\\/]", ntpath.splitdrive(path)[1]):
+        odd = re.search(r'[\x00-\x1f<>:"|?*]', name)
+        if odd:
+            return f"{name!r} contains {odd[0]!r}, which no name on Windows can"
+        if WINDOWS_DEVICE.fullmatch(name):
+            return f"{name!r} is the name of a device on Windows"
+        if name.endswith((".", " ")) and name not in (".", ".."):
+            return f"{name!r} ends in a dot or a space, which Windows drops"
+    return ""
+
+
+def mark_long_path(path: str) -> str:
+    """Return an absolute path of Windows, with the mark that lets it be longer than 260 characters.
+
+    Short ones are returned as they are.
+    """
+    if len(path) <= MAX_PLAIN_PATH or path.startswith("\\\\?\\"):
+        return path
+    is_network = path.startswith("\\\\")
+    return "\\\\?\\UNC" + path[1:] if is_network else "\\\\?\\" + path
 
 
 def suggest_nearest(word: str, names: Mapping[str, str]) -> str:
@@ -1251,7 +1291,10 @@ def home_directory() -> str:
     home = os.path.expanduser("~")
     # With an empty HOME that would be the root directory.
     if not os.path.isabs(home) or (os.name != "nt" and os.environ.get("HOME") == ""):
-        raise UsageError("cannot find your home directory", "set HOME or FINETUNING_CONFIG_HOME")
+        variable = "USERPROFILE" if os.name == "nt" else "HOME"
+        raise UsageError(
+            "cannot find your home directory", f"set {variable} or FINETUNING_CONFIG_HOME"
+        )
     return home
 
 
@@ -3172,6 +3215,26 @@ class UnusableTarget(FtError):
         self.instead = instead
 
 
+def usable_path(path: str) -> str:
+    """Return a path for calls of the system, which on Windows must be marked if it is long."""
+    return mark_long_path(os.path.abspath(path)) if os.name == "nt" else path
+
+
+def replace_file(path: str, target: str) -> None:
+    """Rename a file over another one. Raises OSError if the file system refuses.
+
+    On Windows it refuses while a virus scanner looks at one of them, so that is waited for.
+    """
+    deadline = time.monotonic() + 2
+    while True:
+        try:
+            return os.replace(path, target)
+        except PermissionError:
+            if os.name != "nt" or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
+
+
 def is_protected(path: str) -> bool:
     """Return whether `chattr` or `chflags` keeps a file or directory from being changed.
 
@@ -3312,7 +3375,10 @@ class PartFile:
                 self._file.seek(0)
                 self._file.truncate()
                 return
-            self._path = os.path.realpath(self.name)  # a link stays a link
+            fault = find_windows_fault(self.name) if os.name == "nt" else ""
+            if fault:
+                raise FtError(f"cannot write {self.name}: {fault}")
+            self._path = os.path.realpath(usable_path(self.name))  # a link stays a link
             directory, name = os.path.split(self._path)
             os.makedirs(directory, exist_ok=True)
             self._check_target()
@@ -3376,7 +3442,7 @@ class PartFile:
         """
         self.finish()
         try:
-            os.replace(self.hidden_path, self._path)
+            replace_file(self.hidden_path, self._path)
         except OSError as error:
             why = error.strerror or str(error)
             raise UnusableTarget(self.name, why, self._keep(), is_kept=True) from None
@@ -3387,7 +3453,7 @@ class PartFile:
         for keeps_name in (True, False):
             path = name_beside(self.name, keeps_name)
             try:
-                os.rename(self.hidden_path, path)
+                replace_file(self.hidden_path, usable_path(path))
                 return path
             except OSError:
                 pass
@@ -3432,6 +3498,8 @@ def is_stream(path: str) -> bool:
     """Return whether a path is written to and never replaced: a descriptor, a pipe, /dev/null."""
     if path == "-" or find_descriptor(path) is not None:
         return True
+    if os.name == "nt":  # where other devices look like NUL
+        return os.path.basename(path).upper() == "NUL"
     try:
         status = os.stat(path)
         null = os.stat(os.devnull)
@@ -3461,7 +3529,7 @@ class StreamFile:
         """Raise FtError if nothing can be written there, UsageError if it is a terminal."""
         descriptor = 1 if self.name == "-" else find_descriptor(self.name)
         if descriptor is None:
-            if not os.access(self.name, os.W_OK):
+            if os.name != "nt" and not os.access(self.name, os.W_OK):
                 raise FtError(f"cannot write {self.name}: {os.strerror(errno.EACCES)}")
         elif os.isatty(descriptor):
             raise UsageError(
@@ -3520,7 +3588,7 @@ class StreamFile:
 
 def names_directory(output: str) -> bool:
     """Return whether -o means a directory: one that exists, or any that ends in a slash."""
-    return output.endswith(("/", os.sep)) or os.path.isdir(output)
+    return output.endswith(("/", os.sep)) or os.path.isdir(usable_path(output))
 
 
 def choose_path(output: str | None, record: Json) -> str:
@@ -5388,10 +5456,10 @@ def find_installation(release: str) -> str:
     if archive is None and os.path.exists(os.path.join(directory, ".git")):
         pull = ("git", "-C", directory, "pull")
         raise FtError(f"this ft is a checkout: {place}", command=pull)
-    if archive is None or name != ("ft.pyz" if os.name == "nt" else "ft"):
+    if archive is None or name != ("ft.exe" if os.name == "nt" else "ft"):
         raise FtError(
             f"this ft did not come from the install script: {place}",
-            f"put {release}/ft.pyz in its place",
+            f"put {release}/ft{'.exe' if name.endswith('.exe') else '.pyz'} in its place",
         )
     return place
 
@@ -5444,12 +5512,19 @@ def update_ft(ft: Context, args: argparse.Namespace) -> None:
             file.restart()
             file.write(script)
             file.finish()
-            argv = ["powershell", "-NoProfile", "-ExecutionPolicy", "Bypass"]
-            argv += ["-File", file.hidden_path, "-Prefix", directory]
+            argv = [find_powershell(), "-NoProfile", "-ExecutionPolicy", "Bypass"]
+            argv += ["-File", file.hidden_path, "-Prefix", directory, "-NoPath"]
             run_installer([*argv, "-Version", newest, "-BaseUrl", release], b"")
     else:
         argv = ["sh", "-s", "--", "--prefix", directory]
         run_installer([*argv, "--version", newest, "--base-url", release], script)
+    require_version(place, newest)
+
+
+def find_powershell() -> str:
+    """Return the path of Windows PowerShell. Its name alone may start one that lies here."""
+    system = os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32")
+    return os.path.join(system, "WindowsPowerShell", "v1.0", "powershell.exe")
 
 
 def fetch_newest_version(http: HttpClient, release: str) -> str:
@@ -5476,8 +5551,9 @@ def run_installer(argv: list[str], script: bytes) -> None:
     import subprocess
 
     stays = f"ft {__version__} stays"
-    secrets = ("FINETUNING_API_KEY", "FT_FROM")  # FT_FROM would install something else
-    environ = {name: value for name, value in os.environ.items() if name not in secrets}
+    # FT_FROM would install something else; the modules of PowerShell 7 do not suit the older one.
+    unwanted = ("FINETUNING_API_KEY", "FT_FROM", "PSMODULEPATH")
+    environ = {name: value for name, value in os.environ.items() if name.upper() not in unwanted}
     try:
         # A session of its own: only we stop the script, together with what it runs.
         with subprocess.Popen(
@@ -5495,6 +5571,26 @@ def run_installer(argv: list[str], script: bytes) -> None:
         raise FtError(f"cannot run the install script: {error.strerror}; {stays}") from None
     if process.returncode:
         raise FtError(f"the install script failed (exit {process.returncode}); {stays}")
+
+
+def require_version(place: str, version: str) -> None:
+    """Raise FtError unless the program at `place` says that it is this version."""
+    import subprocess
+
+    try:
+        command = [sys.executable, place, "--version"]
+        shown = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE).stdout
+    except OSError:
+        shown = b""
+    if shown.split() != [b"ft", version.encode()]:
+        raise FtError(f"the install script ended, but {place} is not ft {version}")
+
+
+def remove_replaced_program() -> None:
+    """Remove the ft.exe that an update renamed, because Windows cannot remove one that runs."""
+    archive = getattr(__loader__, "archive", None)  # type: ignore[name-defined]
+    if os.name == "nt" and archive and os.path.basename(archive) == "ft.exe":
+        try_remove(os.path.join(os.path.dirname(archive), REPLACED_PROGRAM))
 
 
 @declare(
@@ -5936,7 +6032,7 @@ complete -c ft -f -k -a '(__ft_complete | string match -v "<path>")'
 complete -c ft -F -n '__ft_complete | string match -q "<path>"'
 """,
     # The = keeps PowerShell from dropping an empty word. Its own `ft` is an alias of Format-Table.
-    "powershell": r"""Register-ArgumentCompleter -Native -CommandName ft, ft.cmd -ScriptBlock {
+    "powershell": r"""Register-ArgumentCompleter -Native -CommandName ft, ft.exe -ScriptBlock {
     param($current, $ast, $cursor)
     $words = $ast.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursor } |
         Select-Object -Skip 1 | ForEach-Object { "$_" }
@@ -6014,8 +6110,10 @@ def complete(shell: str, words: list[str]) -> str:
     if shell == "bash":
         words = join_bash_words(words)
     *before, current = words or [""]
-    if shell == "powershell":
-        current = current[1:]
+    if shell == "powershell":  # whose users do not mind the case
+        before = [word.lower() for word in before]
+        name, equals, value = current[1:].partition("=")
+        current = name.lower() + equals + value
     offered = FILES if before and before[-1].endswith((">", "<")) else None
     offered = offered or find_candidates([*before, current])
     if offered is FILES:
@@ -6298,6 +6396,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prepare the process, run a command, leave no hidden file behind, and return the exit code."""
     open_missing_streams()
     ignore_warnings()
+    remove_replaced_program()
     console, part_files = Console(), PartFiles()
     try:
         try:

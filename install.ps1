@@ -151,7 +151,7 @@ def try_remove(path):
 
 def leftovers(directory):
     """Return what older installers and replaced programs have left in the directory."""
-    names = [name for name in os.listdir(directory) if re.fullmatch(r"ft\.exe\..*old", name)]
+    names = [name for name in os.listdir(directory) if re.fullmatch(r"\.ft-replaced.*\.exe", name)]
     paths = [os.path.join(directory, name) for name in names]
     starter, archive = os.path.join(directory, "ft.cmd"), os.path.join(directory, "ft.pyz")
     try:
@@ -164,9 +164,9 @@ def leftovers(directory):
 
 def set_aside(path):
     """Rename a program out of the way, which Windows allows while it runs. Returns the new name."""
-    aside = path + ".old"
+    aside = os.path.join(os.path.dirname(path), ".ft-replaced.exe")  # ft removes it
     if os.path.exists(aside) and not try_remove(aside):
-        aside = f"{path}.{os.urandom(3).hex()}.old"
+        aside = f"{aside[:-4]}-{os.urandom(3).hex()}.exe"
     os.rename(path, aside)
     return aside
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import os
 import shlex
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import zipfile
@@ -329,18 +331,49 @@ def test_the_release_directory_serves_this_version_and_keeps_the_others(tmp_path
         assert {
             stat.S_IMODE(path.stat().st_mode) & 0o055 for path in (tmp_path, tmp_path / version)
         } == {0o055}
-    names = ["SHA256SUMS", "VERSION", "ft.pyz", "install.ps1", "install.sh"]
+    covered = ["LICENSE.launcher.txt", "ft.exe", "ft.pyz", "install.ps1", "install.sh"]
+    names = sorted(["SHA256SUMS", "VERSION", *covered])
     assert sorted(os.listdir(tmp_path)) == sorted([*names, "0.0.1", version])
     assert sorted(os.listdir(tmp_path / version)) == names
     assert os.listdir(tmp_path / "0.0.1") == ["ft.pyz"]
     for name in names:
         assert (tmp_path / name).read_bytes() == (tmp_path / version / name).read_bytes()
     assert (tmp_path / "VERSION").read_text() == f"{version}\n"
-    covered = ["ft.pyz", "install.ps1", "install.sh"]
     sums = [
         f"{hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()}  {name}" for name in covered
     ]
     assert (tmp_path / "SHA256SUMS").read_text().splitlines() == sums
+
+
+def test_the_program_for_windows_is_the_launcher_a_line_and_the_archive(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        build.dist(tmp_path / name, [PYTHON])
+    data = (tmp_path / "one" / "ft.exe").read_bytes()
+    assert data == (tmp_path / "two" / "ft.exe").read_bytes()
+    launcher, _, rest = data.partition(build.EXE_SHEBANG)
+    assert hashlib.sha256(launcher).hexdigest() == build.LAUNCHER_SHA256
+    # By a path, because Windows would look for a bare name in the current directory.
+    assert build.EXE_SHEBANG == b"#!C:\\Windows\\py.exe -3\r\n"
+    # The launcher counts back from the central directory to the line.
+    directory_size, directory_offset = struct.unpack("<LL", rest[-10:-2])
+    assert directory_offset + directory_size == len(rest) - 22
+    with zipfile.ZipFile(tmp_path / "one" / "ft.pyz") as pyz, zipfile.ZipFile(
+        io.BytesIO(rest)
+    ) as archive:
+        assert [(name, archive.read(name)) for name in archive.namelist()] == [
+            (name, pyz.read(name)) for name in pyz.namelist()
+        ]
+    licence = (tmp_path / "one" / "LICENSE.launcher.txt").read_text(encoding="utf-8")
+    assert "PYTHON SOFTWARE FOUNDATION LICENSE" in licence
+
+
+def test_another_launcher_is_never_built_into_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build, "LAUNCHER_SHA256", "0" * 64)
+    with pytest.raises(SystemExit, match=r"not the launcher that build\.py knows"):
+        build.dist(tmp_path / "dist", [PYTHON])
+    assert not (tmp_path / "dist").exists()
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,9 @@ NEW = build.version()
 def sign(directory: Path) -> None:
     """Make SHA256SUMS right for what lies there."""
     names = [
-        name for name in ("ft.pyz", "install.ps1", "install.sh") if (directory / name).exists()
+        name
+        for name in ("ft.exe", "ft.pyz", "install.ps1", "install.sh")
+        if (directory / name).exists()
     ]
     sums = [
         f"{hashlib.sha256((directory / name).read_bytes()).hexdigest()}  {name}\n" for name in names
@@ -161,8 +163,11 @@ def test_the_script_gets_what_it_needs_and_neither_the_key_nor_another_file(
     script.write_text('env; printf "<%s>" "$@"\n')
     sign(site)
     result = installed(
-        FT_FROM="/tmp/other.pyz", HTTPS_PROXY="http://localhost:1", FT_SHA256="0" * 64
+        check=1, FT_FROM="/tmp/other.pyz", HTTPS_PROXY="http://localhost:1", FT_SHA256="0" * 64
     )
+    # The script's exit code says that all is well. The program itself is asked.
+    error = f"error: the install script ended, but {installed.ft} is not ft {NEW}"
+    assert result.stderr.splitlines()[-1] == error
     assert "ft_live_" not in result.stdout + result.stderr
     assert "FT_FROM" not in result.stdout
     assert "HTTPS_PROXY=http://localhost:1\n" in result.stdout
