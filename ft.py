@@ -3220,6 +3220,16 @@ def usable_path(path: str) -> str:
     return mark_long_path(os.path.abspath(path)) if os.name == "nt" else path
 
 
+def resolve_links(path: str) -> str:
+    """Return the file that a path leads to, so that a link stays a link when that is replaced."""
+    try:
+        return os.path.realpath(usable_path(path))
+    except OSError:
+        if os.name != "nt":
+            raise
+        return usable_path(path)  # some of its file systems cannot answer
+
+
 def replace_file(path: str, target: str) -> None:
     """Rename a file over another one. Raises OSError if the file system refuses.
 
@@ -3378,7 +3388,7 @@ class PartFile:
             fault = find_windows_fault(self.name) if os.name == "nt" else ""
             if fault:
                 raise FtError(f"cannot write {self.name}: {fault}")
-            self._path = os.path.realpath(usable_path(self.name))  # a link stays a link
+            self._path = resolve_links(self.name)
             directory, name = os.path.split(self._path)
             os.makedirs(directory, exist_ok=True)
             self._check_target()

@@ -6,6 +6,9 @@ one that starts fast. Marked `both_forms`, it runs a second time against ft.py. 
 
 - FT_FORM=ft.py or ft.pyz: all tests against this form, and no other.
 - FT_PYTHON=PATH: the interpreter that runs ft; without it the one that runs the tests.
+- WINDOWS_PYTHON=PATH: a python.exe, which Wine runs. Without it, the tests that ask for
+  `windows_ft` are skipped elsewhere than on Windows, whatever FT_REQUIRE_ALL says: it is in no
+  package of Debian.
 - FT_REQUIRE_ALL=1: a missing program that a test `needs` is a failure, not a skip.
 - FT_COVERAGE=DIRECTORY: measures the ft.py processes; `data` there is what `coverage report` reads.
 """
@@ -166,9 +169,8 @@ class Stream:
         return not self._thread.is_alive()
 
 
-def text_of(data: bytes) -> str:
-    """What a process wrote, with Windows' line ends as everybody else's."""
-    return data.decode().replace("\r\n", "\n") if WINDOWS else data.decode()
+def is_windows_program(argv: Sequence[str]) -> bool:
+    return WINDOWS or argv[0] == "wine"
 
 
 class Result:
@@ -186,9 +188,14 @@ class Result:
         self.code = 128 - returncode if returncode < 0 else returncode
         self.stdout_bytes, self.stderr_bytes, self.piped_bytes = stdout, stderr, piped
 
-    stdout = property(lambda self: text_of(self.stdout_bytes))
-    stderr = property(lambda self: text_of(self.stderr_bytes))
-    piped = property(lambda self: text_of(self.piped_bytes))
+    stdout = property(lambda self: self._text_of(self.stdout_bytes))
+    stderr = property(lambda self: self._text_of(self.stderr_bytes))
+    piped = property(lambda self: self._text_of(self.piped_bytes))
+
+    def _text_of(self, data: bytes) -> str:
+        """What a process wrote, with Windows' line ends as everybody else's."""
+        text = data.decode()
+        return text.replace("\r\n", "\n") if is_windows_program(self.argv) else text
 
     @property
     def json(self) -> Any:
@@ -387,7 +394,8 @@ class Runner:
 
     def __init__(self, program: Path, sandbox: Sandbox, home: Path) -> None:
         self.program, self.sandbox = program, sandbox
-        self.argv = [PYTHON, str(program)]
+        self.python = [PYTHON]
+        self.argv = [*self.python, str(program)]
         self.home = self.cwd = home
         self.config_dir = home / "config"
         self.config_dir.mkdir()
@@ -413,8 +421,11 @@ class Runner:
         result.update(
             HOME=str(self.home), FINETUNING_CONFIG_HOME=str(self.config_dir), LC_ALL="C.UTF-8"
         )
-        if WINDOWS:
+        if is_windows_program(self.python):
             result["PYTHONIOENCODING"] = "utf-8"
+        if self.python[0] == "wine":
+            result["WINEPREFIX"] = os.environ.get("WINEPREFIX", os.path.expanduser("~/.wine"))
+            result["WINEDEBUG"] = "-all"
         result["FINETUNING_API_KEY"] = self.sandbox.key if key is SANDBOX_KEY else key
         if speed:
             result.update(PYTHONPATH=str(FAST_CLOCK), FT_TEST_SPEED=str(speed))
@@ -505,6 +516,31 @@ def program(form: str, pytestconfig: pytest.Config) -> Path:
 @pytest.fixture
 def ft(program: Path, sandbox: Sandbox, tmp_path: Path) -> Runner:
     return Runner(program, sandbox, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def windows_python() -> Iterator[list[str]]:
+    """The command of a Python for Windows, on other systems under Wine."""
+    if WINDOWS:
+        yield [PYTHON]
+        return
+    path = os.environ.get("WINDOWS_PYTHON")
+    if not path:
+        pytest.skip("needs Windows, or Wine and WINDOWS_PYTHON=PATH, the path of a python.exe")
+    require("wine")
+    # While this one runs, Wine's services do. Tests would wait for them to leave their pipes.
+    env = {**os.environ, "WINEDEBUG": "-all"}
+    command, null = ["wine", path, "-c", "input()"], subprocess.DEVNULL
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=null, stderr=null):
+        yield command[:2]
+
+
+@pytest.fixture
+def windows_ft(ft: Runner, windows_python: list[str]) -> Runner:
+    """`ft`, run by a Python for Windows."""
+    ft.python = windows_python
+    ft.argv = [*windows_python, str(ft.program)]
+    return ft
 
 
 @pytest.fixture

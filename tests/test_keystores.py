@@ -27,17 +27,14 @@ STORES = [
             sys.platform == "win32", reason="its stand-in is a script with a #! line"
         ),
     ),
-    pytest.param(
-        WindowsCredentials,
-        marks=pytest.mark.skipif(
-            sys.platform != "win32", reason="the Credential Manager is Windows' own"
-        ),
-    ),
+    WindowsCredentials,
 ]
 
 
 @pytest.fixture(params=STORES, ids=lambda kind: kind.__name__)
 def store(request: pytest.FixtureRequest, ft: Runner) -> Iterator[Store]:
+    if request.param is WindowsCredentials:
+        request.getfixturevalue("windows_ft")
     store = request.param(ft)
     yield store
     store.stop()

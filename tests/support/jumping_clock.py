@@ -13,7 +13,7 @@ import sys
 from operator import attrgetter
 from typing import Any
 
-from conftest import PYTHON, ROOT, Process, Result, Runner
+from conftest import ROOT, Process, Result, Runner
 
 sys.path.insert(0, str(ROOT))
 import ft as module
@@ -45,8 +45,8 @@ def start(ft: Runner, *argv: str, changes: str = "", **how: Any) -> Process:
     are imported. AttributeError for a name that ft does not have.
     """
     refuse_unknown_names(changes)
-    code = f"import random, sys, time\nsys.path.insert(0, {str(ROOT)!r})\nimport ft\n"
-    return ft.start(*argv, _program=[PYTHON, "-c", f"{code}{changes}\nsys.exit(ft.main())"], **how)
+    code = f"import random, sys, time\nsys.path.insert(0, {str(ROOT)!r})\nimport ft\n{changes}\n"
+    return ft.start(*argv, _program=[*ft.python, "-c", f"{code}sys.exit(ft.main())"], **how)
 
 
 def run(ft: Runner, *argv: str, changes: str = "", timeout: float = 60, **how: Any) -> Result:

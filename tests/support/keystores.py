@@ -6,13 +6,11 @@ would.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import re
 import subprocess
 import sys
 import uuid
-from ctypes import wintypes
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +225,7 @@ class MacKeychain(Store):
 
 # --- Windows --------------------------------------------------------------------------------------
 
-GENERIC, LOCAL_MACHINE = 1, 2
+LOCAL_MACHINE = 2  # CRED_PERSIST_LOCAL_MACHINE
 # An advapi32 whose every call fails with that error.
 FAILING = """
 import ctypes, ctypes.wintypes, subprocess, urllib.request  # while sys.platform is true
@@ -241,23 +239,41 @@ sys.platform = "win32"
 """
 
 
-class Credential(ctypes.Structure):
-    """CREDENTIALW, as Microsoft's wincred.h has it."""
+# Run by the Python under test: what another program stores, finds and removes.
+MANAGER = """
+import ctypes, json, sys
+from ctypes import wintypes as w
 
+class Credential(ctypes.Structure):  # CREDENTIALW, as Microsoft's wincred.h has it
     _fields_ = [
-        ("Flags", wintypes.DWORD),
-        ("Type", wintypes.DWORD),
-        ("TargetName", wintypes.LPWSTR),
-        ("Comment", wintypes.LPWSTR),
-        ("LastWritten", wintypes.FILETIME),
-        ("CredentialBlobSize", wintypes.DWORD),
-        ("CredentialBlob", ctypes.c_void_p),
-        ("Persist", wintypes.DWORD),
-        ("AttributeCount", wintypes.DWORD),
-        ("Attributes", ctypes.c_void_p),
-        ("TargetAlias", wintypes.LPWSTR),
-        ("UserName", wintypes.LPWSTR),
+        ("Flags", w.DWORD), ("Type", w.DWORD), ("TargetName", w.LPWSTR), ("Comment", w.LPWSTR),
+        ("LastWritten", w.FILETIME), ("CredentialBlobSize", w.DWORD),
+        ("CredentialBlob", ctypes.c_void_p), ("Persist", w.DWORD), ("AttributeCount", w.DWORD),
+        ("Attributes", ctypes.c_void_p), ("TargetAlias", w.LPWSTR), ("UserName", w.LPWSTR),
     ]
+
+GENERIC, LOCAL_MACHINE = 1, 2
+advapi = ctypes.WinDLL("advapi32", use_last_error=True)
+verb, target, *rest = sys.argv[1:]
+if verb == "write":
+    blob = bytes.fromhex(rest[1])
+    data = ctypes.create_string_buffer(blob, len(blob))
+    item = Credential(
+        Type=GENERIC, TargetName=target, CredentialBlobSize=len(blob), UserName=rest[0],
+        CredentialBlob=ctypes.addressof(data), Persist=LOCAL_MACHINE,
+    )
+    assert advapi.CredWriteW(ctypes.byref(item), 0)
+elif verb == "delete":
+    for name in (target, *rest):
+        advapi.CredDeleteW(name, GENERIC, 0)
+else:
+    found = ctypes.POINTER(Credential)()
+    if not advapi.CredReadW(target, GENERIC, 0, ctypes.byref(found)):
+        sys.exit("null")
+    item = found.contents
+    blob = ctypes.string_at(item.CredentialBlob, item.CredentialBlobSize)
+    print(json.dumps([item.UserName, blob.hex(), item.Persist]))
+"""
 
 
 class WindowsCredentials(Store):
@@ -269,36 +285,25 @@ class WindowsCredentials(Store):
         super().__init__(ft)
         self.service = f"finetuning-test-{uuid.uuid4()}"
         self.targets = [f"{self.service}:default", self.service, f"default@{self.service}"]
-        self.advapi: Any = ctypes.WinDLL("advapi32", use_last_error=True)  # type: ignore[attr-defined]
         self.changes = f"ft.KEYCHAIN_SERVICE = {self.service!r}\n"
 
     def __call__(self, *argv: str, **how: Any) -> Result:
         how = {"key": None, "changes": self.changes, **how}
         return jumping_clock.start(self.ft, *argv, **how).finish()
 
+    def _manage(self, *argv: str) -> Result:
+        return self.ft(*argv, _program=[*self.ft.python, "-c", MANAGER])
+
     def write(self, target: str, user: str, blob: bytes) -> None:
-        data = ctypes.create_string_buffer(blob, len(blob))
-        item = Credential(
-            Type=GENERIC,
-            TargetName=target,
-            CredentialBlobSize=len(blob),
-            CredentialBlob=ctypes.addressof(data),
-            Persist=LOCAL_MACHINE,
-            UserName=user,
-        )
-        assert self.advapi.CredWriteW(ctypes.byref(item), 0)
+        assert self._manage("write", target, user, blob.hex()).code == 0
 
     def read(self, target: str) -> tuple[str, bytes, int] | None:
         """User name, blob and persistence."""
-        found = ctypes.POINTER(Credential)()
-        if not self.advapi.CredReadW(target, GENERIC, 0, ctypes.byref(found)):
+        result = self._manage("read", target)
+        if result.stderr == "null\n":
             return None
-        item = found.contents
-        return (
-            item.UserName,
-            ctypes.string_at(item.CredentialBlob, item.CredentialBlobSize),
-            item.Persist,
-        )
+        user, blob, persistence = result.json
+        return user, bytes.fromhex(blob), persistence
 
     @property
     def keys(self) -> list[str]:
@@ -320,15 +325,14 @@ class WindowsCredentials(Store):
     def python(self, verb: str, secret: str = "") -> str:
         """Python's keyring."""
         backend = "keyring.backends.Windows.WinVaultKeyring"
-        argv = [sys.executable, "-m", "keyring", "-b", backend, verb, self.service, "default"]
+        argv = [*self.ft.python, "-m", "keyring", "-b", backend, verb, self.service, "default"]
         ran = subprocess.run(
             argv, input=secret, stdout=subprocess.PIPE, encoding="utf-8", timeout=60
         )
         return ran.stdout.strip()
 
     def stop(self) -> None:
-        for target in self.targets:
-            self.advapi.CredDeleteW(target, GENERIC, 0)
+        self._manage("delete", *self.targets)
 
 
 def files_of(ft: Runner) -> list[str]:
