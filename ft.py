@@ -599,8 +599,21 @@ def suggest_nearest(word: str, names: Mapping[str, str]) -> str:
     return f"; did you mean `{nearest}`?"
 
 
+def quote_for_windows(word: str) -> str:
+    """Return a word for a person to paste into PowerShell and, if it can be, into cmd.
+
+    cmd knows double quotes only. In them PowerShell replaces variables, and cmd does so anywhere.
+    """
+    if re.fullmatch(r"[\w./\\:+=~-]+", word):
+        return word
+    if not re.search('["\u201c-\u201e$`%!]', word):
+        backslashes = len(word) - len(word.rstrip("\\"))  # would escape the closing quote
+        return f'"{word}' + "\\" * backslashes + '"'
+    return "'" + re.sub("(['\u2018-\u201b])", r"\1\1", word) + "'"
+
+
 def quote_command(*words: str) -> str:
-    """Return a command for a person to paste into bash, zsh or ksh.
+    """Return a command for a person to paste into bash, zsh or ksh, or on Windows into PowerShell.
 
     Unsafe characters are written as code points.
     """
@@ -610,6 +623,8 @@ def quote_command(*words: str) -> str:
         if any(map(is_unsafe, word)):
             points = (f"\\U{ord(c):08x}" if c in "\\'" or is_unsafe(c) else c for c in word)
             return f"$'{''.join(points)}'"
+        if os.name == "nt":
+            return quote_for_windows(word)
         quoted = shlex.quote(word)
         # zsh would look for a command named after the equals sign.
         return f"'{quoted}'" if quoted.startswith("=") else quoted

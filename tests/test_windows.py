@@ -204,6 +204,21 @@ def test_a_program_that_was_replaced_while_it_ran_is_removed_by_the_next(
     assert sorted(os.listdir(installed.directory)) == ["ft.exe", "ft.exe.old"]
 
 
+@pytest.mark.skipif(WINDOWS, reason="needs a pseudo-terminal")
+def test_ctrl_c_stops_the_program_and_not_only_its_launcher(
+    windows_ft: Runner, installed: Program
+) -> None:
+    windows_ft.sandbox.seconds = 60
+    argv = ("generate", "rain", "-o", r"two words\a.mp3")
+    process = windows_ft.tty(*argv, _program=installed.argv, columns=100, check=130)
+    process.expect("processing")
+    process.send("\x03")
+    result = process.finish()
+    (track,) = windows_ft.sandbox.book
+    assert f'ft download {track} --wait -o "two words\\a.mp3"' in result.stdout
+    assert os.listdir(windows_ft.cwd / "two words") == []
+
+
 # --- names and files ------------------------------------------------------------------------------
 
 FAULTS = {
@@ -293,6 +308,25 @@ def files_below(directory: Path) -> dict[str, bytes]:
     """Return the files in a directory, whatever the length of their paths."""
     start = Path("\\\\?\\" + str(directory.resolve())) if WINDOWS else directory
     return {path.name: path.read_bytes() for path in start.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("word", "quoted"),
+    [
+        (r"C:\Music\a.mp3", r"C:\Music\a.mp3"),
+        (r"C:\My Music\a.mp3", r'"C:\My Music\a.mp3"'),
+        ("C:\\My Music\\", r'"C:\My Music\\"'),
+        ("R&B", '"R&B"'),
+        ("it's", '"it\'s"'),
+        ("100% 'pure'", "'100% ''pure'''"),
+        ("$HOME", "'$HOME'"),
+        ("say “no”, it’s", "'say “no”, it’’s'"),
+        ("@a", '"@a"'),
+        ("", '""'),
+    ],
+)
+def test_a_command_in_a_hint_is_quoted_for_powershell_and_cmd(word: str, quoted: str) -> None:
+    assert module.quote_for_windows(word) == quoted
 
 
 # Holds a file open as a player does: others may read it, but not remove it.

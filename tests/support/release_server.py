@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import build
+
 FT = """\
 import sys
 def main():
@@ -27,9 +29,9 @@ def main():
 """
 
 
-def archive(version: str, source: str = FT) -> bytes:
+def archive(version: str, source: str = FT, shebang: bytes = b"#!/usr/bin/env python3\n") -> bytes:
     """A zipapp that is built as ft.pyz is, about as large, and says this version."""
-    buffer = io.BytesIO(b"#!/usr/bin/env python3\n")
+    buffer = io.BytesIO(shebang)
     buffer.seek(0, io.SEEK_END)
     with zipfile.ZipFile(buffer, "a") as zipped:
         zipped.writestr(
@@ -41,6 +43,12 @@ def archive(version: str, source: str = FT) -> bytes:
     return buffer.getvalue()
 
 
+def program(version: str, source: str = FT) -> bytes:
+    """The same as ft.exe."""
+    launcher, _ = build.launcher()
+    return launcher + build.EXE_SHEBANG + archive(version, source, b"")
+
+
 def sums(data: bytes, name: str = "ft.pyz") -> str:
     return f"{hashlib.sha256(data).hexdigest()}  {name}\n"
 
@@ -50,9 +58,11 @@ def release(site: Path, version: str, data: bytes | None = None) -> bytes:
     data = archive(version) if data is None else data
     directory = site / version
     directory.mkdir(parents=True)
-    (directory / "ft.pyz").write_bytes(data)
-    (directory / "SHA256SUMS").write_text(sums(data))
-    for name in ("ft.pyz", "SHA256SUMS"):
+    files = {"ft.exe": program(version), "ft.pyz": data}
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+    (directory / "SHA256SUMS").write_text("".join(sums(files[name], name) for name in files))
+    for name in (*files, "SHA256SUMS"):
         shutil.copy(directory / name, site / name)
     (site / "VERSION").write_text(version + "\n")
     return data
