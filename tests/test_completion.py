@@ -9,9 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Callable, List, Sequence
 
+import build
 import pytest
 from commands import NAMES, verbs
-from conftest import FAST_CLOCK, PYPY, PYTHON, ROOT, Process, Result, Runner
+from conftest import FAST_CLOCK, PYPY, PYTHON, ROOT, WINDOWS, Process, Result, Runner
 
 FIRST = list(dict.fromkeys(name.split()[0] for name in NAMES))
 KEYS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"]
@@ -242,21 +243,66 @@ def test_bash_completes_at_the_prompt(ft: Runner) -> None:
     process.finish()
 
 
-@pytest.mark.skipif(not shutil.which("pwsh"), reason="needs pwsh, which Debian does not have")
-def test_powershell_completes(ft: Runner) -> None:
+POWERSHELLS = [path for path in map(shutil.which, ("pwsh", "powershell")) if path]
+# PowerShell has an alias ft of its own, for Format-Table. It completes names of files where nothing
+# is offered, hence the empty directory.
+POWERSHELL = """
+Remove-Item Alias:ft -Force -ErrorAction SilentlyContinue
+Invoke-Expression (Get-Content -Raw ./script)
+Set-Location empty
+foreach ($line in $input) {
+    $complete = [System.Management.Automation.CommandCompletion]
+    $found = $complete::CompleteInput($line, $line.Length, $null).CompletionMatches
+    "<$(($found | ForEach-Object CompletionText) -join ' ')>"
+}
+"""
+
+
+@pytest.mark.parametrize("path", POWERSHELLS or [None])
+def test_powershell_completes_whatever_the_case(ft: Runner, path: str | None) -> None:
+    if not path:
+        pytest.skip("needs a PowerShell, which no package of Debian contains")
+    cases = {
+        **CASES,
+        "ft PLAYLIST M": ["move"],
+        "ft list --STATUS C": ["completed"],
+        "ft list --status=c": ["--status=completed"],
+        "ft list --Status=": [f"--status={status}" for status in STATUSES],
+        "ft.exe list --lim": ["--limit"],
+    }
     script(ft, "powershell")
-    lines = [line for line in CASES if "=" not in line]
-    look = (
-        "Invoke-Expression (Get-Content -Raw ./script)\nforeach ($line in $input) {\n"
-        "(([System.Management.Automation.CommandCompletion]::CompleteInput($line, $line.Length, "
-        "$null))"
-        ".CompletionMatches | ForEach-Object CompletionText) -join ' ' }"
-    )
-    result = start(
-        ft.cwd, "pwsh", "-NoProfile", "-Command", look, stdin="".join(f"{line}\n" for line in lines)
-    ).finish()
-    for line, offered in zip(lines, result.stdout.splitlines()):
-        assert sorted(offered.split()) == sorted(CASES[line]), line
+    (ft.cwd / "empty").mkdir()
+    programs = ft.cwd / "bin"
+    env = {"PATH": str(programs), "HOME": str(ft.cwd)}
+    if WINDOWS:
+        programs.mkdir()
+        shebang = f'#!"{PYTHON}"\r\n'.encode()
+        files = build.members([PYTHON], ROOT / "ft.py")
+        (programs / "ft.exe").write_bytes(build.launcher()[0] + shebang + build.archive(files))
+        env = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    else:
+        start(ft.cwd, "true").finish()
+    argv = [path, "-NoProfile", "-ExecutionPolicy", "Bypass", "-Command", POWERSHELL]
+    typed = "".join(f"{line}\n" for line in cases)
+    result = Process(argv, env=env, cwd=ft.cwd, stdin=typed, check=0).finish()
+    offered = [line[1:-1].split() for line in result.stdout.splitlines()]
+    assert len(offered) == len(cases)
+    for (line, expected), words in zip(cases.items(), offered):
+        assert sorted(words) == sorted(expected), line
+
+
+@pytest.mark.parametrize("words", [("PLAYLIST", "=M"), ("list", "--STATUS", "=C"), ("=LIST",)])
+def test_the_case_of_what_is_typed_in_powershell_does_not_matter(
+    ft: Runner, words: tuple[str, ...]
+) -> None:
+    offered = ft("__complete", "powershell", *words, check=0).stdout
+    assert offered.split("\t")[0].strip() in ("move", "completed", "list")
+
+
+def test_powershell_gets_the_whole_word_of_a_flag_with_its_value(ft: Runner) -> None:
+    for typed in ("=--status=c", "=--STATUS=C"):
+        offered = ft("__complete", "powershell", "list", typed, check=0).stdout
+        assert offered == "--status=completed\n"
 
 
 @every_shell

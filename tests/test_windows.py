@@ -16,6 +16,7 @@ import jumping_clock
 import pytest
 from conftest import PYTHON, ROOT, WINDOWS, Runner
 from keystores import FAILING, LOCAL_MACHINE, WindowsCredentials, files_of
+from release_server import ReleaseServer
 
 sys.path.insert(0, str(ROOT))
 import ft as module
@@ -202,6 +203,38 @@ def test_a_program_that_was_replaced_while_it_ran_is_removed_by_the_next(
     (installed.directory / "ft.exe.old").write_bytes(b"a copy that somebody made")
     windows_ft("--version", _program=installed.argv, check=0)
     assert sorted(os.listdir(installed.directory)) == ["ft.exe", "ft.exe.old"]
+
+
+@pytest.fixture
+def outdated(windows_ft: Runner) -> Program:
+    """A ft.exe that says that it is version 0.0.1."""
+    source = windows_ft.home / "old" / "ft.py"
+    source.parent.mkdir()
+    text = (ROOT / "ft.py").read_text(encoding="utf-8")
+    text = text.replace(f'__version__ = "{build.version()}"', '__version__ = "0.0.1"', 1)
+    source.write_text(text, encoding="utf-8")
+    return Program(windows_ft, source)
+
+
+def test_update_asks_the_new_program_for_its_version(
+    windows_ft: Runner, outdated: Program, tmp_path: Path
+) -> None:
+    """Wine's PowerShell does nothing and succeeds; that of Windows does run the script."""
+    build.dist(tmp_path / "site", [PYTHON])
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    (planted / "powershell.exe").write_bytes(b"MZ, and nothing that runs")
+    with ReleaseServer(tmp_path / "site") as server:
+        env = {"FT_RELEASE_URL": server.url}
+        update = windows_ft("update", _program=outdated.argv, cwd=planted, env=env)
+    shown = windows_ft("--version", _program=outdated.argv, check=0).stdout
+    if WINDOWS:
+        assert (update.code, shown) == (0, f"ft {build.version()}\n")
+    else:
+        message = f"ft.exe is not ft {build.version()}\n"
+        assert update.stderr.endswith(message)
+        assert (update.code, shown) == (1, "ft 0.0.1\n")
+    assert os.listdir(outdated.directory) == ["ft.exe"]
 
 
 @pytest.mark.skipif(WINDOWS, reason="needs a pseudo-terminal")
