@@ -2,6 +2,7 @@
 #
 #     irm https://finetuning.ai/cli/install.ps1 | iex
 #     & ([scriptblock]::Create((irm https://finetuning.ai/cli/install.ps1))) -Version 0.1.0
+#     & ([scriptblock]::Create((irm https://finetuning.ai/cli/install.ps1))) -Uninstall
 #
 # It writes one file, ft.exe, and adds its directory to your own PATH. It needs Python 3.8 or newer, never asks for
 # more rights, and does not change $PROFILE. Windows PowerShell 5.1 and PowerShell 7 run it. -Help lists its parameters.

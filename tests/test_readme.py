@@ -255,13 +255,20 @@ def test_pip_installs_it(machine: Callable[..., Result], tmp_path: Path) -> None
     assert result.stdout == VERSION
 
 
-def test_the_lines_for_windows_are_those_of_the_installer() -> None:
-    line = block("irm", "powershell")
-    assert line in "".join(
-        re.findall(
-            "^#     (.*\n)", (ROOT / "install.ps1").read_text(encoding="utf-8"), re.MULTILINE
-        )
-    )
+def test_the_lines_for_windows_are_those_of_the_installer_and_commands_of_ft(ft: Runner) -> None:
+    installer = (ROOT / "install.ps1").read_text(encoding="utf-8")
+    lines = [line for kind, text in BLOCKS if kind == "powershell" for line in text.splitlines()]
+    assert len(lines) == 8
+    for line in lines:
+        if "irm" in line:
+            assert f"#     {line}\n" in installer
+        elif line.startswith("Remove-Item"):
+            assert f'say("    {line}")\n' in installer
+        else:
+            program, *words = shlex.split(line.partition(" | ")[0])
+            assert program == "ft.exe"
+            ft(*words, *([] if words[0] in ("generate", "completion") else ["--help"]), check=0)
+    assert (ft.cwd / "piano.mp3").stat().st_size > 0
 
 
 @pytest.mark.needs("bash")
@@ -343,7 +350,11 @@ def test_the_configuration_is_taken(ft: Runner, sandbox: Sandbox) -> None:
 def test_its_links_lead_somewhere(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(((?!https://)[^)]+)\)", text):
-        assert (ROOT / target).exists(), target
+        if target.startswith("#"):
+            headings = re.findall("^#+ (.*)$", text, re.MULTILINE)
+            assert target[1:] in [heading.lower().replace(" ", "-") for heading in headings]
+        else:
+            assert (ROOT / target).exists(), target
 
 
 def test_the_map_for_contributors_is_true() -> None:

@@ -402,7 +402,9 @@ def test_a_read_only_target_costs_nothing(windows_ft: Runner) -> None:
 
 def test_the_root_of_a_drive_is_a_directory(windows_ft: Runner) -> None:
     for place in ("C:\\", "C:/"):
-        result = windows_ft("generate", "rain", "-o", place, check=0)
+        result = windows_ft("generate", "rain", "-o", place)
+        if WINDOWS and "denied" in result.stderr:
+            pytest.skip("needs the right to write to C:\\")
         saved = re.search("Saved to (C:.*)", result.stdout)
         assert saved
         code = "import os, sys; os.remove(sys.argv[1])"
