@@ -326,9 +326,8 @@ class WindowsCredentials(Store):
         """Python's keyring."""
         backend = "keyring.backends.Windows.WinVaultKeyring"
         argv = [*self.ft.python, "-m", "keyring", "-b", backend, verb, self.service, "default"]
-        ran = subprocess.run(
-            argv, input=secret, stdout=subprocess.PIPE, encoding="utf-8", timeout=60
-        )
+        # The standard streams of Wine's programs must be pipes.
+        ran = subprocess.run(argv, input=secret, capture_output=True, encoding="utf-8", timeout=60)
         return ran.stdout.strip()
 
     def stop(self) -> None:
