@@ -346,7 +346,7 @@ except OSError as error:
     if ($directory.Length -gt 3) { $directory = $directory.TrimEnd('\') }
     $parameters = ConvertTo-Json -Compress @{
         version = $Version; directory = $directory; base = $BaseUrl; launcher = $launcher
-        from = $(if ($From) { $paths.GetUnresolvedProviderPathFromPSPath($From) } else { '' })
+        'from' = $(if ($From) { $paths.GetUnresolvedProviderPathFromPSPath($From) } else { '' })
         quiet = [bool]$Quiet; uninstall = [bool]$Uninstall
     }
     $start = 'import sys, json; read = sys.stdin.buffer; parameters = json.loads(read.readline()); exec(read.read())'

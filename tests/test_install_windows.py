@@ -229,6 +229,9 @@ def test_a_version_that_is_not_the_announced_one_is_refused(
     (site / "0.2.0" / "SHA256SUMS").write_text(sums(data, "ft.exe"))
     result = windows_install(check=1)
     assert "the new ft does not run; nothing was changed" in result.stdout
+    other = windows_install.bin.parent / "new" / "directory"
+    windows_install(check=1, directory=windows_install.path(other))
+    assert not other.parent.exists()
     assert os.listdir(windows_install.bin) == ["ft.exe"]
     assert windows_install.ft.read_bytes() == before
 
@@ -341,11 +344,12 @@ def test_nothing_stays_in_the_session_and_redirected_streams_are_fine(
     script = str(ROOT / "install.ps1").replace("'", "''")
     lines = [
         "$Version = 'mine'; $Prefix = 'mine'; $ErrorActionPreference = 'Stop'",
-        "$before = (Get-ChildItem function:).Count",
+        "function Count { @(Get-ChildItem function: | Where-Object { -not $_.Source }).Count }",
+        "$before = Count",
         "$tls = [Net.ServicePointManager]::SecurityProtocol",
         f"$all = Get-Content -Raw -LiteralPath '{script}' | iex *>&1",
         '"$Version $Prefix $ErrorActionPreference"',
-        "(Get-ChildItem function:).Count - $before",
+        "(Count) - $before",
         "$tls -eq [Net.ServicePointManager]::SecurityProtocol",
         "Test-Path variable:program",
     ]
