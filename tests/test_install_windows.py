@@ -269,12 +269,17 @@ def test_a_program_that_runs_is_set_aside_and_later_removed(
     assert os.listdir(windows_install.bin) == ["ft.exe"]
 
 
-def test_what_an_older_script_installed_is_replaced(windows_install: Installer, site: Path) -> None:
+@pytest.mark.parametrize("uninstall", [False, True])
+def test_what_an_older_script_installed_is_replaced_or_removed(
+    windows_install: Installer, site: Path, uninstall: bool
+) -> None:
     windows_install.bin.mkdir(parents=True)
     shutil.copy(site / "0.1.0" / "ft.pyz", windows_install.bin)
     (windows_install.bin / "ft.cmd").write_bytes(b'@py -3 "%~dp0ft.pyz" %*\r\n')
-    windows_install()
-    assert os.listdir(windows_install.bin) == ["ft.exe"]
+    windows_install(uninstall=uninstall)
+    assert os.path.exists(windows_install.bin) == (not uninstall)
+    if not uninstall:
+        assert os.listdir(windows_install.bin) == ["ft.exe"]
 
 
 # --- the script, with PowerShell ------------------------------------------------------------------

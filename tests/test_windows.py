@@ -447,6 +447,13 @@ def test_a_track_is_made_listed_and_downloaded(windows_ft: Runner) -> None:
     assert piped == ft.sandbox.track(listed["id"])
 
 
+def test_a_pipe_in_the_code_page_of_the_machine_gets_every_track(windows_ft: Runner) -> None:
+    windows_ft.sandbox.add_generation(prompt="音楽 🎵 é")
+    result = windows_ft("list", "--limit", "1", env={"PYTHONIOENCODING": None}, check=0)
+    assert len(result.stdout_bytes.splitlines()) == 2
+    assert result.stderr_bytes.startswith(b"note: there are more")
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "cp437", "cp932"])
 def test_a_console_that_lacks_the_characters_gets_ascii_and_never_a_crash(
     windows_ft: Runner, encoding: str
