@@ -535,9 +535,8 @@ def default_filename(record: Json) -> str:
 
 
 # Windows takes them for devices in any directory, and older versions whatever extension follows.
-WINDOWS_DEVICE = re.compile(
-    r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9\u00b9\u00b2\u00b3]) *(\..*)?",
-    re.IGNORECASE | re.DOTALL,
+WINDOWS_DEVICE = (
+    r"(?is)(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9\u00b9\u00b2\u00b3]) *(\..*)?"
 )
 # A path for Windows that is longer may end up beyond the 260 characters that it takes unmarked.
 MAX_PLAIN_PATH = 200
@@ -555,7 +554,7 @@ def find_windows_fault(path: str) -> str:
         odd = re.search(r'[\x00-\x1f<>:"|?*]', name)
         if odd:
             return f"{name!r} contains {odd[0]!r}, which no name on Windows can"
-        if WINDOWS_DEVICE.fullmatch(name):
+        if re.fullmatch(WINDOWS_DEVICE, name):
             return f"{name!r} is the name of a device on Windows"
         if name.endswith((".", " ")) and name not in (".", ".."):
             return f"{name!r} ends in a dot or a space, which Windows drops"
@@ -5613,9 +5612,11 @@ def require_version(place: str, version: str) -> None:
 
 def remove_replaced_program() -> None:
     """Remove the ft.exe that an update renamed, because Windows cannot remove one that runs."""
-    archive = getattr(__loader__, "archive", None)  # type: ignore[name-defined]
-    if os.name == "nt" and archive and os.path.basename(archive) == "ft.exe":
-        try_remove(os.path.join(os.path.dirname(archive), REPLACED_PROGRAM))
+    if os.name == "nt":
+        place = getattr(__loader__, "archive", None) or __file__  # type: ignore[name-defined]
+        directory, name = os.path.split(place)
+        if name == "ft.exe":
+            try_remove(os.path.join(directory, REPLACED_PROGRAM))
 
 
 @declare(
