@@ -689,7 +689,10 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def format_json(value: Any, indent: str = "\n") -> str:
-    """Return `value` as JSON, two spaces a level, keys in their order and numbers unchanged."""
+    """Return `value` as JSON, keys in their order and numbers unchanged.
+
+    Each level is indented by two spaces, or all is on one line if `indent` is empty.
+    """
     import json
 
     encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -697,13 +700,14 @@ def format_json(value: Any, indent: str = "\n") -> str:
     def format_value(value: Any, indent: str) -> str:
         if isinstance(value, str):
             return encode(value)
-        inner = indent + "  "
+        inner = indent and indent + "  "
+        comma = "," + (inner or " ")
         if isinstance(value, dict) and value:
             members = [f"{encode(k)}: {format_value(v, inner)}" for k, v in value.items()]
-            return "{" + inner + ("," + inner).join(members) + indent + "}"
+            return "{" + inner + comma.join(members) + indent + "}"
         if isinstance(value, list) and value:
             items = [format_value(item, inner) for item in value]
-            return "[" + inner + ("," + inner).join(items) + indent + "]"
+            return "[" + inner + comma.join(items) + indent + "]"
         return value.literal if isinstance(value, ExactFloat) else encode(value)
 
     return format_value(value, indent)
@@ -728,6 +732,31 @@ def field_text(record: Json, name: str, absent: str = "-") -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return value if isinstance(value, str) else format_json(value)
+
+
+def find_member(record: Json, path: str) -> Any:
+    """Return the member of a record that `status` or `parameters.seed` names.
+
+    Raises KeyError if there is none.
+    """
+    value: Any = record
+    for name in path.split("."):
+        if not isinstance(value, dict):
+            raise KeyError(name)
+        value = value[name]
+    return value
+
+
+def format_field(value: Any, ascii_only: bool) -> str:
+    """Return a value for scripts, without tabs and line ends: text as it is, the rest as JSON.
+
+    What is escaped in text begins with a backslash, so backslashes are doubled. Null is nothing.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return sanitise(value.replace("\\", r"\\"))
+    return escape_json(format_json(value, ""), ascii_only)
 
 
 def format_visibility(record: Json) -> str:
@@ -933,6 +962,7 @@ class Console:
 
     def __init__(self) -> None:
         self.verbose = False
+        self.quiet = False
         environ = os.environ
         self.no_color = bool(environ.get("NO_COLOR")) or environ.get("CLICOLOR") == "0"
         # For `ft list | less -R`.
@@ -985,10 +1015,14 @@ class Console:
         ]
         self.print_raw("\n".join(lines))
 
+    @property
+    def ascii_only(self) -> bool:
+        """Return whether JSON is printed in ASCII: stdout's encoding is not a Unicode one."""
+        return not (sys.stdout.encoding or "ascii").lower().startswith("utf")
+
     def print_json(self, document: Any) -> None:
-        """Print a document, in ASCII if stdout's encoding is not a Unicode one."""
-        ascii_only = not (sys.stdout.encoding or "ascii").lower().startswith("utf")
-        self.print_raw(escape_json(format_json(document), ascii_only) + "\n")
+        """Print a document."""
+        self.print_raw(escape_json(format_json(document), self.ascii_only) + "\n")
 
     def write_bytes(self, data: bytes) -> None:
         """Write a piece of a track to stdout. Raises as `print_raw` does."""
@@ -1062,8 +1096,10 @@ class Console:
 
     # Messages
 
-    def note(self, text: str) -> None:
-        self.message("note", text, "bold")
+    def note(self, text: str, *, is_vital: bool = False) -> None:
+        """Print a note. With -q only a vital one: on something paid for, or why ft stops."""
+        if is_vital or not self.quiet:
+            self.message("note", text, "bold")
 
     def warning(self, text: str, command: Sequence[str] = ()) -> None:
         self.message("warning", text, "magenta", command)
@@ -1133,7 +1169,7 @@ class Console:
 
         `before` is a spinner or a bar, for the terminal only.
         """
-        if get_ident() != self._thread:
+        if self.quiet or get_ident() != self._thread:
             return
         if not self.has_status_line:
             self._note_if_silent(text)
@@ -1208,6 +1244,47 @@ def wait_for_input() -> None:
         os.read(sys.stdin.fileno(), 0)  # fails where it can never be read
         while not select.select([sys.stdin], [], [], 1.0)[0]:
             pass
+
+
+class FieldLines:
+    """Print members of records for scripts: a line a record, separated by tabs."""
+
+    def __init__(self, console: Console, names: Sequence[str]) -> None:
+        self.console = console
+        self.count = 0  # of the records printed so far
+        self._names = names
+        self._unknown = dict.fromkeys(names)  # what no record has had so far
+        self._known: Json = {}  # the last record
+
+    def print(self, records: Iterable[Json]) -> None:
+        """Print a line for each record, all in one write. A member that is missing is empty."""
+        ascii_only = self.console.ascii_only
+        lines = []
+        for record in records:
+            cells = []
+            for name in self._names:
+                try:
+                    cells.append(format_field(find_member(record, name), ascii_only))
+                    self._unknown.pop(name, None)
+                except KeyError:
+                    cells.append("")
+            lines.append("\t".join(cells) + "\n")
+            self._known = record
+        self.console.print_raw("".join(lines))
+        self.count += len(lines)
+
+    def finish(self) -> None:
+        """Warn of each member that no record has."""
+        for name in self._unknown if self.count else ():
+            suggestion = suggest_nearest(name, dict(zip(self._known, self._known)))
+            self.console.warning(f"unknown field `{name}`: no record has it{suggestion}")
+
+
+def print_fields(console: Console, records: Iterable[Json], names: Sequence[str]) -> None:
+    """Print these members of all records, as FieldLines does."""
+    lines = FieldLines(console, names)
+    lines.print(records)
+    lines.finish()
 
 
 class Progress:
@@ -1518,7 +1595,7 @@ def run_keychain_tool(
         except subprocess.TimeoutExpired:
             if timeout <= KEYCHAIN_TIMEOUT:
                 raise
-            console.note(f"waiting for {name}: answer its prompt if there is one")
+            console.note(f"waiting for {name}: answer its prompt if there is one", is_vital=True)
             out, err = process.communicate(timeout=timeout - KEYCHAIN_TIMEOUT)
     except subprocess.TimeoutExpired:
         raise KeychainTimeout(f"{name} did not answer within {timeout:.0f} s") from None
@@ -3800,12 +3877,15 @@ class Recovery:
         if not self._command:
             self.console.note(
                 "the submission may have been accepted, and then costs its credit: "
-                f"`{self.kind.list_command}` tells"
+                f"`{self.kind.list_command}` tells",
+                is_vital=True,
             )
         elif self._status == "completed":
             self.console.hint("the track is not lost", self._command)
         else:
-            self.console.note("the track is still being made and still costs its credit")
+            self.console.note(
+                "the track is still being made and still costs its credit", is_vital=True
+            )
             self.console.hint("", self._command)
 
 
@@ -3903,6 +3983,8 @@ def report_saved(console: Console, path: str) -> None:
     """Print where a track was saved: on stderr if the track itself went to stdout."""
     if path == "-":
         console.note("Saved to stdout")
+    elif console.quiet:
+        console.print_raw(f"{path}\n")  # unescaped, because a script uses it
     else:
         console.print(f"Saved to {path}")
 
@@ -4371,6 +4453,13 @@ def list_offset(text: str) -> int:
     return count
 
 
+def field_names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError("give names separated by commas, such as id,status")
+    return names
+
+
 def webhook_url(text: str) -> str:
     is_https = re.fullmatch(r"(?i:https)://[^\s/?#]\S*", text) and text.isprintable()
     if not is_https or len(text) > MAX_WEBHOOK:
@@ -4417,6 +4506,14 @@ PROMPT = arg(
     "prompt", "what to make, in plain words, quoted or not; `-` reads it from stdin", nargs="+"
 )
 JSON = flag("--json", "print the service's answer as JSON")
+QUIET = flag("-q --quiet", "print ids only, one a line, and no notes")
+PLAYLIST_QUIET = flag("-q --quiet", "print only the ids of its tracks, one a line")
+FIELDS = flag(
+    "--fields <names>",
+    "print these members of each record, separated by tabs, such as id,status,parameters.seed",
+    type=field_names,
+    shown="off",
+)
 SEED = flag("--seed <n>", "reproduce a previous run", type=whole_number, shown="random")
 OUTPUT = flag(
     "-o --output <path>",
@@ -4426,6 +4523,20 @@ OUTPUT = flag(
 )
 NO_WAIT = flag("--no-wait", "print the id once the service has accepted the submission, and exit")
 RECORD_JSON = flag("--json", "print the final record as JSON instead of downloading")
+RECORD_FIELDS = flag(
+    "--fields <names>",
+    "print these members of the final record, separated by tabs, instead of downloading",
+    type=field_names,
+    shown="off",
+)
+PLAYLIST_FIELDS = flag(
+    "--fields <names>",
+    "print these members of each track, separated by tabs, such as id,title",
+    type=field_names,
+    shown="off",
+)
+RECORD_QUIET = flag("-q --quiet", "print the path only, or with --no-wait the id, and no progress")
+DOWNLOAD_QUIET = flag("-q --quiet", "print only the paths of what is downloaded, and no progress")
 DOWNLOAD_JSON = flag("--json", "print what was saved, and what was not, as JSON")
 WEBHOOK = flag(
     "--webhook <url>",
@@ -4543,12 +4654,14 @@ def log_out(ft: Context, args: argparse.Namespace) -> None:
 @declare(
     "me",
     "Alias of ft auth whoami. Prints the signed-in account's email, tier and credits.",
+    FIELDS,
     JSON,
-    examples=["ft me --json | jq '.data.limits'"],
+    examples=["ft me --fields limits.totalRemaining", "ft me --json | jq '.data.limits'"],
 )
 @declare(
     "auth whoami",
     "Show the signed-in account. Prints its email, tier and credits.",
+    FIELDS,
     JSON,
     examples=["ft auth whoami"],
 )
@@ -4557,6 +4670,8 @@ def show_account(ft: Context, args: argparse.Namespace) -> None:
     if args.json:
         return ft.console.print_json(document)
     account = document["data"]
+    if args.fields:
+        return print_fields(ft.console, [account], args.fields)
     limits = account.get("limits") if isinstance(account.get("limits"), dict) else {}
     total, monthly, included, packs = (
         field_text(limits, name)
@@ -4613,6 +4728,8 @@ def show_account(ft: Context, args: argparse.Namespace) -> None:
     SEED,
     OUTPUT,
     NO_WAIT,
+    RECORD_QUIET,
+    RECORD_FIELDS,
     RECORD_JSON,
     WEBHOOK,
     examples=[
@@ -4657,6 +4774,8 @@ def generate_music(ft: Context, args: argparse.Namespace) -> None:
     SEED,
     OUTPUT,
     NO_WAIT,
+    RECORD_QUIET,
+    RECORD_FIELDS,
     RECORD_JSON,
     WEBHOOK,
     examples=['ft instrumental "slow piano over rain" --duration 90'],
@@ -4745,7 +4864,7 @@ def make_track(ft: Context, args: argparse.Namespace, submission: Submission) ->
     if args.webhook:
         submission.body["webhook"] = args.webhook
     waits = not (args.no_wait or args.webhook)
-    saves = waits and not args.json
+    saves = waits and not args.json and not args.fields
     if saves:
         check_destination(console, ft.part_files, args.output)  # before the credit is spent
     api = ft.api  # a missing key is no reason to say that something may have been accepted
@@ -4763,12 +4882,14 @@ def make_track(ft: Context, args: argparse.Namespace, submission: Submission) ->
             for name, words in REMAINING_FIELDS.items()
             if is_number(record.get(name))
         ]
-        console.note(f"queued as {record['id']}{''.join(left)}")
+        console.note(f"queued as {record['id']}{''.join(left)}", is_vital=True)
         recovery.told()
         document = wait_for_track(ft, kind, record["id"])
         recovery.ended(document["data"])
         if args.json:
             console.print_json(document)
+        elif args.fields:
+            print_fields(console, [document["data"]], args.fields)
         record = require_completed(document["data"])
         if saves:
             with Progress(console) as progress:
@@ -4783,6 +4904,10 @@ def print_queued(ft: Context, document: Json) -> None:
     if ft.args.json:
         return ft.console.print_json(document)
     record = document["data"]
+    if ft.args.fields:
+        return print_fields(ft.console, [record], ft.args.fields)
+    if ft.args.quiet:
+        return ft.console.print(record["id"])
     ft.console.print(f"Queued. id={record['id']} status={field_text(record, 'status')}")
 
 
@@ -4799,6 +4924,8 @@ def print_queued(ft: Context, document: Json) -> None:
         "--type <t>", "only music or instrumental", choices=("music", "instrumental"), shown="both"
     ),
     ALL_FLAG,
+    QUIET,
+    FIELDS,
     JSON,
     examples=["ft list --status completed --limit 50"],
 )
@@ -4809,22 +4936,49 @@ def list_tracks(ft: Context, args: argparse.Namespace) -> None:
     if kind is GENERATION:
         query["type"] = args.type
     if args.all:
-        document = merge_pages(kind, ft.api.list_all_records(kind, args.offset, **query))
+        pages = ft.api.list_all_records(kind, args.offset, **query)
     else:
-        document = ft.api.list_records(kind, limit=args.limit, offset=args.offset or None, **query)
+        offset = args.offset or None
+        pages = iter([ft.api.list_records(kind, limit=args.limit, offset=offset, **query)])
     if args.json:
-        return ft.console.print_json(document)
-    data = document["data"]
-    records = data[kind.list_field]
-    if not records:
+        return ft.console.print_json(merge_pages(kind, pages))
+    names = listed_fields(args)
+    if names:
+        count, data = print_pages(ft.console, kind, pages, names)
+    else:
+        data = merge_pages(kind, pages)["data"]
+        count = len(data[kind.list_field])
+    if not count:
         if args.offset:
             return ft.console.note(f"nothing at --offset {args.offset}: the list ends before it")
         suffix = f" with status {status}" if status else ""
         maker = " ".join(kind.words("generate"))
         return ft.console.note(f"nothing here{suffix}; `{maker}` makes one")
-    print_tracks(ft.console, records)
+    if not names:
+        print_tracks(ft.console, data[kind.list_field])
     if data.get("hasMore") is True:
         ft.console.note(f"there are more: --offset {field_text(data, 'nextOffset')}")
+
+
+def listed_fields(args: argparse.Namespace) -> Sequence[str]:
+    """Return the members that -q or --fields ask for, or none for a table."""
+    return ("id",) if args.quiet else args.fields or ()
+
+
+def print_pages(
+    console: Console, kind: Kind, pages: Iterable[Json], names: Sequence[str]
+) -> tuple[int, Json]:
+    """Print members of the records of each page as soon as it comes.
+
+    Returns how many records there were, and the `data` of the last page.
+    """
+    lines = FieldLines(console, names)
+    data: Json = {}
+    for page in pages:
+        data = page["data"]
+        lines.print(data[kind.list_field])
+    lines.finish()
+    return lines.count, data
 
 
 def merge_pages(kind: Kind, pages: Iterator[Json]) -> Json:
@@ -4859,6 +5013,7 @@ def print_tracks(console: Console, tracks: list[Json]) -> None:
     "get",
     "Show one generation's detail. For a finished track also the command that makes it again.",
     ID_ARG,
+    FIELDS,
     JSON,
     examples=["ft get 07e8d430-2310-4c57-87a8-cf1e6db376f7"],
 )
@@ -4869,6 +5024,8 @@ def show_track(ft: Context, args: argparse.Namespace) -> None:
     if args.json:
         return ft.console.print_json(document)
     record = document["data"]
+    if args.fields:
+        return print_fields(ft.console, [record], args.fields)
     parameters = get_parameters(record)
 
     def formatted(name: str, form: Callable[[Any], str]) -> str:
@@ -4943,6 +5100,7 @@ def command_to_repeat(record: Json) -> tuple[str, ...]:
     IDS_ARG,
     OUTPUT,
     WAIT_FLAG,
+    DOWNLOAD_QUIET,
     DOWNLOAD_JSON,
     examples=[
         "ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3",
@@ -5124,6 +5282,8 @@ def read_ids(console: Console, words: Sequence[str]) -> list[str]:
 @declare(
     "playlists",
     "List your playlists. Playlists are created in the web app.",
+    QUIET,
+    FIELDS,
     JSON,
     examples=["ft playlists"],
 )
@@ -5134,6 +5294,9 @@ def list_playlists(ft: Context, args: argparse.Namespace) -> None:
     playlists = document["data"]["playlists"]
     if not playlists:
         return ft.console.note("no playlists yet: create one at finetuning.ai")
+    names = listed_fields(args)
+    if names:
+        return print_fields(ft.console, playlists, names)
     ft.console.print_table(
         ("ID", "NAME", "TRACKS", "DURATION", "VISIBILITY", "UPDATED"),
         [
@@ -5198,6 +5361,8 @@ def find_playlist(console: Console, word: str, playlists: list[Json]) -> str:
     "playlist show",
     "Show a playlist and the tracks in it. Your own, or anybody's public one by its id.",
     PLAYLIST,
+    PLAYLIST_QUIET,
+    PLAYLIST_FIELDS,
     JSON,
     examples=['ft playlist show "Focus Beats"'],
 )
@@ -5208,6 +5373,9 @@ def show_playlist(ft: Context, args: argparse.Namespace) -> None:
         return ft.console.print_json(document)
     playlist = document["data"]
     tracks = playlist["tracks"]
+    names = listed_fields(args)
+    if names:
+        return print_fields(ft.console, tracks, names)
     pairs = [
         ("ID", field_text(playlist, "id")),
         ("Name", field_text(playlist, "name")),
@@ -5307,6 +5475,8 @@ def move_between_playlists(ft: Context, args: argparse.Namespace) -> int:
     VERBATIM_FLAG,
     OUTPUT,
     NO_WAIT,
+    RECORD_QUIET,
+    RECORD_FIELDS,
     RECORD_JSON,
     WEBHOOK,
     examples=['ft sfx generate "a heavy door closes" --duration 3'],
@@ -5325,6 +5495,8 @@ declare(
     OFFSET,
     STATUS,
     ALL_FLAG,
+    QUIET,
+    FIELDS,
     JSON,
     examples=["ft sfx list --limit 10"],
 )(list_tracks)
@@ -5332,6 +5504,7 @@ declare(
     "sfx get",
     "Show one sound effect's detail.",
     ID_ARG,
+    FIELDS,
     JSON,
     examples=["ft sfx get 07e8d430-2310-4c57-87a8-cf1e6db376f7"],
 )(show_track)
@@ -5341,6 +5514,7 @@ declare(
     IDS_ARG,
     OUTPUT,
     WAIT_FLAG,
+    DOWNLOAD_QUIET,
     DOWNLOAD_JSON,
     examples=["ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7"],
 )(download_tracks)
@@ -5957,7 +6131,11 @@ def parse_command_line(argv: Sequence[str]) -> argparse.Namespace:
     line.check_count()
     root, _ = build_parser(line.command)
     arguments = ["--", *line.arguments] if line.arguments else []
-    return root.parse_args([*line.name, *line.flags, *arguments])
+    args = root.parse_args([*line.name, *line.flags, *arguments])
+    forms = [name for name in ("quiet", "fields", "json") if getattr(args, name, None)]
+    if len(forms) > 1:
+        raise UsageError(f"--{forms[0]} and --{forms[1]} cannot be used together")
+    return args
 
 
 def help_text(words: Sequence[str]) -> str:
@@ -6290,6 +6468,7 @@ def run_command(console: Console, part_files: PartFiles, argv: Sequence[str]) ->
         console.print_help(str(request))
         return 0
     console.verbose = args.verbose
+    console.quiet = getattr(args, "quiet", False)
     console.no_color = console.no_color or args.no_color
     if args.command is None:
         console.print(f"ft {__version__}")
@@ -6319,7 +6498,7 @@ def report_failure(console: Console, error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):  # as after `ft list | head -1`
         return EXIT_BROKEN_PIPE
     if isinstance(error, StopSignal):
-        console.note("interrupted" if error.exit_code == 130 else "terminated")
+        console.note("interrupted" if error.exit_code == 130 else "terminated", is_vital=True)
         return error.exit_code
     if isinstance(error, ImportError):
         # Distributions leave modules out of their smallest Python, and builds those that they
