@@ -21,6 +21,8 @@ def test_a_row_has_the_flags_and_arguments_of_the_help(ft: Runner, command: Comm
     text = ft("help", *command.name.split(), check=0).stdout
     own = text.partition("global flags")[0]
     assert ("--json" in own) == command.json
+    assert ("--quiet" in own) == command.quiet
+    assert ("--fields" in own) == command.fields
     assert ("--yes" in own) == command.asks
     assert ("<id>" in own.splitlines()[0]) == command.takes_ids
 

@@ -32,6 +32,8 @@ class Command(NamedTuple):
     example: str
     effect: str
     json: bool = True
+    quiet: bool = False  # has -q
+    fields: bool = False  # has --fields
     needs_key: bool = True
     asks: bool = False
     takes_ids: bool = False
@@ -45,23 +47,23 @@ class Command(NamedTuple):
 COMMANDS = [  # in the order of `ft help`
     Command("auth login", "--stdin", LOCAL, json=False, needs_key=False),
     Command("auth logout", "", LOCAL, json=False, needs_key=False),
-    Command("auth whoami", "", READS),
-    Command("me", "", READS),
-    Command("generate", "lofi chill piano", SUBMITS),
-    Command("instrumental", "slow piano", SUBMITS),
-    Command("list", "", READS),
-    Command("get", TRACK, READS, takes_ids=True),
-    Command("download", TRACK, READS, takes_ids=True),
+    Command("auth whoami", "", READS, fields=True),
+    Command("me", "", READS, fields=True),
+    Command("generate", "lofi chill piano", SUBMITS, quiet=True, fields=True),
+    Command("instrumental", "slow piano", SUBMITS, quiet=True, fields=True),
+    Command("list", "", READS, quiet=True, fields=True),
+    Command("get", TRACK, READS, takes_ids=True, fields=True),
+    Command("download", TRACK, READS, takes_ids=True, quiet=True),
     Command("delete", f"--yes {TRACK}", CHANGES, asks=True, takes_ids=True),
-    Command("playlists", "", READS),
-    Command("playlist show", "Drafts", READS),
+    Command("playlists", "", READS, quiet=True, fields=True),
+    Command("playlist show", "Drafts", READS, quiet=True, fields=True),
     Command("playlist add", f"Drafts {TRACK}", CHANGES, takes_ids=True),
     Command("playlist remove", f"'Focus Beats' {IN_FOCUS}", CHANGES, takes_ids=True),
     Command("playlist move", f"Drafts Album {IN_DRAFTS}", CHANGES, takes_ids=True),
-    Command("sfx generate", "a door closes", SUBMITS),
-    Command("sfx list", "", READS),
-    Command("sfx get", EFFECT, READS, takes_ids=True),
-    Command("sfx download", EFFECT, READS, takes_ids=True),
+    Command("sfx generate", "a door closes", SUBMITS, quiet=True, fields=True),
+    Command("sfx list", "", READS, quiet=True, fields=True),
+    Command("sfx get", EFFECT, READS, takes_ids=True, fields=True),
+    Command("sfx download", EFFECT, READS, takes_ids=True, quiet=True),
     Command("doctor", "", READS, needs_key=False),
     Command("update", "", LOCAL, json=False, needs_key=False, code=1),  # ft.py is not installed
     Command("completion", "bash", LOCAL, json=False, needs_key=False),
@@ -70,6 +72,8 @@ COMMANDS = [  # in the order of `ft help`
 NAMES = [command.name for command in COMMANDS]
 GROUPS = list(dict.fromkeys(name.split()[0] for name in NAMES if " " in name))
 WITH_JSON = [command for command in COMMANDS if command.json]
+WITH_QUIET = [command for command in COMMANDS if command.quiet]
+WITH_FIELDS = [command for command in COMMANDS if command.fields]
 WITH_KEY = [command for command in COMMANDS if command.needs_key]
 WITH_IDS = [command for command in COMMANDS if command.takes_ids]
 READING = [command for command in COMMANDS if command.effect == READS]
