@@ -526,12 +526,17 @@ def slugify_for_files(text: str) -> str:
         return slugify(normalize("NFKD", slug).encode(encoding, "ignore").decode(encoding))
 
 
+def short_id(identifier: object) -> str:
+    """Return what stands for an id in a filename: its first 8 characters, as far as they may."""
+    return slugify_for_files(str(identifier)[:8]) or "unnamed"
+
+
 def default_filename(record: Json) -> str:
     """Return `<slug>-<short-id>.mp3`, made of characters that are safe in any filename."""
     titles = (record.get("title"), record.get("prompt"))
     slugs = [slugify_for_files(redact(title)) for title in titles if isinstance(title, str)]
     words = next(filter(None, slugs), "track")
-    return f"{words}-{slugify_for_files(str(record.get('id'))[:8]) or 'unnamed'}.mp3"
+    return f"{words}-{short_id(record.get('id'))}.mp3"
 
 
 # Windows takes them for devices in any directory, and older versions whatever extension follows.
@@ -1332,6 +1337,10 @@ class Progress:
 
     def end_file(self) -> None:
         self._files_ended += 1
+
+    def skip_file(self) -> None:
+        """Forget a file that need not be downloaded."""
+        self.file_count -= 1
 
     def draw(self) -> None:
         """Show the progress, at most ten times a second."""
@@ -3706,6 +3715,66 @@ def open_destination(console: Console, part_files: PartFiles, path: str) -> Part
     return StreamFile(console, path) if is_stream(path) else part_files.create(path)
 
 
+class TracksOnDisk:
+    """The files of a directory that may be tracks of a run, by the short ids in their names.
+
+    The rest of a name is that of the title, which may have changed. Two ids of the run that share a
+    short id cannot be told apart, so nothing is found for them. Raises FtError if the directory
+    cannot be read; one that is missing is empty.
+    """
+
+    def __init__(self, directory: str, ids: Iterable[str]) -> None:
+        self._paths: dict[str, list[str]] = {}
+        known: set[str] = set()
+        shared: set[str] = set()
+        for short in map(short_id, ids):
+            (shared if short in known else known).add(short)
+        wanted = known - shared
+        lengths = {len(short) for short in wanted}
+        try:
+            names = os.listdir(directory or ".") if wanted else []
+        except FileNotFoundError:
+            names = []
+        except OSError as error:
+            raise FtError(f"cannot read {directory or '.'}: {error.strerror}") from None
+        for name in names:
+            stem, extension = os.path.splitext(name)
+            for length in lengths if extension == ".mp3" else ():
+                short = stem[-length:]
+                if short in wanted and stem[:-length].endswith("-"):
+                    self._paths.setdefault(short, []).append(os.path.join(directory, name))
+
+    def find(self, record: Json) -> str | None:
+        """Return the path of a record's track, or None if it is missing or not whole.
+
+        A whole one has the size that the service names, and something in it if it names none.
+        """
+        expected: Any = record.get("fileSize")
+        for path in self._paths.get(short_id(record.get("id")), ()):
+            size = file_size(path)
+            if size and (not is_number(expected) or expected <= 0 or size == expected):
+                return path
+        return None
+
+
+def file_size(path: str) -> int:
+    """Return the size of a file in bytes, 0 if there is no regular file of that name."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+
+
+def write_metadata(part_files: PartFiles, path: str, record: Json) -> None:
+    """Write a record as JSON into a file. Raises FtError if that is impossible."""
+    text = redact(escape_json(format_json(record), ascii_only=False)) + "\n"
+    with part_files.create(path) as file:
+        file.restart()
+        file.write(text.encode())
+        file.commit()
+
+
 def check_destination(console: Console, part_files: PartFiles, output: str | None) -> None:
     """Make sure, before a credit is spent, that a track can be saved where -o says.
 
@@ -3979,6 +4048,104 @@ def save_track(
     return path
 
 
+class TrackSaver:
+    """Save tracks by their ids, as the flags of `ft download` say. Threads may share it.
+
+    `records` are those of list pages or of a playlist, by their ids; others are asked for one by
+    one. Afterwards `skipped` has the ids of the tracks that were there already.
+    """
+
+    def __init__(
+        self, ft: Context, ids: Sequence[str], records: Mapping[str, Json], progress: Progress
+    ) -> None:
+        self.skipped: set[str] = set()
+        self._ft = ft
+        self._kind: Kind = ft.args.command.kind
+        self._is_single = len(ids) == 1
+        self._records = records
+        self._progress = progress
+        self._owners: dict[str, str] = {}
+        directory = ft.args.output or ""
+        self._on_disk = TracksOnDisk(directory, ids if ft.args.skip_existing else ())
+        self._whole_records: dict[str, Json] | None = None
+
+    def complete_records(self) -> None:
+        """Look for the whole records of a playlist's tracks, which shows only some fields of them.
+
+        Only those are looked for that --metadata is going to write.
+        """
+        paths = {identifier: self._on_disk.find(r) for identifier, r in self._records.items()}
+        lacking = [i for i, path in paths.items() if not path or not file_size(f"{path}.json")]
+        self._whole_records = find_records(self._ft.api, self._kind, lacking)
+
+    def save(self, identifier: str) -> str:
+        """Save the track of an id unless it is there, and return its path.
+
+        Raises ApiError, NetworkError or FtError if it cannot be saved.
+        """
+        listed = self._records.get(identifier)
+        record = listed or self._ask(identifier)
+        path = self._on_disk.find(record)
+        if path:
+            self.skipped.add(identifier)
+        else:
+            record = self._completed(identifier, record)
+            path = self._download(identifier, record, is_listed=record is listed)
+        metadata = f"{path}.json"
+        if self._ft.args.metadata and not (identifier in self.skipped and file_size(metadata)):
+            record = self._whole_record(identifier, record)
+            write_metadata(self._ft.part_files, metadata, record)
+        return path
+
+    def _ask(self, identifier: str) -> Json:
+        record: Json = self._ft.api.get_record(self._kind, identifier)["data"]
+        return record
+
+    def _completed(self, identifier: str, record: Json) -> Json:
+        """Return the record of a track that is completed, after waiting for it if --wait says so.
+
+        Raises FtError if it is not completed.
+        """
+        if self._ft.args.wait and field_text(record, "status") not in ("completed", "failed"):
+            if self._is_single:
+                self._ft.console.note(f"waiting for {identifier}")
+            record = wait_for_track(self._ft, self._kind, identifier)["data"]
+        if not self._is_single and field_text(record, "status") == "failed":
+            raise FtError(f"failed: {field_text(record, 'errorMessage', 'the generation failed')}")
+        return require_completed(record)
+
+    def _download(self, identifier: str, record: Json, is_listed: bool) -> str:
+        """Download a track and return its path.
+
+        Its address may have expired since the list was made. Then the record is asked for again.
+        """
+        output = self._ft.args.output
+        try:
+            return save_track(self._ft, record, output, self._progress, self._owners)
+        except NetworkError as error:
+            if not is_listed or error.status not in (403, 404, 410):
+                raise
+            try:
+                fresh = self._ask(identifier)
+            except ApiError:
+                raise error from None
+            if fresh.get("audioUrl") == record.get("audioUrl"):
+                raise
+        fresh = require_completed(fresh)
+        return save_track(self._ft, fresh, output, self._progress, self._owners)
+
+    def _whole_record(self, identifier: str, record: Json) -> Json:
+        """Return all that the service shows of a record. Of other users' it shows no more."""
+        if self._whole_records is None:
+            return record
+        try:
+            return self._whole_records.get(identifier) or self._ask(identifier)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return record
+
+
 def report_saved(console: Console, path: str) -> None:
     """Print where a track was saved: on stderr if the track itself went to stdout."""
     if path == "-":
@@ -4055,6 +4222,7 @@ class Tally:
         self._verb = verb
         self._total = total
         self._succeeded = 0
+        self._skipped = 0
         self._failed = 0
         self._network_failed = 0
         self._hint = ""
@@ -4062,6 +4230,9 @@ class Tally:
 
     def succeeded(self, count: int = 1) -> None:
         self._succeeded += count
+
+    def skipped(self) -> None:
+        self._skipped += 1
 
     def failed(self, item: str, error: BaseException) -> None:
         """Warn of a failure. The first hint is kept for the end, and so is a bug of our own."""
@@ -4082,11 +4253,13 @@ class Tally:
         if self._hint:
             self.console.hint(self._hint)
         summary = f"{self._verb} {self._succeeded} of {self._total} track(s)"
+        if self._skipped:
+            summary += f", {self._skipped} already there"
         try:
-            if document is None:
-                self.console.print(summary)
-            else:
+            if document is not None:
                 self.console.print_json(document)
+            elif not self.console.quiet:
+                self.console.print(summary)
         except (FtError, BrokenPipeError):
             self.console.note(summary)
             raise
@@ -4102,9 +4275,7 @@ class Tally:
         return EXIT_NETWORK if is_network else EXIT_ERROR
 
 
-def save_several(
-    ft: Context, ids: list[str], save: Callable[[str], str], progress: Progress
-) -> int:
+def save_several(ft: Context, ids: list[str], saver: TrackSaver, progress: Progress) -> int:
     """Save tracks a few at a time, report what became of each, and return the exit code.
 
     Whatever ends the saving, even a signal or a bug of our own, is raised after the report.
@@ -4112,40 +4283,56 @@ def save_several(
     failure: BaseException | None = None
     left = dict.fromkeys(ids)
     tally = Tally(ft.console, "Downloaded", len(ids))
-    saved: list[Json] = []
-    errors: list[Json] = []
+    data: dict[str, list[Json]] = {"saved": [], "errors": []}
+    if ft.args.skip_existing:
+        data["skipped"] = []
     with ft.console.shield as shield:
         try:
-            for identifier, path, error in for_each_in_threads(ids, save, shield, progress.draw):
-                progress.end_file()
+            for identifier, path, error in for_each_in_threads(
+                ids, saver.save, shield, progress.draw
+            ):
                 del left[identifier]
                 if error:
+                    progress.end_file()
                     tally.failed(identifier, error)
-                    errors.append(
-                        {"id": identifier, "error": getattr(error, "message", str(error))}
-                    )
+                    why = getattr(error, "message", str(error))
+                    data["errors"].append({"id": identifier, "error": why})
+                elif identifier in saver.skipped:
+                    progress.skip_file()
+                    tally.skipped()
+                    data["skipped"].append({"id": identifier, "path": path})
                 else:
+                    progress.end_file()
                     tally.succeeded()
-                    saved.append({"id": identifier, "path": path})
+                    data["saved"].append({"id": identifier, "path": path})
                     if not ft.args.json:
                         report_saved(ft.console, path)
         except BaseException as error:
             failure = error
             why = "interrupted" if find_stop(error) else "not downloaded"
-            for identifier in left:
-                tally.failed(identifier, FtError(why))
-                errors.append({"id": identifier, "error": why})
+            for item in left if len(left) <= MAX_HINT_IDS else [f"{len(left)} tracks"]:
+                tally.failed(item, FtError(why))
+            data["errors"] += [{"id": identifier, "error": why} for identifier in left]
         try:
-            document = {"data": {"saved": saved, "errors": errors}}
-            tally.finish(document if ft.args.json else None)
-            if isinstance(failure, StopSignal) and 0 < len(left) <= MAX_HINT_IDS:
-                words = ft.args.command.kind.words("download", *left)
-                output = () if ft.args.output is None else ("-o", ft.args.output)
-                ft.console.hint("to get the rest", (*words, *output))
+            tally.finish({"data": data} if ft.args.json else None)
+            if isinstance(failure, StopSignal) and left:
+                hint_at_rest(ft, list(left))
         finally:
             if failure:
                 raise failure
     return tally.exit_code_if_all_are_needed()
+
+
+def hint_at_rest(ft: Context, ids: list[str]) -> None:
+    """Say how to download the tracks that a signal has left out."""
+    args = ft.args
+    if not args.id or len(ids) > MAX_HINT_IDS:
+        how = "" if args.skip_existing else " with `--skip-existing`"
+        return ft.console.hint(f"to get the rest, run the same command{how} again")
+    words = args.command.kind.words("download", *ids)
+    switches = [f"--{name}" for name in ("wait", "metadata") if getattr(args, name)]
+    output = () if args.output is None else ("-o", args.output)
+    ft.console.hint("to get the rest", (*words, *switches, *output))
 
 
 def find_records(api: Api, kind: Kind, ids: Sequence[str]) -> dict[str, Json]:
@@ -4369,7 +4556,7 @@ class Command:
         words = []
         for _, options in self.arguments:
             name: str = options["metavar"]
-            forms = {"+": f"{name}...", "*": f"[{name.strip('<>')}]"}
+            forms = {"+": f"{name}...", "*": f"[{name}]"}
             words.append(forms.get(options.get("nargs", ""), name))
         return " ".join(["ft", self.name, *words, "[flags]"])
 
@@ -4501,6 +4688,7 @@ IDS_ARG = arg(
     "ids, or their first 6 characters or more; `-` reads them from stdin, one a line",
     nargs="+",
 )
+OPTIONAL_IDS_ARG = arg("id", IDS_ARG[1]["help"], metavar="<id>...", nargs="*")
 PLAYLIST = arg("playlist", "a playlist's id or its name (upper or lower case)")
 PROMPT = arg(
     "prompt", "what to make, in plain words, quoted or not; `-` reads it from stdin", nargs="+"
@@ -4554,6 +4742,11 @@ STATUS = flag(
     choices=("all", "pending", "processing", "completed", "failed"),
     default="all",
 )
+SKIP_FLAG = flag(
+    "--skip-existing",
+    "do not download tracks again whose files are in the directory, whatever their titles are now",
+)
+METADATA = flag("--metadata", "write the record of each track beside it, as NAME.mp3.json")
 WAIT_FLAG = flag("--wait", "wait for a track that is not completed yet")
 YES_FLAG = flag("-y --yes", "skip the confirmation; required without a terminal")
 
@@ -5095,56 +5288,110 @@ def command_to_repeat(record: Json) -> tuple[str, ...]:
 
 @declare(
     "download",
-    "Download an already-completed track. Several ids are downloaded four at a time, into -o's "
-    "directory.",
-    IDS_ARG,
+    "Download an already-completed track. Several are downloaded four at a time, into -o's "
+    "directory: those of the ids, of a playlist or of the whole library.",
+    OPTIONAL_IDS_ARG,
+    flag("--all", "every completed track of your library, instead of ids"),
+    flag(
+        "--playlist <playlist>",
+        "every completed track of a playlist (its id or its name), instead of ids",
+        shown="none",
+    ),
     OUTPUT,
+    SKIP_FLAG,
+    METADATA,
     WAIT_FLAG,
     DOWNLOAD_QUIET,
     DOWNLOAD_JSON,
     examples=[
         "ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3",
-        (
-            "ft list --status completed --json | jq -r '.data.generations[].id' | "
-            "ft download - -o tracks/"
-        ),
+        "ft download --all --skip-existing -o tracks/",
+        'ft download --playlist "Focus Beats" --metadata -o focus/',
     ],
 )
 def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
     kind: Kind = args.command.kind
-    ids = read_ids(ft.console, args.id)
-    output = args.output or "."
-    if len(ids) > 1 and not names_directory(output):
-        raise UsageError(
-            "with several ids, -o must be a directory", "end its name with a slash to create it"
-        )
-    if args.json and is_stdout(output):
-        raise UsageError("--json and -o - cannot be used together")
+    playlist = args.playlist if kind is GENERATION else None
+    source = download_source(args, playlist)
+    ids = read_ids(ft.console, args.id) if args.id else []
+    check_output_flag(args, "several ids" if len(ids) > 1 else source)
     check_destination(ft.console, ft.part_files, args.output)
-    api = ft.api
-    ids = expand_ids(ft.console, ids, library_pages(api, kind))
-    owners: dict[str, str] = {}
+    if ids:
+        ids = expand_ids(ft.console, ids, library_pages(ft.api, kind))
+    else:
+        records = listed_tracks(ft, args, playlist)
+        ids = list(records)
+        if not ids:
+            ft.console.note("nothing to download: no completed tracks")
+            if args.json:
+                ft.console.print_json({"data": {"saved": [], "errors": []}})
+            return None
     if not ft.console.has_status_line:
         title = ids[0] if len(ids) == 1 else f"{len(ids)} tracks"
-        ft.console.note(f"downloading {title}")
-
-    records = find_records(api, kind, ids)
-
-    def save(identifier: str) -> str:
-        record = records.get(identifier) or api.get_record(kind, identifier)["data"]
-        if args.wait and field_text(record, "status") not in ("completed", "failed"):
-            if len(ids) == 1:
-                ft.console.note(f"waiting for {identifier}")
-            record = wait_for_track(ft, kind, identifier)["data"]
-        if len(ids) > 1 and field_text(record, "status") == "failed":
-            raise FtError(f"failed: {field_text(record, 'errorMessage', 'the generation failed')}")
-        return save_track(ft, require_completed(record), args.output, progress, owners)
-
+        missing = "what is missing of " if args.skip_existing else ""
+        ft.console.note(f"downloading {missing}{title}")
+    if args.id:
+        records = find_records(ft.api, kind, ids)
     with Progress(ft.console, len(ids)) as progress:
-        if len(ids) > 1 or args.json:
-            return save_several(ft, ids, save, progress)
-        report_saved(ft.console, save(ids[0]))
+        saver = TrackSaver(ft, ids, records, progress)
+        if playlist is not None and args.metadata:
+            saver.complete_records()
+        if len(ids) > 1 or source or args.skip_existing or args.json:
+            return save_several(ft, ids, saver, progress)
+        report_saved(ft.console, saver.save(ids[0]))
         return None
+
+
+def download_source(args: argparse.Namespace, playlist: str | None) -> str:
+    """Return which flag is there in place of ids, or nothing for ids.
+
+    Raises UsageError unless there is exactly one of all.
+    """
+    given = {"ids": args.id, "--all": args.all, "--playlist": playlist is not None}
+    sources = [name for name, is_given in given.items() if is_given]
+    if not sources:
+        raise UsageError("missing argument: <id>", f"`ft help {args.command.name}` explains it")
+    if len(sources) > 1:
+        raise UsageError(f"{sources[0]} and {sources[1]} cannot be used together")
+    return "" if args.id else sources[0]
+
+
+def check_output_flag(args: argparse.Namespace, several: str) -> None:
+    """Raise UsageError if -o cannot be what other flags need it to be.
+
+    `several` says what may mean more than one track, if anything does.
+    """
+    output = args.output or "."
+    if not names_directory(output):
+        if several:
+            raise UsageError(
+                f"with {several}, -o must be a directory", "end its name with a slash to create it"
+            )
+        if args.skip_existing:
+            raise UsageError("--skip-existing looks into a directory, so -o must be one")
+    if args.json and is_stdout(output):
+        raise UsageError("--json and -o - cannot be used together")
+    if args.metadata and is_stream(output):
+        raise UsageError(f"--metadata and -o {output} cannot be used together")
+
+
+def listed_tracks(ft: Context, args: argparse.Namespace, playlist: str | None) -> dict[str, Json]:
+    """Return the records of the library's or a playlist's tracks, by their ids.
+
+    They are the completed ones and, with --wait, those that will be.
+    """
+    kind: Kind = args.command.kind
+    wanted = ("completed", "pending", "processing") if args.wait else ("completed",)
+    if playlist is None:
+        pages = library_pages(ft.api, kind, status=None if args.wait else "completed")
+    else:
+        [identifier] = find_playlists(ft, playlist)
+        pages = playlist_pages(ft.api, identifier)
+    records = {field_text(record, "id"): record for page in pages for record in page}
+    chosen = {i: r for i, r in records.items() if field_text(r, "status") in wanted}
+    if playlist is not None and len(chosen) < len(records):
+        ft.console.note(f"not completed: {len(records) - len(chosen)} of {len(records)} tracks")
+    return chosen
 
 
 @declare(
@@ -5254,9 +5501,9 @@ def playlist_pages(api: Api, playlist: str) -> Iterator[list[Json]]:
     yield api.get_playlist(playlist)["data"]["tracks"]
 
 
-def library_pages(api: Api, kind: Kind) -> Iterator[list[Json]]:
-    """Yield the records of all pages of the list."""
-    for document in api.list_all_records(kind):
+def library_pages(api: Api, kind: Kind, **query: Any) -> Iterator[list[Json]]:
+    """Yield the records of all pages of the list, as `Api.list_records` takes the query."""
+    for document in api.list_all_records(kind, **query):
         yield document["data"][kind.list_field]
 
 
@@ -5511,12 +5758,18 @@ declare(
 declare(
     "sfx download",
     "Download already-completed sound effects. As `ft download` does.",
-    IDS_ARG,
+    OPTIONAL_IDS_ARG,
+    flag("--all", "every completed sound effect, instead of ids"),
     OUTPUT,
+    SKIP_FLAG,
+    METADATA,
     WAIT_FLAG,
     DOWNLOAD_QUIET,
     DOWNLOAD_JSON,
-    examples=["ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7"],
+    examples=[
+        "ft sfx download 07e8d430-2310-4c57-87a8-cf1e6db376f7",
+        "ft sfx download --all --skip-existing -o effects/",
+    ],
 )(download_tracks)
 
 
@@ -5808,10 +6061,7 @@ def print_completion(ft: Context, args: argparse.Namespace) -> None:
     "help",
     "Print built-in help. Overall or for a single command.",
     arg(
-        "topic",
-        "the command or topic to explain; none: an overview",
-        metavar="<command>",
-        nargs="*",
+        "topic", "the command or topic to explain; none: an overview", metavar="command", nargs="*"
     ),
     flag("--man", "print the man page of all commands, as roff"),
     examples=["ft help generate"],
