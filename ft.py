@@ -4328,7 +4328,7 @@ def hint_at_rest(ft: Context, ids: list[str]) -> None:
     args = ft.args
     if not args.id or len(ids) > MAX_HINT_IDS:
         how = "" if args.skip_existing else " with `--skip-existing`"
-        return ft.console.hint(f"to get the rest, run the same command{how} again")
+        return ft.console.hint(f"to get the rest, run the same command again{how}")
     words = args.command.kind.words("download", *ids)
     switches = [f"--{name}" for name in ("wait", "metadata") if getattr(args, name)]
     output = () if args.output is None else ("-o", args.output)
