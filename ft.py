@@ -4560,6 +4560,10 @@ class Command:
             words.append(forms.get(options.get("nargs", ""), name))
         return " ".join(["ft", self.name, *words, "[flags]"])
 
+    @property
+    def usage_hint(self) -> str:
+        return f"usage: {self.usage}; `ft help {self.name}` explains it"
+
 
 COMMANDS: dict[str, Command] = {}  # in the order of `ft help`
 
@@ -5120,7 +5124,10 @@ def print_queued(ft: Context, document: Json) -> None:
     QUIET,
     FIELDS,
     JSON,
-    examples=["ft list --status completed --limit 50"],
+    examples=[
+        "ft list --status completed --limit 50",
+        "ft list --all --fields id,title,parameters.seed",
+    ],
 )
 def list_tracks(ft: Context, args: argparse.Namespace) -> None:
     kind: Kind = args.command.kind
@@ -5208,7 +5215,10 @@ def print_tracks(console: Console, tracks: list[Json]) -> None:
     ID_ARG,
     FIELDS,
     JSON,
-    examples=["ft get 07e8d430-2310-4c57-87a8-cf1e6db376f7"],
+    examples=[
+        "ft get 07e8d430-2310-4c57-87a8-cf1e6db376f7",
+        "ft get 07e8d430 --fields status,audioUrl",
+    ],
 )
 def show_track(ft: Context, args: argparse.Namespace) -> None:
     kind: Kind = args.command.kind
@@ -5307,6 +5317,7 @@ def command_to_repeat(record: Json) -> tuple[str, ...]:
         "ft download 07e8d430-2310-4c57-87a8-cf1e6db376f7 -o jingle.mp3",
         "ft download --all --skip-existing -o tracks/",
         'ft download --playlist "Focus Beats" --metadata -o focus/',
+        "ft list --type instrumental --status completed --all -q | ft download - -o piano/",
     ],
 )
 def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
@@ -5350,7 +5361,8 @@ def download_source(args: argparse.Namespace, playlist: str | None) -> str:
     given = {"ids": args.id, "--all": args.all, "--playlist": playlist is not None}
     sources = [name for name, is_given in given.items() if is_given]
     if not sources:
-        raise UsageError("missing argument: <id>", f"`ft help {args.command.name}` explains it")
+        others = "--all or --playlist" if args.command.kind is GENERATION else "--all"
+        raise UsageError(f"missing argument: <id>, {others}", args.command.usage_hint)
     if len(sources) > 1:
         raise UsageError(f"{sources[0]} and {sources[1]} cannot be used together")
     return "" if args.id else sources[0]
@@ -5403,7 +5415,7 @@ def listed_tracks(ft: Context, args: argparse.Namespace, playlist: str | None) -
     JSON,
     examples=[
         "ft delete 07e8d430 a9b16641",
-        "ft list --status failed --json | jq -r '.data.generations[].id' | ft delete --yes -",
+        "ft list --status failed --all -q | ft delete --yes -",
     ],
 )
 def delete_tracks(ft: Context, args: argparse.Namespace) -> int | None:
@@ -5647,10 +5659,7 @@ def show_playlist(ft: Context, args: argparse.Namespace) -> None:
     JSON,
     examples=[
         'ft playlist add "Focus Beats" 07e8d430 a9b16641',
-        (
-            "ft list --status completed --json | jq -r '.data.generations[].id' | "
-            'ft playlist add "Focus Beats" -'
-        ),
+        'ft list --status completed -q | ft playlist add "Focus Beats" -',
     ],
 )
 def add_to_playlist(ft: Context, args: argparse.Namespace) -> int:
@@ -5669,10 +5678,7 @@ def add_to_playlist(ft: Context, args: argparse.Namespace) -> int:
     JSON,
     examples=[
         'ft playlist remove "Focus Beats" 07e8d430',
-        (
-            "ft playlist show \"Focus Beats\" --json | jq -r '.data.tracks[].id' | "
-            'ft playlist remove "Focus Beats" -'
-        ),
+        'ft playlist show "Focus Beats" -q | ft playlist remove "Focus Beats" -',
     ],
 )
 def remove_from_playlist(ft: Context, args: argparse.Namespace) -> int:
@@ -5693,10 +5699,7 @@ def remove_from_playlist(ft: Context, args: argparse.Namespace) -> int:
     JSON,
     examples=[
         'ft playlist move "Drafts" "Album" 07e8d430 a9b16641',
-        (
-            "ft playlist show Drafts --json | jq -r '.data.tracks[].id' | "
-            "ft playlist move Drafts Album -"
-        ),
+        "ft playlist show Drafts -q | ft playlist move Drafts Album -",
     ],
 )
 def move_between_playlists(ft: Context, args: argparse.Namespace) -> int:
@@ -6226,9 +6229,9 @@ class CommandLine:
             raise self.error(f"unexpected argument {self.arguments[len(counts)]!r}")
 
     def error(self, message: str) -> UsageError:
-        name = " ".join(self.name)
-        group = f"{name} <command>" if name else "<command>"
-        usage = self.command.usage if self.command else f"ft {group} [flags]"
+        if self.command:
+            return UsageError(message, self.command.usage_hint)
+        usage = " ".join(["ft", *self.name, "<command> [flags]"])
         explained = " ".join(["ft help", *self.name])
         return UsageError(message, f"usage: {usage}; `{explained}` explains it")
 
@@ -6622,13 +6625,16 @@ HELP_TOPICS = {
         "keychain",
     },
     "scripting": {
-        "Download everything that is completed": "ft list --status completed --all --json | "
-        "jq -r '.data.generations[].id' | ft download - -o tracks/",
-        "Delete what failed": "ft list --status failed --all --json | "
-        "jq -r '.data.generations[].id' | ft delete --yes -",
-        "Move a playlist into another one": "ft playlist show Drafts --json | "
-        "jq -r '.data.tracks[].id' | ft playlist move Drafts Album -",
-        "See how many credits are left": "ft me --json | jq .data.limits.totalRemaining",
+        "Download what is new, each night": "ft download --all --skip-existing --metadata "
+        "-o tracks/",
+        "Delete what failed": "ft list --status failed --all -q | ft delete --yes -",
+        "Move a playlist into another one": "ft playlist show Drafts -q | "
+        "ft playlist move Drafts Album -",
+        "Go on only if there are credits left": 'test "$(ft me --fields '
+        'limits.totalRemaining)" -ge 10',
+        "Make a table of all tracks": "ft list --all --fields id,title,parameters.seed >tracks.tsv",
+        "Choose tracks with jq": "ft list --all --json | "
+        "jq -r '.data.generations[] | select(.duration > 120).id' | ft download - -o long/",
         "Read the prompt and the lyrics from files": "ft generate - --lyrics-file words.txt "
         "<prompt.txt",
         "Play a track without saving it": "ft download 07e8d430 -o - | mpv -",

@@ -172,8 +172,8 @@ def test_an_unknown_playlist_is_exit_2(ft: Runner) -> None:
         ("--playlist x -o song.mp3", "with --playlist, -o must be a directory"),
         ("07e8d430 --skip-existing -o song.mp3", "--skip-existing looks into a directory"),
         ("07e8d430 --metadata -o -", "--metadata and -o - cannot be used together"),
-        ("", "missing argument: <id>"),
-        ("--skip-existing", "missing argument: <id>"),
+        ("", "missing argument: <id>, --all"),
+        ("--skip-existing", "missing argument: <id>, --all"),
     ],
 )
 def test_what_cannot_be_meant_is_exit_2(ft: Runner, argv: str, words: str) -> None:
