@@ -12,8 +12,6 @@ from commands import WITH_FIELDS, Command, each, run
 from conftest import Runner
 from sandbox import Sandbox
 
-pytestmark = pytest.mark.source
-
 LISTS = ("generations", "soundEffects", "playlists", "tracks")
 
 

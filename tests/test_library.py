@@ -14,7 +14,7 @@ import pytest
 from conftest import WINDOWS, Runner
 from sandbox import Sandbox
 
-pytestmark = [pytest.mark.source, pytest.mark.sandbox(library=False)]
+pytestmark = pytest.mark.sandbox(library=False)
 
 FOREIGN = "11111111-2222-4333-8444-555555555555"
 

@@ -10,8 +10,6 @@ from commands import IN_DRAFTS, SUBMITTING, TRACK, WITH_QUIET, Command, each, ru
 from conftest import Runner
 from sandbox import Sandbox
 
-pytestmark = pytest.mark.source
-
 
 @each(WITH_QUIET)
 def test_not_together_with_json(ft: Runner, command: Command) -> None:
