@@ -9,6 +9,7 @@
     growth       time and memory for 10,000 and 40,000 records, and for deleting 100,000 ids
     downloads    throughput of 1 MB and 1 GB on loopback
     requests     how many requests 250 ids take under the real limit of 60 a minute
+    library      `ft download --all` of 1,000 and 10,000 tracks under that limit, and the rerun
     keyring      the key from a keyring
 
 All of them run if none is named. Every command of a table runs once a round, in turn, so that a
@@ -20,9 +21,11 @@ interpreter can slow its start several times.
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import http.server
 import json
+import math
 import os
 import re
 import shutil
@@ -374,13 +377,14 @@ class Library(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     size: ClassVar[int] = 0
+    address: ClassVar[str] = ""
     record: ClassVar[dict[str, Any]] = {}
 
     def do_GET(self) -> None:
         query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
         offset, limit = int(query.get("offset", 0)), int(query["limit"])
         following = min(offset + limit, self.size)
-        records = [{**self.record, "id": self.name(n)} for n in range(offset, following)]
+        records = [self.make_record(number) for number in range(offset, following)]
         has_more = following < self.size
         following_offset = following if has_more else None
         self._send({"generations": records, "hasMore": has_more, "nextOffset": following_offset})
@@ -388,6 +392,10 @@ class Library(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self._send({"deleted": body["ids"]})
+
+    @classmethod
+    def make_record(cls, number: int) -> dict[str, Any]:
+        return {**cls.record, "id": cls.name(number)}
 
     @staticmethod
     def name(number: int) -> str:
@@ -454,6 +462,65 @@ def requests(machine: Machine, sandbox: Sandbox, rounds: int) -> None:
         refused = sum(request.status == 429 for request in made)
     row("", "s", "requests to the API", "refused (429)")
     row("download of 250 ids", seconds, str(len(made)), str(refused))
+
+
+class Shelf(Library):
+    """Serves the records and the tracks of a library, and refuses over 60 API requests a minute."""
+
+    track: ClassVar[bytes] = b"ID3" + bytes(997)
+    taken: ClassVar[collections.deque[float]] = collections.deque()
+    served: ClassVar[collections.Counter[str]] = collections.Counter()
+    lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def do_GET(self) -> None:
+        wait = 0.0
+        is_track = self.path.startswith("/audio/")
+        with self.lock:
+            now = time.monotonic()
+            while self.taken and self.taken[0] < now - 60:
+                self.taken.popleft()
+            if not is_track and len(self.taken) >= 60:
+                wait = self.taken[0] + 60 - now
+            elif not is_track:
+                self.taken.append(now)
+            self.served["refused" if wait else "tracks" if is_track else "pages"] += 1
+        if wait:
+            self.send_response(429)
+            self.send_header("Retry-After", str(math.ceil(wait)))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif is_track:
+            self.send_response(200)
+            self.send_header("Content-Type", "audio/mpeg")
+            self.send_header("Content-Length", str(len(self.track)))
+            self.end_headers()
+            self.wfile.write(self.track)
+        else:
+            super().do_GET()
+
+    @classmethod
+    def make_record(cls, number: int) -> dict[str, Any]:
+        identifier = cls.name(number)
+        return {**cls.record, "id": identifier, "audioUrl": f"{cls.address}/audio/{number}.mp3"}
+
+
+def library(machine: Machine, sandbox: Sandbox, rounds: int) -> None:
+    """A library on disk: the first run and a nightly one, once each, with metadata."""
+    Shelf.record = {**sandbox.add_generation(), "fileSize": len(Shelf.track)}
+    columns = ("requests to the API", "refused (429)", "tracks", "s", "processor, s")
+    row("download --all of", *columns, "peak memory, MB")
+    with serving(Shelf) as url, tempfile.TemporaryDirectory() as directory:
+        machine.use(url)
+        Shelf.address = url
+        for size in (1_000, 10_000):
+            Shelf.size = size
+            flags = ["--all", "--skip-existing", "--metadata", "-o", f"{directory}/{size}/"]
+            for title in ("first run", "nightly run"):
+                Shelf.served.clear()
+                Shelf.taken.clear()
+                usage = machine.measure([*machine.forms["ft.pyz"], "download", *flags])
+                counts = [str(Shelf.served[name]) for name in ("pages", "refused", "tracks")]
+                row(f"{size:,}, {title}", *counts, usage.wall, usage.busy, usage.peak / MB)
 
 
 def keyring(machine: Machine, sandbox: Sandbox, rounds: int) -> None:
@@ -556,7 +623,7 @@ def compare_downloads(machine: Machine, sandbox: Sandbox, rounds: int, address: 
 
 
 def main() -> None:
-    everything = (starts, tls, pages, tracks, growth, downloads, requests, keyring)
+    everything = (starts, tls, pages, tracks, growth, downloads, requests, library, keyring)
     parts = {part.__name__: part for part in everything}
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
