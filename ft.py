@@ -145,6 +145,7 @@ MAX_HEADERS = 100  # of one answer, and trailers as many
 MIN_IDS_FOR_PAGES = 8  # for fewer records, asking for each costs less than turning list pages
 MAX_HINT_IDS = 20  # in a command to paste
 MAX_BULK_IDS = 100  # in one request
+MAX_NETWORK_FAILURES = 20  # of tracks in a row, each after several attempts
 PARALLEL_DOWNLOADS = 4
 READ_SIZE = 256 << 10  # bytes
 MAX_JSON_BYTES, MAX_ERROR_BYTES, MAX_LINE_BYTES = 16 << 20, 64 << 10, 64 << 10
@@ -3315,6 +3316,10 @@ class UnusableTarget(FtError):
         self.instead = instead
 
 
+class DiskFull(FtError):
+    """There is no room for a file, so any other would fail like it."""
+
+
 def usable_path(path: str) -> str:
     """Return a path for calls of the system, which on Windows must be marked if it is long."""
     return mark_long_path(os.path.abspath(path)) if os.name == "nt" else path
@@ -3518,7 +3523,9 @@ class PartFile:
         self._output = Output(self._file)
 
     def _refused(self, error: Exception) -> FtError:
-        return FtError(f"cannot write {self.name}: {getattr(error, 'strerror', None) or error}")
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        kind = DiskFull if is_full else FtError
+        return kind(f"cannot write {self.name}: {getattr(error, 'strerror', None) or error}")
 
     def write(self, data: bytes) -> None:
         try:
@@ -4225,11 +4232,13 @@ class Tally:
         self._skipped = 0
         self._failed = 0
         self._network_failed = 0
+        self._network_failed_in_a_row = 0
         self._hint = ""
         self._bug: BaseException | None = None
 
     def succeeded(self, count: int = 1) -> None:
         self._succeeded += count
+        self._network_failed_in_a_row = 0
 
     def skipped(self) -> None:
         self._skipped += 1
@@ -4237,13 +4246,26 @@ class Tally:
     def failed(self, item: str, error: BaseException) -> None:
         """Warn of a failure. The first hint is kept for the end, and so is a bug of our own."""
         self._failed += 1
-        self._network_failed += isinstance(error, NetworkError)
+        is_network = isinstance(error, NetworkError)
+        self._network_failed += is_network
+        # A final failure is an answer, such as 404, and so about this item only.
+        is_passing = isinstance(error, NetworkError) and not error.final
+        self._network_failed_in_a_row = self._network_failed_in_a_row + 1 if is_passing else 0
         if isinstance(error, FtError):
             self.console.warning(f"{item}: {error.message}")
             self._hint = self._hint or error.hint
         else:
             self.console.warning(f"{item}: internal error")
             self._bug = self._bug or error
+
+    def raise_if_hopeless(self, error: BaseException) -> None:
+        """Raise `error` if the other items would fail like it.
+
+        The disk is full, or so many failed in a row that the network is to blame.
+        """
+        is_network_down = self._network_failed_in_a_row >= MAX_NETWORK_FAILURES
+        if isinstance(error, DiskFull) or is_network_down:
+            raise error
 
     def finish(self, document: Json | None = None) -> int:
         """Print the hint and the summary, or `document` instead, and return the exit code.
@@ -4278,7 +4300,8 @@ class Tally:
 def save_several(ft: Context, ids: list[str], saver: TrackSaver, progress: Progress) -> int:
     """Save tracks a few at a time, report what became of each, and return the exit code.
 
-    Whatever ends the saving, even a signal or a bug of our own, is raised after the report.
+    Whatever ends the saving, even a signal or a bug of our own, is raised after the report. A full
+    disk and a network that is down end it too.
     """
     failure: BaseException | None = None
     left = dict.fromkeys(ids)
@@ -4297,6 +4320,7 @@ def save_several(ft: Context, ids: list[str], saver: TrackSaver, progress: Progr
                     tally.failed(identifier, error)
                     why = getattr(error, "message", str(error))
                     data["errors"].append({"id": identifier, "error": why})
+                    tally.raise_if_hopeless(error)
                 elif identifier in saver.skipped:
                     progress.skip_file()
                     tally.skipped()
@@ -4315,7 +4339,7 @@ def save_several(ft: Context, ids: list[str], saver: TrackSaver, progress: Progr
             data["errors"] += [{"id": identifier, "error": why} for identifier in left]
         try:
             tally.finish({"data": data} if ft.args.json else None)
-            if isinstance(failure, StopSignal) and left:
+            if isinstance(failure, (FtError, StopSignal)) and left:
                 hint_at_rest(ft, list(left))
         finally:
             if failure:
@@ -4324,7 +4348,7 @@ def save_several(ft: Context, ids: list[str], saver: TrackSaver, progress: Progr
 
 
 def hint_at_rest(ft: Context, ids: list[str]) -> None:
-    """Say how to download the tracks that a signal has left out."""
+    """Say how to download the tracks that were left out when the saving ended."""
     args = ft.args
     if not args.id or len(ids) > MAX_HINT_IDS:
         how = "" if args.skip_existing else " with `--skip-existing`"

@@ -780,6 +780,23 @@ def test_a_full_disk(ft: Runner, small_disk: Path, track: str) -> None:
     assert names(small_disk) == ["song.mp3"]
 
 
+@pytest.mark.needs("mount", "umount")
+def test_a_full_disk_ends_a_download_of_many(ft: Runner, small_disk: Path) -> None:
+    """The other tracks would not fit either, and would be fetched for nothing."""
+    ft.sandbox.track_bytes = 40_000
+    ids = [ft.sandbox.add_generation()["id"] for _ in range(60)]
+    result = ft("download", *ids, "-o", "disk/", check=1)
+    assert "\nDownloaded 3 of 60 track(s)\n" in result.stdout
+    assert "warning: 56 tracks: not downloaded\n" in result.stderr
+    assert (
+        "hint: to get the rest, run the same command again with `--skip-existing`\n"
+        in result.stderr
+    )
+    assert "No space left on device" in result.stderr.splitlines()[-1]
+    assert len(names(small_disk)) == 3
+    assert len(media(ft.sandbox)) <= 3 + 2 * 4
+
+
 # A child's peak begins with that of its parent, so the parent has to be small.
 LAUNCH = """
 import os, sys

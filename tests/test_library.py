@@ -481,6 +481,30 @@ def test_an_address_that_is_still_the_same_is_not_tried_again(ft: Runner, status
     assert made_requests(ft) == ["/v1/generations", f"/v1/generations/{track}"]
 
 
+def test_a_media_host_that_is_down_ends_it(ft: Runner, sandbox: Sandbox, here: Path) -> None:
+    """Ten thousand tracks would otherwise take hours to fail, one after the other."""
+    make(ft, 100)
+    sandbox.fault("status", origin="media", status=503, after=1, times=None)
+    result = ft("download", "--all", "-o", "tracks/", speed=60, check=3)
+    assert result.stdout.endswith("Downloaded 1 of 100 track(s)\n")
+    assert "warning: 79 tracks: not downloaded\n" in result.stderr
+    assert result.stderr.splitlines()[-2:] == [
+        "hint: to get the rest, run the same command again with `--skip-existing`",
+        f"error: HTTP 503 from {sandbox.media_url.partition('//')[2]}",
+    ]
+    assert len(set(made_requests(ft, "media"))) < 1 + 20 + 2 * 4
+    assert len(short_ids(here / "tracks")) == 1
+
+
+def test_tracks_that_are_missing_end_nothing(ft: Runner, sandbox: Sandbox, here: Path) -> None:
+    """An answer that is final is about one track."""
+    ids = make(ft, 60)
+    sandbox.fault("status", origin="media", status=404, times=50)
+    result = ft("download", "--all", "-o", "tracks/", check=1)
+    assert result.stdout.endswith("Downloaded 10 of 60 track(s)\n")
+    assert len(set(made_requests(ft, "media"))) == len(ids)
+
+
 @pytest.mark.sandbox(library=False, rate_limits=True, window=3.0)
 def test_the_rate_limit_costs_no_track(ft: Runner, sandbox: Sandbox, here: Path) -> None:
     """The limit's minute is three seconds long, and most of it is used up."""
