@@ -694,29 +694,54 @@ def parse_json(text: str | bytes) -> Any:
     return document
 
 
-def format_json(value: Any, indent: str = "\n") -> str:
-    """Return `value` as JSON, keys in their order and numbers unchanged.
+class JsonText(str):
+    """A value that is JSON already. As text, records take a sixth of the memory."""
 
-    Each level is indented by two spaces, or all is on one line if `indent` is empty.
+    __slots__ = ()
+
+
+def json_pieces(value: Any, indent: str = "\n") -> Iterator[str]:
+    """Yield the pieces of `value` as JSON, keys in their order and numbers unchanged.
+
+    Each level is indented by two spaces, or all is on one line if `indent` is empty. No piece ends
+    within a string.
     """
     import json
 
     encode = json.JSONEncoder(ensure_ascii=False).encode
 
-    def format_value(value: Any, indent: str) -> str:
-        if isinstance(value, str):
-            return encode(value)
-        inner = indent and indent + "  "
-        comma = "," + (inner or " ")
-        if isinstance(value, dict) and value:
-            members = [f"{encode(k)}: {format_value(v, inner)}" for k, v in value.items()]
-            return "{" + inner + comma.join(members) + indent + "}"
-        if isinstance(value, list) and value:
-            items = [format_value(item, inner) for item in value]
-            return "[" + inner + comma.join(items) + indent + "]"
+    def format_scalar(value: Any) -> str:
+        if isinstance(value, JsonText):
+            return value
         return value.literal if isinstance(value, ExactFloat) else encode(value)
 
-    return format_value(value, indent)
+    def split(value: Any, indent: str) -> Iterator[str]:
+        if not isinstance(value, (dict, list)) or not value:
+            yield format_scalar(value)
+            return
+        is_object = isinstance(value, dict)
+        opening, closing = "{}" if is_object else "[]"
+        inner = indent and indent + "  "
+        before = opening + inner
+        for entry in value:
+            member = entry
+            if is_object:
+                before += encode(entry) + ": "
+                member = value[entry]
+            if isinstance(member, (dict, list)):
+                yield before
+                yield from split(member, inner)
+            else:
+                yield before + format_scalar(member)
+            before = "," + (inner or " ")
+        yield indent + closing
+
+    return split(value, indent)
+
+
+def format_json(value: Any, indent: str = "\n") -> str:
+    """Return `value` as JSON, formatted as `json_pieces` does it."""
+    return "".join(json_pieces(value, indent))
 
 
 def escape_json(text: str, ascii_only: bool) -> str:
@@ -1027,8 +1052,16 @@ class Console:
         return not (sys.stdout.encoding or "ascii").lower().startswith("utf")
 
     def print_json(self, document: Any) -> None:
-        """Print a document."""
-        self.print_raw(escape_json(format_json(document), self.ascii_only) + "\n")
+        """Print a document, a long one in parts."""
+        part: list[str] = []
+        length = 0
+        for piece in json_pieces(document):
+            part.append(piece)
+            length += len(piece)
+            if length > READ_SIZE:
+                self.print_raw(escape_json("".join(part), self.ascii_only))
+                part, length = [], 0
+        self.print_raw(escape_json("".join(part), self.ascii_only) + "\n")
 
     def write_bytes(self, data: bytes) -> None:
         """Write a piece of a track to stdout. Raises as `print_raw` does."""
@@ -5165,12 +5198,13 @@ def list_tracks(ft: Context, args: argparse.Namespace) -> None:
         offset = args.offset or None
         pages = iter([ft.api.list_records(kind, limit=args.limit, offset=offset, **query)])
     if args.json:
-        return ft.console.print_json(merge_pages(kind, pages))
+        document = merge_pages(kind, pages, lambda r: JsonText(format_json(r, RECORD_INDENT)))
+        return ft.console.print_json(document)
     names = listed_fields(args)
     if names:
         count, data = print_pages(ft.console, kind, pages, names)
     else:
-        data = merge_pages(kind, pages)["data"]
+        data = merge_pages(kind, pages, track_row)["data"]
         count = len(data[kind.list_field])
     if not count:
         if args.offset:
@@ -5205,29 +5239,38 @@ def print_pages(
     return lines.count, data
 
 
-def merge_pages(kind: Kind, pages: Iterator[Json]) -> Json:
-    """Return one document with the records of all pages, and otherwise as the last page is."""
-    document = next(pages)
-    records = document["data"][kind.list_field]
+RECORD_INDENT = "\n" + 6 * " "  # of a record in a document with a list of them
+
+
+def merge_pages(kind: Kind, pages: Iterable[Json], condense: Callable[[Json], Any]) -> Json:
+    """Return one document with the records of all pages, and otherwise as the last page is.
+
+    `condense` makes what is kept of each record, because there may be many.
+    """
+    document: Json = {}
+    records: list[Any] = []
     for page in pages:
-        records += page["data"][kind.list_field]
+        records += map(condense, page["data"][kind.list_field])
+        document = document or page
         document["data"] = {**page["data"], kind.list_field: records}
     return document
 
 
-def print_tracks(console: Console, tracks: list[Json]) -> None:
+def track_row(track: Json) -> tuple[str, ...]:
+    """Return the cells of a track in a table."""
+    return (
+        field_text(track, "id"),
+        field_text(track, "status"),
+        format_duration(track.get("duration")),
+        field_text(track, "prompt"),
+        format_age(track.get("createdAt")),
+    )
+
+
+def print_tracks(console: Console, rows: Sequence[Sequence[str]]) -> None:
     console.print_table(
         ("ID", "STATUS", "DURATION", "PROMPT", "CREATED"),
-        [
-            (
-                field_text(track, "id"),
-                field_text(track, "status"),
-                format_duration(track.get("duration")),
-                field_text(track, "prompt"),
-                format_age(track.get("createdAt")),
-            )
-            for track in tracks
-        ],
+        rows,
         long="PROMPT",
         drop=("CREATED", "DURATION"),
     )
@@ -5671,7 +5714,7 @@ def show_playlist(ft: Context, args: argparse.Namespace) -> None:
     ft.console.print_details([pair for pair in pairs if pair[1]])
     if tracks:
         ft.console.print_raw("\n")
-        print_tracks(ft.console, tracks)
+        print_tracks(ft.console, [track_row(track) for track in tracks])
 
 
 @declare(
