@@ -249,6 +249,16 @@ def test_a_malformed_key_is_refused_with_its_source_and_length_never_its_content
     assert not ft.sandbox.requests
 
 
+@pytest.mark.parametrize(
+    "inside", ["\r\nX-Evil: 1", "\n", " ", "\u0100", "\u00e9", "\x7f", "\u0663"]
+)
+def test_a_key_holds_nothing_that_a_header_cannot(ft: Runner, inside: str) -> None:
+    key = KEY[:24] + inside + KEY[24 + len(inside) :]
+    for result in (ft("me", key=key, check=2), ft("me", "--api-key", key, key=None, check=2)):
+        assert "malformed: 40 characters" in result.stderr and KEY[8:24] not in result.stderr
+    assert not ft.sandbox.requests
+
+
 @linux
 def test_a_key_may_have_letters_in_both_cases(ft: Runner) -> None:
     ft("me", key=KEY, check=1)

@@ -470,3 +470,40 @@ def test_no_answer_is_taken_for_another(
         service.check(tmp_path / "tracks", ids)
         assert "Downloaded 60 of 60" in result.stdout
         assert server.connections - opened < (len(server.requests) - listed) * 0.8
+
+
+# --- the addresses of a host ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nowhere.invalid", "a" * 64 + ".invalid"])
+def test_a_host_that_is_not_found(ft: Runner, name: str) -> None:
+    """The second name is one that Python itself refuses to look up, with a ValueError."""
+    argv = ("me", "--base-url", f"https://{name}")
+    hurried = {"RES_OPTIONS": "attempts:1 timeout:1"}
+    result = jumping_clock.run(ft, *argv, env=hurried, check=3)
+    assert f"error: cannot connect to {name}: " in result.stderr
+
+
+TWO_ADDRESSES = """
+import socket
+look_up, connect = socket.getaddrinfo, socket.socket.connect
+def two(host, *rest, **options):
+    found = look_up("127.0.0.1" if host == "localhost" else host, *rest, **options)
+    dead = [(*entry[:4], ("127.0.0.77", *entry[4][1:])) for entry in found]
+    return dead + found if host == "localhost" else found
+def log(sock, address):
+    print("address", address[0], file=sys.stderr)
+    return connect(sock, address)
+socket.getaddrinfo, socket.socket.connect = two, log
+"""
+
+
+def test_a_dead_first_address_is_tried_once(ft: Runner) -> None:
+    """Each of three POSTs opens a connection of its own; the later ones go to the address that
+    answered.
+    """
+    url = ft.sandbox.api_url.replace("127.0.0.1", "localhost")
+    argv = ("delete", "--yes", *(f"id-{n}" for n in range(250)), "--base-url", url)
+    result = jumping_clock.run(ft, *argv, changes=TWO_ADDRESSES, check=1)
+    addresses = [line for line in result.stderr.splitlines() if line.startswith("address ")]
+    assert addresses == ["address 127.0.0.77", *["address 127.0.0.1"] * 3]

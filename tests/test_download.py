@@ -1,5 +1,5 @@
-"""Downloads: every fault of the media host, where tracks may be written, how they are named,
-several at a time.
+"""Downloads: how they are resumed, where tracks come from and go to, how they are named, several at
+a time. What goes wrong on the way is in tests/test_faults.py.
 
 A track is right when its file holds exactly `sandbox.track(id)`. After each run no hidden file may
 be left.
@@ -20,10 +20,11 @@ from urllib.parse import quote
 import jumping_clock
 import pytest
 import traced
+from addresses import NO_SCHEME, REFUSED
+from commands import TRACK
 from conftest import PYPY, PYTHON, Result, Runner, Tls
 from sandbox import Request, Sandbox
 
-SPEED = 60  # the waits between attempts cost little
 OLD = b"what was there before"
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 posix = pytest.mark.skipif(sys.platform == "win32", reason="about POSIX files")
@@ -51,7 +52,8 @@ def clean(result: Result) -> Result:
 
 
 def download(ft: Runner, *argv: str, code: int = 0, **how: Any) -> Result:
-    return clean(ft("download", *argv, check=code, **{"speed": SPEED, **how}))
+    """Run `ft download`. The waits between its attempts cost no time."""
+    return clean(jumping_clock.run(ft, "download", *argv, check=code, **how))
 
 
 def answer(status: str, body: bytes, *headers: str) -> bytes:
@@ -84,7 +86,7 @@ def test_saved_under_its_default_name(ft: Runner, here: Path, track: str) -> Non
 
 def test_a_real_player_agrees(ft: Runner, here: Path) -> None:
     """In the words of the reference: generate submits, polls, and downloads in one shot."""
-    result = clean(ft("generate", "a song", "-o", "song.mp3", speed=SPEED, check=0))
+    result = clean(jumping_clock.run(ft, "generate", "a song", "-o", "song.mp3", check=0))
     assert result.stdout == "Saved to song.mp3\n"
     (paid,) = ft.sandbox.book
     assert (here / "song.mp3").read_bytes() == ft.sandbox.track(paid)
@@ -98,151 +100,6 @@ def test_a_bar_on_a_terminal_and_none_off_it(ft: Runner, here: Path, track: str)
     assert result.screen() == [f"Saved to night-drive-{track[:8]}.mp3"]
     off = download(ft, track)
     assert "\r" not in off.stderr and "%" not in off.stderr
-
-
-# --- faults of the media host: once, and again and again ------------------------------------------
-
-ONCE = {
-    "closed before a byte": ("close", {}),
-    "reset": ("reset", {}),
-    "closed in the headers": ("close", {"where": "headers"}),
-    "reset in the headers": ("reset", {"where": "headers"}),
-    "no byte of the body": ("short", {"at": 0}),
-    "short": ("short", {}),
-    "short by one byte": ("short", {"at": -1}),
-    "reset in the body": ("reset", {"where": "body", "at": 5000}),
-    "garbage": ("garbage", {}),
-    "too many headers": ("many-headers", {}),
-    "a header too long": ("long-header", {}),
-    "chunked, cut between chunks": ("chunked", {"at": 5000}),
-    "chunked, cut in a chunk": ("chunked", {"at": 5000, "boundary": False}),
-    "no length": ("no-length", {}),
-    "no length, cut": ("no-length", {"at": 5000}),
-    "two lengths": ("two-lengths", {}),
-    "a length that is no number": ("bad-length", {}),
-    "a length with a sign": ("bad-length", {"value": "+100"}),
-    "a length in Arabic digits": (
-        "raw",
-        {"data": answer("200 OK", b"abc", "Content-Length: \xd9\xa3")},
-    ),
-    "429": ("status", {"status": 429}),
-    "500": ("status", {"status": 500}),
-    "502": ("status", {"status": 502, "body": "html"}),
-    "503": ("status", {"status": 503, "body": "empty"}),
-    "504": ("status", {"status": 504, "body": "truncated"}),
-}
-
-
-@pytest.mark.parametrize("fault", ONCE.values(), ids=ONCE)
-def test_a_fault_that_passes(
-    ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]
-) -> None:
-    kind, parameters = fault
-    if parameters.get("at") == -1:
-        parameters = {"at": len(ft.sandbox.track(track)) - 1}
-    ft.sandbox.fault(kind, origin="media", **parameters)
-    download(ft, track, "-o", "song.mp3")
-    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
-    assert names(here) == ["song.mp3"]
-    assert len(media(ft.sandbox)) == 2
-
-
-@pytest.mark.parametrize("fault", ONCE.values(), ids=ONCE)
-def test_a_fault_that_stays(
-    ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]
-) -> None:
-    """At most 4 attempts; what was there before survives, and no partial file remains."""
-    kind, parameters = fault
-    parameters = {"at": 0} if parameters.get("at") == -1 else parameters
-    (here / "song.mp3").write_bytes(OLD)
-    ft.sandbox.fault(kind, origin="media", times=None, **parameters)
-    result = download(ft, track, "-o", "song.mp3", code=3)
-    assert result.stdout == ""
-    assert (here / "song.mp3").read_bytes() == OLD
-    assert names(here) == ["song.mp3"]
-    assert len(media(ft.sandbox)) == 4
-
-
-FINAL = {
-    "403": ("status", {"status": 403}),
-    "404": ("status", {"status": 404, "body": "html"}),
-    "416 to no Range": ("status", {"status": 416}),
-    "206 to no Range": (
-        "header",
-        {"name": "Content-Range", "value": "bytes 0-9/10", "status": 206},
-    ),
-    "206 with an empty Content-Range": (
-        "header",
-        {"name": "Content-Range", "value": "", "status": 206},
-    ),
-    "204": ("raw", {"data": answer("204 No Content", b"")}),
-    "304": ("raw", {"data": answer("304 Not Modified", b"")}),
-    "a redirect to nowhere": ("raw", {"data": answer("302 Found", b"", "Content-Length: 0")}),
-    "HTML": ("html", {}),
-    "text": ("text", {}),
-    "JSON": ("body", {"data": b"{}", "type": "application/json"}),
-    "XML": ("body", {"data": b"<Error/>", "type": "application/xml"}),
-    "nothing": ("empty", {}),
-    "gzip": ("gzip", {}),
-}
-
-
-@pytest.mark.parametrize("fault", FINAL.values(), ids=FINAL)
-def test_an_answer_that_is_no_track(
-    ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]
-) -> None:
-    """The media host's errors are exit 3; nothing is tried again that would not help."""
-    kind, parameters = fault
-    (here / "song.mp3").write_bytes(OLD)
-    ft.sandbox.fault(kind, origin="media", times=None, **parameters)
-    download(ft, track, "-o", "song.mp3", code=3)
-    assert (here / "song.mp3").read_bytes() == OLD
-    assert names(here) == ["song.mp3"]
-    assert len(media(ft.sandbox)) == 1
-
-
-FINE = {
-    "chunked": ("chunked", {}),
-    "longer than announced": ("long", {}),
-    "a line that is no header": ("bad-header", {}),
-    "late": ("delay", {"seconds": 0.2}),
-    "dripping": ("drip", {"size": 10_000, "interval": 0.001}),
-    "weak ETag": ("weak-etag", {}),
-    "no ETag": ("no-etag", {}),
-    "no Content-Type": ("header", {"name": "Content-Type", "value": None}),
-    "octet stream": ("header", {"name": "Content-Type", "value": "application/octet-stream"}),
-    "identity": ("header", {"name": "Content-Encoding", "value": "identity"}),
-}
-
-
-@pytest.mark.parametrize("fault", FINE.values(), ids=FINE)
-def test_odd_but_right(
-    ft: Runner, here: Path, track: str, fault: tuple[str, dict[str, Any]]
-) -> None:
-    kind, parameters = fault
-    ft.sandbox.fault(kind, origin="media", **parameters)
-    download(ft, track, "-o", "song.mp3")
-    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
-    assert len(media(ft.sandbox)) == 1
-
-
-def test_refused_for_good(ft: Runner, here: Path, track: str) -> None:
-    ft.sandbox.down("media")
-    assert "error: cannot connect to 127.0.0.1:" in download(ft, track, code=3).stderr
-    assert names(here) == []
-
-
-def test_refused_for_a_while(ft: Runner, here: Path, track: str) -> None:
-    """Three connections are closed before a byte is read; the fourth attempt goes through."""
-    ft.sandbox.fault("hangup", origin="media", times=3)
-    download(ft, track, "-o", "song.mp3")
-    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
-
-
-def test_a_long_retry_after_is_not_waited_for(ft: Runner, here: Path, track: str) -> None:
-    ft.sandbox.fault("status", origin="media", status=503, retry_after=3600)
-    assert "3600 s" in download(ft, track, code=3).stderr
-    assert len(media(ft.sandbox)) == 1
 
 
 # --- resuming -------------------------------------------------------------------------------------
@@ -468,26 +325,8 @@ def test_a_redirect_to_the_api_carries_no_key(
     assert names(here) == []
 
 
-ADDRESSES = [
-    "file:///etc/passwd",
-    "data:audio/mpeg;base64,SUQz",
-    "ftp://127.0.0.1/a.mp3",
-    "http://media.example/a.mp3",
-    "http://127.0.0.1.example/a.mp3",
-    "http://user@127.0.0.1/a.mp3",
-    "https://",
-    "https://[::1",
-    "https://a:99999/x",
-    "javascript:alert(1)",
-    "//127.0.0.1/a.mp3",
-    "HTTP://10.0.0.1/",
-    "https://a b/",
-    "https://host/\r\nX: y",
-]
-
-
 @pytest.mark.parametrize(
-    "address", [*ADDRESSES, "", "a.mp3", "/etc/passwd", None, 7, {}, []], ids=repr
+    "address", [*REFUSED, *NO_SCHEME, "/etc/passwd", None, 7, {}, []], ids=repr
 )
 def test_an_audio_url_that_is_none(ft: Runner, here: Path, address: Any) -> None:
     """https (and http on loopback) only: nothing is opened, nothing is written."""
@@ -527,13 +366,27 @@ def test_an_address_is_quoted(
 
 
 @pytest.mark.parametrize(
-    "address", [a for a in ADDRESSES if not a.startswith("//") and "\r" not in a], ids=repr
+    "address",
+    [*(a for a in REFUSED if "\r" not in a), "http://[", "http://\x01", "https://xn--a.invalid:0"],
+    ids=repr,
 )
 def test_a_redirect_that_leads_nowhere(ft: Runner, here: Path, track: str, address: str) -> None:
     ft.sandbox.fault("redirect", origin="media", location=address)
     download(ft, track, code=3)
     assert names(here) == []
     assert len(media(ft.sandbox)) == 1
+
+
+@pytest.mark.parametrize("address", ["//", "?", "\xff\xfe"])
+def test_a_redirect_that_leads_on_and_on(ft: Runner, here: Path, address: str) -> None:
+    ft.sandbox.fault("redirect", origin="media", location=address, times=None)
+    download(ft, TRACK, code=3)
+    assert names(here) == []
+
+
+def test_a_redirect_to_another_machine_must_be_https(ft: Runner, here: Path, track: str) -> None:
+    ft.sandbox.fault("redirect", origin="media", location="http://10.0.0.1/x.mp3")
+    assert "must be https" in download(ft, track, code=3).stderr
 
 
 @pytest.fixture
@@ -578,9 +431,12 @@ def test_a_track_that_is_not_completed(ft: Runner, here: Path) -> None:
 
 def test_wait_polls_first(ft: Runner, here: Path) -> None:
     track = ft.sandbox.add_generation(status="processing")["id"]
-    running = ft.start("download", track, "--wait", "-o", "song.mp3", speed=SPEED, check=0)
-    ft.sandbox.wait_for(lambda request: request.path.endswith(track))
+    argv = ("download", track, "--wait", "-o", "song.mp3")
+    gate = ft.sandbox.fault("stall", where="request", path=f".*/{track}", after=1, times=None)
+    running = jumping_clock.start(ft, *argv, changes=jumping_clock.jump(ft), check=0)
+    assert gate.reached.wait(20)
     ft.sandbox.finish(track)
+    gate.release()
     running.finish()
     assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
 
@@ -645,7 +501,7 @@ def test_through_a_link(ft: Runner, here: Path, track: str) -> None:
     assert names(here / "far") == ["new.mp3", "old.mp3"]
 
 
-REFUSED = {
+UNWRITABLE = {
     "a full device": (lambda here: None, "/dev/full"),
     "a link to a device": (lambda here: (here / "link").symlink_to("/dev/full"), "link"),
     "a file nobody may write": (lambda here: (here / "file").touch(0o444), "file"),
@@ -657,7 +513,7 @@ REFUSED = {
 
 
 @posix
-@pytest.mark.parametrize("how", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("how", UNWRITABLE.values(), ids=UNWRITABLE)
 @pytest.mark.parametrize("command", ["download", "generate"])
 def test_a_place_that_is_refused(
     ft: Runner, here: Path, track: str, how: Any, command: str
@@ -751,7 +607,7 @@ def test_a_hidden_file_that_cannot_be_removed_at_first_is_removed_at_the_end(
         ft.sandbox.fault("short", origin="media", times=None)
     busy = BUSY.format(str(ft.home / "refused"))
     argv = (command, track, "-o", "song.mp3")
-    clean(jumping_clock.start(ft, *argv, changes=busy, speed=SPEED, check=code).finish())
+    clean(jumping_clock.run(ft, *argv, changes=busy, check=code))
     refused = Path((ft.home / "refused").read_text().strip())
     assert refused.parent == here and refused.name.startswith(".")
     assert names(here) == ["song.mp3"]
@@ -771,9 +627,8 @@ def small_disk(here: Path) -> Iterator[Path]:
 @pytest.mark.needs("mount", "umount")
 def test_a_full_disk(ft: Runner, small_disk: Path, track: str) -> None:
     (small_disk / "song.mp3").write_bytes(OLD)
-    result = clean(
-        ft("generate", "a song", "--duration", "210", "-o", "disk/song.mp3", speed=SPEED, check=1)
-    )
+    argv = ("generate", "a song", "--duration", "210", "-o", "disk/song.mp3")
+    result = clean(jumping_clock.run(ft, *argv, check=1))
     assert "error: cannot write disk/song.mp3: No space left on device\nhint: " in result.stderr
     assert f"ft download {ft.sandbox.book[0]} --wait -o disk/song.mp3" in result.stderr
     assert (small_disk / "song.mp3").read_bytes() == OLD
@@ -973,10 +828,15 @@ def test_several_are_waited_for_together(ft: Runner, here: Path) -> None:
         str(ft.sandbox.add_generation(status="processing", prompt=f"song {n}")["id"])
         for n in range(3)
     ]
-    running = ft.start("download", "--wait", *ids, speed=SPEED, check=0)
+    gate = ft.sandbox.fault(
+        "stall", where="request", path="/v1/generations/.+", after=3, times=None
+    )
+    changes = jumping_clock.jump(ft)
+    running = jumping_clock.start(ft, "download", "--wait", *ids, changes=changes, check=0)
+    assert gate.reached.wait(20)
     for identifier in ids:
-        ft.sandbox.wait_for(lambda request: request.path.endswith(identifier))  # noqa: B023
         ft.sandbox.finish(identifier)
+    gate.release()
     assert "Downloaded 3 of 3 track(s)" in running.finish().stdout
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from conftest import Runner
@@ -105,3 +106,33 @@ def test_a_narrow_terminal_shows_short_ids_before_it_loses_a_column(ft: Runner) 
     assert "-..." not in wide and "left out" not in wide
     assert narrow.count("-...") == 3 and "CREATED" in narrow and "left out" not in narrow
     assert "left out, because the terminal is" in narrowest
+
+
+@pytest.mark.parametrize(
+    ("identifier", "sent"),
+    [
+        ("ünï", "%C3%BCn%C3%AF"),
+        ("a?b#c", "a%3Fb%23c"),
+        ("%2e%2e", "%252e%252e"),
+        ("🎵&x=1;", "%F0%9F%8E%B5%26x%3D1%3B"),
+    ],
+)
+def test_ids_are_percent_encoded(ft: Runner, identifier: str, sent: str) -> None:
+    ft("get", identifier, check=1)
+    assert [request.target for request in ft.sandbox.requests] == [f"/v1/generations/{sent}"]
+
+
+@pytest.mark.parametrize(
+    "identifier", ["a b", "a\tb", "a\x01b", "a/b", "..", ".", "", "a\u00a0b", "a\r\nb"]
+)
+def test_ids_that_no_path_can_hold(ft: Runner, identifier: str) -> None:
+    ft("get", identifier, check=2)
+    assert not ft.sandbox.requests
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="arguments are text there")
+def test_bytes_that_are_not_text(ft: Runner) -> None:
+    for argv in (("get", "\udcff"), ("generate", "a \udcff"), ("me", "--api-key", "\udcff")):
+        assert "error: " in ft(*argv, check=2).stderr
+    assert "error: " in ft("delete", "--yes", "-", stdin=b"\xff\xfe\n", check=2).stderr
+    assert not ft.sandbox.requests

@@ -63,31 +63,6 @@ def test_not_sent_at_first_and_then_well(ft: Runner, request_: str) -> None:
     assert len(ft.sandbox.requests) == 1
 
 
-# --- maybe sent -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["close", "lost", "reset", "short", "html"])
-@pytest.mark.parametrize(
-    ("request_", "requests", "says"),
-    [
-        ("GET", GIVE_UP, ""),
-        ("chunk", 1, f"warning: {ID}: outcome unknown: "),
-        ("submission", 1, "may have been accepted"),
-    ],
-)
-def test_maybe_sent(ft: Runner, request_: str, requests: int, says: str, kind: str) -> None:
-    """A GET is repeated, a chunk is stopped and reported, a submission is never sent again."""
-    ft.sandbox.fault(kind, times=None)
-    result = attempt(ft, request_, 3, requests)
-    assert says in result.stderr
-    assert len(ft.sandbox.posts()) == ft.sandbox.spent == 0 or request_ == "submission"
-
-
-def test_maybe_sent_and_a_get_that_then_succeeds(ft: Runner) -> None:
-    ft.sandbox.fault("close", times=3)
-    attempt(ft, "GET", 0, GIVE_UP)
-
-
 # --- 429 ------------------------------------------------------------------------------------------
 
 
@@ -156,25 +131,7 @@ def test_429_of_a_submission_is_reported_with_the_wait(ft: Runner, code: str) ->
     assert "may have been" not in result.stderr
 
 
-# --- 500, 502, 503, 504, 520 to 524 ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize("status", [500, 502, 503, 504, 520, 521, 522, 523, 524])
-@pytest.mark.parametrize(
-    ("request_", "requests"), [("GET", GIVE_UP), ("chunk", 1), ("submission", 1)]
-)
-def test_5xx(ft: Runner, request_: str, requests: int, status: int) -> None:
-    ft.sandbox.fault("status", status=status, body="html" if status == 502 else "json", times=None)
-    result = attempt(ft, request_, 1, requests)
-    assert "error: HTTP 502 Bad Gateway" in result.stderr or "(INTERNAL_ERROR)" in result.stderr
-    assert ("`ft list`" in result.stderr) == (request_ == "submission")
-    assert (f"warning: {ID}: outcome unknown: " in result.stderr) == (request_ == "chunk")
-
-
-def test_5xx_that_a_get_survives(ft: Runner) -> None:
-    for status in (500, 502, 522):
-        ft.sandbox.fault("status", status=status)
-    attempt(ft, "GET", 0, GIVE_UP)
+# --- 5xx ------------------------------------------------------------------------------------------
 
 
 def test_a_submission_that_the_queue_refused_was_not_accepted(ft: Runner) -> None:
@@ -182,29 +139,6 @@ def test_a_submission_that_the_queue_refused_was_not_accepted(ft: Runner) -> Non
     result = ft("generate", "--no-wait", "reject this", check=1)
     assert "(GENERATION_FAILED)" in result.stderr and "may have been" not in result.stderr
     assert len(ft.sandbox.posts()) == 1
-
-
-def test_a_submission_that_a_gateway_lost_may_have_been_accepted(ft: Runner) -> None:
-    ft.sandbox.fault("status", status=504, work=True)
-    assert "it may have been accepted" in attempt(ft, "submission", 1, 1).stderr
-    assert ft.sandbox.spent == 1
-
-
-@pytest.mark.parametrize("status", [501, 505, 519, 525, 599])
-def test_other_5xx_are_not_tried_again(ft: Runner, status: int) -> None:
-    ft.sandbox.fault("status", status=status, times=None)
-    attempt(ft, "GET", 1, 1)
-
-
-# --- never for 400, 401, 402, 403, 404 ------------------------------------------------------------
-
-
-@pytest.mark.parametrize("request_", REQUESTS)
-@pytest.mark.parametrize("status", [400, 401, 402, 403, 404])
-def test_4xx_are_never_tried_again(ft: Runner, request_: str, status: int) -> None:
-    ft.sandbox.fault("status", status=status, retry_after=1, times=None)
-    result = attempt(ft, request_, 2 if status == 400 else 1, 1)
-    assert "trying again" not in result.stderr
 
 
 # --- Retry-After ----------------------------------------------------------------------------------

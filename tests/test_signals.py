@@ -27,7 +27,6 @@ if sys.platform == "win32":
 import pty
 import termios
 
-SPEED = 60
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 each_signal = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 
@@ -167,7 +166,7 @@ def test_between_polls(ft: Runner, here: Path, number: int, output: list[str]) -
     assert "note: the track is still being made and still costs its credit\n" in result.stderr
     assert f"hint: {words}\n" in result.stderr
     ft.sandbox.finish(paid)
-    ft.sh(words, cwd=here, speed=SPEED, check=0)
+    ft.sh(words, cwd=here, check=0)
     (name,) = os.listdir(here)
     assert (here / name).read_bytes() == ft.sandbox.track(paid)
     assert len(ft.sandbox.posts()) == 1
@@ -176,7 +175,7 @@ def test_between_polls(ft: Runner, here: Path, number: int, output: list[str]) -
 @each_signal
 def test_during_a_poll(ft: Runner, here: Path, number: int) -> None:
     gate = ft.sandbox.hold("/v1/generations/.*", method="GET")
-    running = ft.start("generate", "a song", speed=SPEED)
+    running = jumping_clock.start(ft, "generate", "a song", changes=jumping_clock.jump(ft))
     assert gate.reached.wait(20)
     result = stop(running, number)
     assert f"hint: ft download {ft.sandbox.book[0]} --wait\n" in result.stderr
@@ -222,7 +221,7 @@ def test_while_downloading(ft: Runner, here: Path, track: str, number: int) -> N
 @each_signal
 def test_while_downloading_what_was_generated(ft: Runner, here: Path, number: int) -> None:
     fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)
-    running = ft.start("generate", "a song", speed=SPEED)
+    running = jumping_clock.start(ft, "generate", "a song", changes=jumping_clock.jump(ft))
     assert fault.reached.wait(20)
     result = stop(running, number)
     assert (

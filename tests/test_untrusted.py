@@ -8,15 +8,16 @@ import copy
 import json
 import os
 import re
+import sys
 import unicodedata
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import commands
 import jumping_clock
 import pytest
 from commands import TRACK as ID
-from conftest import Result, Runner
+from conftest import PYPY, Result, Runner
 
 PLAYLIST, OTHER = "5ab3ec64-6225-4965-acac-49a053609225", "00000000-0000-4000-8000-00000000000f"
 # Every command that reads the service's JSON, and the path of the answer that it reads.
@@ -274,6 +275,23 @@ def test_a_playlist_whose_id_leads_elsewhere(ft: Runner) -> None:
     assert paths == {"/v1/playlists", "/v1/playlists/%3Fx", "/v1/playlists/%23"}
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        {},
+        {"error": None},
+        {"error": "no"},
+        {"error": []},
+        {"error": {"code": 7, "message": {"a": 1}, "retryAfter": "soon"}},
+        {"error": {"code": "", "message": "", "retryAfter": -1}},
+    ],
+)
+def test_an_error_whose_document_is_odd(ft: Runner, document: Any) -> None:
+    ft.sandbox.fault("body", data=json.dumps(document), status=402)
+    assert "error: HTTP 402 Payment Required" in run(ft, "me", check=1).stderr
+
+
 # --- control characters ---------------------------------------------------------------------------
 
 
@@ -359,20 +377,88 @@ def test_a_server_that_repeats_the_key_does_not_get_it_printed(ft: Runner) -> No
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_documents_that_cannot_be_parsed(ft: Runner, name: str) -> None:
-    """What else cannot be parsed is shown with `ft me`, in tests/test_faults.py: all commands read
-    by one function.
-    """
+    """What else cannot be parsed is in tests/test_faults.py: all commands read by one function."""
     argv, path = COMMANDS[name]
     ft.sandbox.fault("body", path=path, status=200, data="[" * 10**5 + "]" * 10**5, times=None)
-    assert run(ft, *argv).code == (
-        1 if name == "polls" else 3
-    )  # it polls on to the end of its 5 minutes
+    # It polls on to the end of its 5 minutes.
+    assert run(ft, *argv).code == (1 if name == "polls" else 3)
 
 
-@pytest.mark.parametrize("text", ["1e999", "-1e999", "NaN", "Infinity", "-Infinity", "1" * 4301])
+@pytest.mark.parametrize("text", ["-1e999", "Infinity", "-Infinity", "1" * 4301])
 def test_numbers_that_are_none(ft: Runner, text: str) -> None:
     ft.sandbox.fault("literal", value=text, times=None)
     assert run(ft, "me", "--json").code == 3
+
+
+@pytest.mark.parametrize("levels", [50, 97])
+def test_nesting_within_reason(ft: Runner, levels: int) -> None:
+    ft.sandbox.fault("literal", value="[" * levels + "]" * levels)
+    assert (
+        json.dumps(run(ft, "me", "--json", check=0).json["data"]["unknown"])
+        == "[" * levels + "]" * levels
+    )
+
+
+def test_nesting_that_json_would_take_and_people_do_not_send(ft: Runner) -> None:
+    ft.sandbox.fault("literal", value="[" * 150 + "]" * 150, times=None)
+    run(ft, "me", "--json", check=3)
+
+
+def test_an_integer_of_4300_digits_passes_through(ft: Runner) -> None:
+    ft.sandbox.fault("literal", value="7" * 4300)
+    assert '"unknown": ' + "7" * 4300 in run(ft, "me", "--json", check=0).stdout
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v")
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.skipif(PYPY, reason="takes more to begin with")
+def test_200_mb_of_json_are_not_read(ft: Runner, announced: bool) -> None:
+    if announced:
+        ft.sandbox.fault("huge", times=None)
+    else:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
+        ft.sandbox.fault("raw", data=head + b" " * 200_000_000, times=None)
+    result = ft.sh("ulimit -v 250000; ft me", check=3)
+    assert "is too long" in result.stderr and len(ft.sandbox.requests) == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v")
+@pytest.mark.skipif(PYPY, reason="takes more to begin with")
+def test_200_mb_of_error_are_not_read(ft: Runner) -> None:
+    ft.sandbox.fault("raw", data=b"HTTP/1.1 403 No\r\n\r\n" + b" " * 200_000_000)
+    assert "error: HTTP 403 No\n" in ft.sh("ulimit -v 250000; ft me", check=1).stderr
+
+
+FRAMINGS: dict[str, Callable[[bytes], bytes]] = {
+    "announced": lambda body: b"Content-Length: %d\r\n\r\n%b" % (len(body), body),
+    "chunked": lambda body: (
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    ),
+    "until the end": lambda body: b"\r\n" + body,
+}
+
+
+@pytest.mark.parametrize("framing", FRAMINGS.values(), ids=FRAMINGS)
+@pytest.mark.parametrize("more", [0, 1])
+def test_16_mib_of_json_are_read_and_not_a_byte_more(
+    ft: Runner, framing: Callable[[bytes], bytes], more: int
+) -> None:
+    body = b'{"data": {"unknown": 7}}'.ljust((16 << 20) + more)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    ft.sandbox.fault("raw", data=head + framing(body), times=None)
+    result = run(ft, "me", "--json", check=3 if more else 0)
+    assert len(ft.sandbox.requests) == 1
+    if more:
+        assert "is too long" in result.stderr
+    else:
+        assert result.json == {"data": {"unknown": 7}}
+
+
+def test_an_answer_that_announces_more_is_refused_before_it_is_read(ft: Runner) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    ft.sandbox.fault("raw", data=head + b"Content-Length: 16777217\r\n\r\n{}", times=None)
+    assert "is too long" in run(ft, "me", "--json", check=3).stderr
+    assert len(ft.sandbox.requests) == 1
 
 
 def test_a_document_of_many_values(ft: Runner) -> None:

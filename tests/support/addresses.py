@@ -1,0 +1,37 @@
+"""Addresses that ft must not ask, whoever names them: the user, the service or a redirect."""
+
+REFUSED = [
+    "file:///etc/passwd",
+    "data:audio/mpeg;base64,SUQz",
+    "ftp://127.0.0.1/a.mp3",
+    "javascript:alert(1)",
+    "http://finetuning.ai",  # http is for loopback only
+    "HTTP://10.0.0.1/",
+    "http://128.0.0.1",
+    "http://0.0.0.0",
+    "http://127.0.1",
+    "http://127.0.0.01",
+    "http://127.0.0.256",
+    "http://127.0.0.999",
+    "http://127.256.0.1",
+    "http://127.0.0.1.evil.org",
+    "http://localhost.evil.org",
+    "http://localhost@evil.org",
+    "http://user@127.0.0.1/a.mp3",
+    "http://[::2]",
+    "http://[::ffff:127.0.0.1]",
+    "https://user:secret@pub.finetuning.ai",
+    "https://pub.finetuning.ai\\@evil.org",
+    "https://[1.2.3.4]",
+    "https://[::1",
+    "https://127.0.0.1:65536",
+    "https://127.0.0.1:99999999999999999999",
+    "https://127.0.0.1:-1",
+    "https://127.0.0.1:0",
+    "https://a:b",
+    "https://a b/",
+    "https://a\r\nX-Header: y",
+    "https://",
+    "https:///v1",
+]
+NO_SCHEME = ["//pub.finetuning.ai", "pub.finetuning.ai", ""]
