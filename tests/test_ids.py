@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import Runner
 
 ID = "07e8d430-2310-4c57-87a8-cf1e6db376f7"
