@@ -32,7 +32,6 @@ from scripted_server import (
 )
 from test_proxy import Proxy
 
-SPEED = 15  # of ft's clock where polls would take seconds
 FUZZ_RUNS = max(3, int(os.environ.get("FT_FUZZ", "0")) // 200)
 
 
@@ -82,20 +81,22 @@ def test_forty_tracks_take_at_most_four_connections_to_each_origin(
     assert 1 <= ft.sandbox.connections("api") <= 4
 
 
-@pytest.mark.sandbox(seconds=8, library=False)
+@pytest.mark.sandbox(library=False)
 def test_a_submission_and_each_poll_have_a_connection_of_their_own(ft: Runner) -> None:
-    ft("generate", "a song", speed=SPEED, check=0)
+    ft.sandbox.fault("record", path="/v1/generations/.+", times=2, status="processing")
+    jumping_clock.run(ft, "generate", "a song", check=0)
     api = requests_to(ft.sandbox, "api")
     assert [request.method for request in api] == ["POST"] + ["GET"] * (len(api) - 1)
     assert len(api) >= 3
     assert len(by_connection(api)) == len(api)
 
 
-@pytest.mark.sandbox(seconds=8, library=False)
+@pytest.mark.sandbox(library=False)
 def test_a_poll_does_not_use_the_connection_of_a_read_before_it(ft: Runner, tmp_path: Path) -> None:
     identifier = ft("generate", "--no-wait", "--json", "a song", check=0).json["data"]["id"]
     before = ft.sandbox.connections()
-    ft("download", "--wait", identifier, "-o", "track.mp3", speed=SPEED, check=0)
+    ft.sandbox.fault("record", path="/v1/generations/.+", times=2, status="processing")
+    jumping_clock.run(ft, "download", "--wait", identifier, "-o", "track.mp3", check=0)
     assert (tmp_path / "track.mp3").read_bytes() == ft.sandbox.track(identifier)
     later = [r for r in requests_to(ft.sandbox, "api") if r.connection > before]
     assert len(later) >= 3

@@ -15,7 +15,9 @@ from typing import Iterator
 
 import pytest
 from conftest import Runner
+from jumping_clock import ChangedRunner
 from keychains import ATTRIBUTES, LABEL, Bus, Keyring, processes_with, program
+from sandbox import Sandbox
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the Secret Service is Linux's"),
@@ -23,6 +25,14 @@ pytestmark = [
 ]
 PLACE = "the Secret Service keyring"
 LOCKED = f"{PLACE} is locked"
+
+
+@pytest.fixture
+def ft(program: Path, sandbox: Sandbox, tmp_path: Path) -> ChangedRunner:
+    """An `ft` that waits for the keyring as long as a busy machine may take."""
+    patient = ChangedRunner(program, sandbox, tmp_path)
+    patient.changes = "ft.KEYCHAIN_TIMEOUT = ft.UNLOCK_TIMEOUT = 60.0"
+    return patient
 
 
 @pytest.fixture
@@ -248,8 +258,9 @@ def test_a_keyring_without_a_default_collection_counts_as_none(ft: Runner, bus: 
 
 
 @pytest.fixture
-def mute(ft: Runner, bus: Bus) -> dict[str, str]:
+def mute(ft: ChangedRunner, bus: Bus) -> dict[str, str]:
     """An environment whose secret-tool never answers; it leaves a line in `asked` each time."""
+    ft.changes = ""
     text = f"#!/bin/sh\necho asked >>{ft.home}/asked\nexec sleep 600\n"
     return {**bus.env, **program(ft.home / "bin", "secret-tool", text)}
 
@@ -300,14 +311,15 @@ def slow(ft: Runner, keyring: Keyring, lines: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("stuck", ["clear", "search"])
 def test_a_logout_that_the_keyring_does_not_answer_says_that_the_key_may_be_there(
-    ft: Runner, keyring: Keyring, stuck: str
+    ft: ChangedRunner, keyring: Keyring, stuck: str
 ) -> None:
     """As with a window that nobody sees. The file beside it is removed all the same, and told."""
     keyring.store(ft.sandbox.key)
     credentials = ft.config_dir / "credentials"
     credentials.write_text(ft.sandbox.key)
     env = slow(ft, keyring, f'[ "$1" != {stuck} ] || exec sleep 600')
-    result = ft("auth", "logout", key=None, env=env, check=1, timeout=90)
+    ft.changes = "ft.KEYCHAIN_TIMEOUT = ft.UNLOCK_TIMEOUT = 3.0"
+    result = ft("auth", "logout", key=None, env=env, check=1)
     assert result.stdout == ""
     assert f"note: removed the key from {credentials}\n" in result.stderr
     assert (
@@ -318,9 +330,10 @@ def test_a_logout_that_the_keyring_does_not_answer_says_that_the_key_may_be_ther
 
 
 def test_a_key_that_was_stored_is_not_stored_in_plain_text_as_well(
-    ft: Runner, keyring: Keyring
+    ft: ChangedRunner, keyring: Keyring
 ) -> None:
     """Although the keyring is too busy to be asked whether another item stands beside it."""
+    ft.changes = ""
     stored = ft.home / "stored"
     lines = (
         f'[ "$1" != store ] || touch {stored}\n[ "$1" != search ] || [ ! -e {stored} ] || '
@@ -333,10 +346,11 @@ def test_a_key_that_was_stored_is_not_stored_in_plain_text_as_well(
     assert not (ft.config_dir / "credentials").exists()
 
 
-def test_a_store_that_waits_for_a_person_says_so(ft: Runner, keyring: Keyring) -> None:
+def test_a_store_that_waits_for_a_person_says_so(ft: ChangedRunner, keyring: Keyring) -> None:
     """Storing in a locked keyring raises a window. It is answered here once ft has said that it
     waits.
     """
+    ft.changes = ""
     answered = ft.home / "answered"
     env = slow(ft, keyring, f'[ "$1" != store ] || until [ -e {answered} ]; do sleep 0.05; done')
     running = ft.start("auth", "login", "--stdin", key=None, stdin=ft.sandbox.key, env=env, check=0)

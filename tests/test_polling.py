@@ -78,7 +78,9 @@ def test_the_5_minutes_hold_with_a_server_that_keeps_silent(ft: Runner) -> None:
     )
     result = jumping_clock.run(ft, "generate", "a song", changes=impatient, check=1)
     assert f"still processing, run `ft get {the_id(ft)}` later" in result.stderr
-    assert result.stderr.count("it did not answer in time; asking again\n") == len(polls(ft))
+    # The last request may not have been read yet when ft gave up on it.
+    asked = result.stderr.count("it did not answer in time; asking again\n")
+    assert 1 < len(polls(ft)) <= asked
 
 
 def test_a_line_a_minute_off_a_terminal(ft: Runner) -> None:

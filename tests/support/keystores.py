@@ -68,6 +68,10 @@ class Store:
         """End what was started, and remove what was stored outside of the test's directory."""
 
 
+# On a busy machine a keychain that answers may take longer than ft would wait.
+PATIENT = "ft.KEYCHAIN_TIMEOUT = ft.UNLOCK_TIMEOUT = 60.0"
+
+
 # --- Linux ----------------------------------------------------------------------------------------
 
 
@@ -81,9 +85,11 @@ class GnomeKeyring(Store):
         super().__init__(ft)
         self.keyring = Keyring()
         self.env = dict(self.keyring.env)
+        self.changes = PATIENT
 
     def __call__(self, *argv: str, **how: Any) -> Result:
-        return self.ft(*argv, **{"key": None, "env": self.env, **how})
+        how = {"key": None, "env": self.env, **how}
+        return jumping_clock.start(self.ft, *argv, changes=self.changes, **how).finish()
 
     @property
     def keys(self) -> list[str]:
@@ -111,6 +117,7 @@ class GnomeKeyring(Store):
     def hang(self) -> None:
         script = "#!/bin/sh\nexec sleep 600\n"
         self.env.update(program(self.ft.home / "bin", "secret-tool", script))
+        self.changes = ""
 
     def fail(self) -> None:
         self.env = {}  # no bus
@@ -168,7 +175,7 @@ class MacKeychain(Store):
         self.security.write_text(f"#!{sys.executable}\n{body}", encoding="utf-8")
         self.security.chmod(0o755)
         self.mute = self.directory / "mute"  # while it exists, `security` does not answer
-        self.changes = ""
+        self.changes = PATIENT
 
     def start(self, *argv: str, changes: str = "", **how: Any) -> Process:
         lines = [
