@@ -60,22 +60,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 FT = HERE.parent / "ft.py"
 sys.path.insert(0, str(HERE / "support"))
 
-from faults import (  # noqa: E402
-    ERRORS,
-    HTML,
-    MEDIA_ROWS,
-    ORIGIN_KINDS,
-    Answer,
-    Body,
-    Fault,
-    Headers,
-    Record,
-    as_bytes,
-    error_answer,
-    fault_list,
-    json_answer,
-    parse_fault,
-)
+from answers import ERRORS, HTML, Answer, Body, Headers, Record, error_answer, json_answer  # noqa: E402
+from faults import MEDIA_ROWS, ORIGIN_KINDS, Fault, as_bytes, fault_list, parse_fault  # noqa: E402
+from library import fill  # noqa: E402
+from server import Server, reset  # noqa: E402
 
 if TYPE_CHECKING:
     import ssl
@@ -652,6 +640,13 @@ class Sandbox:
                 if record["audioUrl"]:  # the port is another one each time
                     record["audioUrl"] = self._audio_url(record["id"])
 
+    def use_up_limit(self, requests: int, seconds: float) -> None:
+        """Count so many requests of the last `seconds` against the rate limit of `key`."""
+        now = time.monotonic()
+        with self._lock:
+            calls = (now - seconds * n / requests for n in range(requests, 0, -1))
+            self._calls["pro", False].extend(calls)
+
     def finish(self, generation_id: str, error: str | None = None) -> None:
         """Complete a generation now, or let it fail with this message."""
         with self._lock:
@@ -1103,68 +1098,27 @@ def loop_mp3() -> bytes:
 # --- sockets --------------------------------------------------------------------------------------
 
 
-class Origin:
-    """Listen on one port, which stays its own while it is down."""
+class Origin(Server):
+    """Serve the API or the media host."""
 
     def __init__(
         self, sandbox: Sandbox, name: str, host: str, port: int, tls: ssl.SSLContext | None
     ) -> None:
-        self.sandbox, self.name, self.host, self.tls = sandbox, name, host, tls
-        self.accepted = 0
+        super().__init__(host, port, tls)
+        self.sandbox, self.name = sandbox, name
         self.hangups, self.hangup_data = 0, b""
-        self._lock = threading.Lock()
-        self._open: dict[threading.Thread, socket.socket] = {}
-        self._acceptor: threading.Thread | None = None
         self._plugs: list[socket.socket] = []
-        self._listener = self._bind(port)
-        self.port: int = self._listener.getsockname()[1]
-        name = f"[{host}]" if ":" in host else host
-        self.url = f"{'https' if tls else 'http'}://{name}:{self.port}"
-
-    def _bind(self, port: int) -> socket.socket:
-        listener = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((self.host, port))
-        return listener
 
     def up(self) -> None:
-        if self._acceptor:
-            return
-        self._unplug()
-        self._listener.listen(128)
-        self._acceptor = threading.Thread(target=self._accept, args=(self._listener,), daemon=True)
-        self._acceptor.start()
-
-    def down(self) -> None:
-        """Refuse new connections. A socket that is bound and does not listen keeps the port."""
-        self._close_listener()
-        self._listener = self._bind(self.port)
-
-    def close(self) -> None:
-        """Stop listening, and end the open connections."""
-        self._close_listener()
-        self._unplug()
-        with self._lock:
-            connections = list(self._open.items())
-        for _, connection in connections:
-            with contextlib.suppress(OSError, ValueError):
-                connection.shutdown(socket.SHUT_RDWR)
-        for thread, _ in connections:
-            thread.join(2)
-
-    def _close_listener(self) -> None:
-        acceptor, self._acceptor = self._acceptor, None
-        if acceptor:  # closing a socket wakes nobody who is in accept(): a connection does
-            with contextlib.suppress(OSError):
-                socket.create_connection((self.host, self.port), 1).close()
-            acceptor.join(5)
-        self._listener.close()
-
-    def _unplug(self) -> None:
         for plug in self._plugs:
             plug.close()
         self._plugs.clear()
+        super().up()
+
+    def close(self) -> None:
+        super().close()
+        for plug in self._plugs:
+            plug.close()
 
     def misbehave(
         self, kind: str, times: int | None, seconds: float | None = None, data: Any = b""
@@ -1190,46 +1144,14 @@ class Origin:
         if not self.sandbox.stopping.is_set():
             self.up()
 
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            connection, address = listener.accept()
-            if not self._acceptor:
-                connection.close()
-                return
-            self.accepted += 1
-            if self.hangups > 0:
-                self.hangups -= 1
-                with contextlib.suppress(OSError):
-                    connection.sendall(self.hangup_data)
-                connection.close()
-                continue
-            client = (*address[:2], self.accepted)
-            thread = threading.Thread(target=self._serve, args=(connection, client), daemon=True)
-            with self._lock:
-                self._open[thread] = connection
-            thread.start()
-
-    def _serve(self, connection: socket.socket, client: tuple[Any, ...]) -> None:
-        """Answer the requests on a connection; `client` is its host, its port and our number."""
-        thread = threading.current_thread()
-        try:
-            if self.tls:
-                connection = self.tls.wrap_socket(
-                    connection, server_side=True, do_handshake_on_connect=False
-                )
-                with self._lock:
-                    self._open[thread] = connection
-                connection.do_handshake()
-            Handler(connection, client, cast(Any, self))
-        except OSError:
-            pass  # the client went away
-        except ValueError:  # so says TLS when stop() has closed the connection
-            if not self.sandbox.stopping.is_set():
-                raise
-        finally:
-            connection.close()
-            with self._lock:
-                del self._open[thread]
+    def serve(self, connection: socket.socket, number: int) -> None:
+        with self._lock:
+            hangs_up = self.hangups > 0
+            self.hangups -= hangs_up
+        if hangs_up:
+            connection.sendall(self.hangup_data)
+        else:
+            Handler(connection, (self.host, number), cast(Any, self))
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -1241,7 +1163,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         origin: Origin = self.server
         sandbox = origin.sandbox
         request = Request(origin.name, self.command, self.path, self.headers, self._body())
-        request.connection = cast(Any, self.client_address)[2]
+        request.connection = self.client_address[1]
         try:
             answer = sandbox.handle(request)
             answer.headers.insert(0, ("Date", email.utils.formatdate(usegmt=True)))
@@ -1253,8 +1175,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.connection, sandbox.stopping, lambda status: sandbox.answered(request, status)
             )
             if answer.end == "reset":
-                linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                reset(self.connection)
         finally:
             sandbox.done(request)
 
@@ -1274,123 +1195,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
-
-
-# --- the library ----------------------------------------------------------------------------------
-
-FOCUS = (  # 14 tracks of three minutes, oldest first
-    "deep focus ambient, soft pads, slow evolving",
-    "rain on the window, felt piano, vinyl crackle",
-    "minimal techno for coding, hypnotic, no vocals",
-    "集中できるローファイ、夜の図書館",
-    "warm Rhodes, brushed drums, Sunday morning",
-    "binaural drift, low drones, distant bells",
-    "집중력을 위한 잔잔한 재즈 피아노",
-    "slow house, dusty samples, tape hiss",
-    "marimba patterns, Steve Reich style, gentle",
-    "study beats ☕ with a mellow upright bass",
-    "cinematic strings, held notes, very quiet",
-    "boom bap at half speed, jazzy chords",
-    "modular synth garden, random bells, airy",
-    "lo-fi, chill, morning coffee",
-)
-DRAFTS = (
-    "garage rock riff, raw, one take",
-    "synthwave chase, neon, 80s drums",
-    "夏祭り 🎆 太鼓と笛、にぎやかに",
-    "acoustic ballad about leaving home",
-    "drum and bass, liquid, female vocal chops",
-    "cafe\u0301 bossa nova, nylon guitar, ze\u0301phyr",
-    "orchestral trailer, huge brass, slow build",
-    "k-pop 댄스, 밝고 빠르게 ✨",
-    "reggae dub with endless echoes",
-    "harpsichord waltz, slightly out of tune",
-    "8-bit boss fight 🎮👾 fast arpeggios",
-    "gospel choir, hand claps, Hammond organ",
-)
-ALBUM = (
-    ("modern country instrumental, acoustic guitar strumming", 120),
-    ("night drive through Lisbon, fado guitar, electronic beat", 90.3),
-    ("a cappella lullaby, three voices", 58),
-)
-LOOSE = (  # prompt, duration, status
-    ("piano sketch, one minute, sad", 60, "completed"),
-    ("ünïcödé polka with accordion 👩‍🎤 and family 👨‍👩‍👧‍👦", 33.5, "completed"),
-    ("death metal sung by a kindergarten choir", 60, "failed"),
-    ("upbeat ad jingle, brass and snare", 30, "completed"),
-    ("東京の夜、シティポップ、サックス 🌃", 147.25, "completed"),
-    ("theremin solo over white noise", 210, "failed"),
-    ("한여름 밤의 재즈 🎷", 210, "completed"),
-    ("silence, but louder", 5, "failed"),
-    ("a song that is " + "very " * 130 + "long", 60, "completed"),
-    ("dark trap", 60, "completed"),
-    ("polyrhythms in 7 against 11 against 13", 45, "failed"),
-    ("lofi chill piano, mellow, late night", 60, "completed"),
-    ("deep ambient drone", 180, "processing"),
-    ("サウナの後のアンビエント 🧖", 90, "processing"),
-    ("sea shanty, concertina, stomping", 60, "pending"),
-    ("ice cream van at dusk 🍦", 20, "pending"),
-)
-KNOWN_IDS = {  # those in the command reference's examples
-    FOCUS[-2]: "1c474c27-e97d-4c35-bb98-e588d06c32f0",
-    FOCUS[-1]: "a9b16641-2f0c-4d4e-9b52-6f1f6c1f7d0e",
-    DRAFTS[0]: "fea285f2-f8e4-4e60-98b0-c78f868ccc26",
-    DRAFTS[1]: "aa8ca15d-f5c0-4c7d-8e3c-c3ca332c0a26",
-    LOOSE[11][0]: "07e8d430-2310-4c57-87a8-cf1e6db376f7",
-}
-
-
-def fill(sandbox: Sandbox) -> None:
-    """Add what is there from the start: two users' generations and playlists."""
-    hour, day = 3600.0, 86400.0
-
-    def add(prompt: str, age: float, **fields: Any) -> str:
-        return str(
-            sandbox.add_generation(id=KNOWN_IDS.get(prompt), prompt=prompt, age=age, **fields)["id"]
-        )
-
-    album = [
-        add(prompt, (90 - n) * day, seconds=seconds) for n, (prompt, seconds) in enumerate(ALBUM)
-    ]
-    drafts = [
-        add(prompt, (60 - 2 * n) * day, seconds=30 + 7.5 * n) for n, prompt in enumerate(DRAFTS)
-    ]
-    shared = [
-        add(prompt, 20 * day, seconds=75, isPublic=True, playCount=1234, likeCount=56)
-        for prompt in ("open air festival opener, big room", "公園のピクニック、ウクレレ")
-    ]
-    focus = [
-        add(prompt, 2 * hour + (13 - n) * 9 * hour, seconds=180) for n, prompt in enumerate(FOCUS)
-    ]
-    for n, (prompt, seconds, status) in enumerate(LOOSE):
-        age = (len(LOOSE) - 1 - n) ** 2 * 31.0 + 20
-        add(prompt, age, seconds=seconds, status=status)
-    add("string quartet warm-up, instrumental", 10.0, seconds=45, type="instrumental", title=None)
-    theirs = [
-        add(prompt, 5 * day, owner="other", isPublic=True)
-        for prompt in ("midnight taxi, jazz noir", "雨のち晴れ ☔")
-    ]
-    secret = [add("somebody's secret demo", 4 * day, owner="other")]
-
-    sandbox.add_playlist("Focus Beats", focus, id="5ab3ec64-6225-4965-acac-49a053609225")
-    sandbox.add_playlist("Deep Work", focus[:2], age=2 * day, description="No words, no surprises")
-    sandbox.add_playlist("Drafts", drafts, age=5 * hour)
-    sandbox.add_playlist("Album", album, age=40 * day)
-    sandbox.add_playlist(
-        "Open Studio", shared, age=day, isPublic=True, description="Everybody may listen 🎧"
-    )
-    sandbox.add_playlist("chill", focus[3:5], age=3 * day)
-    sandbox.add_playlist("Chill", [], age=7 * day)
-    sandbox.add_playlist(
-        "Night Shift",
-        theirs,
-        owner="other",
-        isPublic=True,
-        id="b7c1f0de-8a52-4f0e-9d0b-2f5d0a9f6e11",
-    )
-    sandbox.add_playlist(
-        "Private Matters", secret, owner="other", id="c3d9a7b4-1e6f-4c2a-8f3e-7a6b5c4d3e2f"
-    )
 
 
 # --- the command line -----------------------------------------------------------------------------

@@ -157,7 +157,7 @@ def test_each_host_and_port_has_connections_of_its_own(ft: Runner, tmp_path: Pat
             names[request.connection].add(request.headers["host"])
         assert all(len(seen) == 1 for seen in names.values()), names
         # Loopback as `localhost` may be tried at ::1 first, where nobody listens.
-        assert server.connections == len(names) <= 8
+        assert server.accepted == len(names) <= 8
     assert not any(request.target.startswith("/v1") for request in media.requests)
     used = Counter(request.headers["host"] for request in api.requests + media.requests)
     assert len(used) == 3 and used[hosts[1].partition("//")[2]] == used[media.url[7:]] == 8
@@ -356,7 +356,7 @@ def test_what_becomes_of_a_kept_connection(ft: Runner, tls: Tls, name: str, over
     pages = [int((re.findall("offset=([0-9]+)", r.target) or ["0"])[0]) for r in server.requests]
     asked = list(zip((request.connection for request in server.requests), pages))
     assert asked == case.asked
-    assert server.connections == max(connection for connection, _ in case.asked)
+    assert server.accepted == max(connection for connection, _ in case.asked)
     assert len(jumping_clock.slept(ft)) == case.attempts
     if not case.attempts:
         assert result.stderr == ""
@@ -463,14 +463,14 @@ def test_no_answer_is_taken_for_another(
         ft.config({"baseUrl": server.url})
         result = jumping_clock.run(ft, "list", "--all", "--json", env=env, changes=changes, check=0)
         service.check_pages(result.json)
-        listed, opened = len(server.requests), server.connections
+        listed, opened = len(server.requests), server.accepted
         assert 80 <= listed <= 160 and opened < listed * 0.8
         result = jumping_clock.run(
             ft, "download", *ids, "-o", "tracks/", env=env, changes=changes, check=0
         )
         service.check(tmp_path / "tracks", ids)
         assert "Downloaded 60 of 60" in result.stdout
-        assert server.connections - opened < (len(server.requests) - listed) * 0.8
+        assert server.accepted - opened < (len(server.requests) - listed) * 0.8
 
 
 # --- the addresses of a host ----------------------------------------------------------------------

@@ -84,14 +84,6 @@ def test_saved_under_its_default_name(ft: Runner, here: Path, track: str) -> Non
     assert "Connection" not in request.headers, "its connection may be used again"
 
 
-def test_a_real_player_agrees(ft: Runner, here: Path) -> None:
-    """In the words of the reference: generate submits, polls, and downloads in one shot."""
-    result = clean(jumping_clock.run(ft, "generate", "a song", "-o", "song.mp3", check=0))
-    assert result.stdout == "Saved to song.mp3\n"
-    (paid,) = ft.sandbox.book
-    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(paid)
-
-
 def test_a_bar_on_a_terminal_and_none_off_it(ft: Runner, here: Path, track: str) -> None:
     ft.sandbox.fault("drip", origin="media", size=20_000, interval=0.05)
     on = ft.tty("download", track, check=0)
@@ -429,18 +421,6 @@ def test_a_track_that_is_not_completed(ft: Runner, here: Path) -> None:
     assert names(here) == []
 
 
-def test_wait_polls_first(ft: Runner, here: Path) -> None:
-    track = ft.sandbox.add_generation(status="processing")["id"]
-    argv = ("download", track, "--wait", "-o", "song.mp3")
-    gate = ft.sandbox.fault("stall", where="request", path=f".*/{track}", after=1, times=None)
-    running = jumping_clock.start(ft, *argv, changes=jumping_clock.jump(ft), check=0)
-    assert gate.reached.wait(20)
-    ft.sandbox.finish(track)
-    gate.release()
-    running.finish()
-    assert (here / "song.mp3").read_bytes() == ft.sandbox.track(track)
-
-
 def test_a_failed_one_says_why(ft: Runner, here: Path) -> None:
     track = ft.sandbox.add_generation(status="failed")["id"]
     for flags in ([], ["--wait"]):
@@ -448,11 +428,6 @@ def test_a_failed_one_says_why(ft: Runner, here: Path) -> None:
             "error: The model could not follow this prompt\n"
             in download(ft, track, *flags, code=1).stderr
         )
-
-
-def test_an_unknown_id(ft: Runner, here: Path) -> None:
-    stderr = download(ft, "abc", code=1).stderr
-    assert "error: Generation not found (NOT_FOUND)\nhint: an id has 36 characters" in stderr
 
 
 # --- where it is written --------------------------------------------------------------------------

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
-import threading
 from typing import Iterator
 
 import jumping_clock
 import pytest
 from conftest import Result, Runner
+from scripted_server import ScriptedServer
+from server import Server, reset
 
 BODY = b"ID3" + bytes(range(256)) * 4
 CHUNKS = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (BODY[:500], BODY[500:])) + b"0\r\n\r\n"
@@ -234,37 +234,6 @@ def test_identity_is_no_coding(ft: Runner) -> None:
 # --- what follows on the same connection ----------------------------------------------------------
 
 
-class Server:
-    """A server on loopback that answers each request of a connection with `answer`."""
-
-    def __init__(self, answer: bytes) -> None:
-        self.answer = answer
-        self.connections = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            try:
-                while b"\r\n\r\n" in connection.recv(65536):
-                    connection.sendall(self.answer)
-            except OSError:
-                pass
-
-    def close(self) -> None:
-        self._listener.close()
-
-
 @pytest.mark.parametrize(
     ("lines", "connections"),
     [
@@ -277,14 +246,11 @@ class Server:
 def test_a_connection_with_two_framings_is_not_used_again(
     ft: Runner, lines: list[str], connections: int
 ) -> None:
-    server = Server(wire(*lines, body=CHUNKS))
-    try:
+    with ScriptedServer(lambda _: iter([wire(*lines, body=CHUNKS)])) as server:
         ids = [ft.sandbox.add_generation(audioUrl=f"{server.url}/{n}")["id"] for n in range(8)]
         ft("download", *ids, "-o", "tracks/", check=0)
-        assert server.connections <= connections
-        assert (server.connections == 8) == (connections == 8)
-    finally:
-        server.close()
+    assert server.accepted <= connections
+    assert (server.accepted == 8) == (connections == 8)
     assert {path.read_bytes() for path in (ft.home / "tracks").iterdir()} == {BODY}
 
 
@@ -303,30 +269,28 @@ POSTS = {
 }
 
 
+class Hasty(Server):
+    """Answers as soon as it is connected to, reads nothing and hangs up, so that the system resets
+    the connection.
+    """
+
+    answer = b""
+
+    def serve(self, connection: socket.socket, number: int) -> None:
+        connection.sendall(self.answer)
+        reset(connection)
+        connection.recv(1)  # and leaves the rest unread
+
+
 @pytest.fixture
 def hasty(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a server that answers as soon as it is connected to, reads nothing and hangs
-    up, so that the system resets the connection.
-    """
+    """The address of a server that refuses with this status and code before it has read."""
     status, code = request.param
     error = json.dumps({"error": {"code": code, "message": "Not today"}}).encode()
-    answer = wire(f"Content-Length: {len(error)}", body=error, status=f"HTTP/1.1 {status} Refused")
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            connection.sendall(answer)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
-            connection.recv(1)  # and leaves the rest unread
-            connection.close()
-
-    threading.Thread(target=serve, daemon=True).start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    listener.close()
+    with Hasty() as server:
+        head = (f"Content-Length: {len(error)}",)
+        server.answer = wire(*head, body=error, status=f"HTTP/1.1 {status} Refused")
+        yield server.url
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,6 @@ nor paid twice.
 from __future__ import annotations
 
 import re
-import signal
-import sys
-import time
 from pathlib import Path
 
 import jumping_clock
@@ -149,11 +146,10 @@ def test_polls_wait_at_the_gate_of_all_requests(ft: Runner) -> None:
     for identifier in ids:
         ft.sandbox.wait_for(lambda request: request.sent and request.path.endswith(identifier))  # noqa: B023
     ft.sandbox.fault("status", status=429, retry_after=60, path=f".*{ids[0]}")
-    ft.sandbox.wait_for(lambda request: request.status == 429)
-    time.sleep(0.3)  # the other may just have been asked for
-    count, start = len(ft.sandbox.requests), time.monotonic()
-    ft.sandbox.wait_for(lambda request: request in ft.sandbox.requests[count:])
-    assert time.monotonic() - start > 2
+    refused = ft.sandbox.wait_for(lambda request: request.status == 429)
+    # For a moment, the other may just have been asked for.
+    later = ft.sandbox.wait_for(lambda request: request.time > refused.time + 1)
+    assert later.time > refused.time + 2
     process.kill()
 
 
@@ -221,40 +217,6 @@ def test_whatever_happens_there_is_one_post(ft: Runner, prompt: str) -> None:
     ft.sandbox.fault("status", status=503, path="/v1/generations/.*")
     ft.sandbox.fault("close", origin="media")
     jumping_clock.run(ft, "generate", prompt, check=prompt == "fail")
-    assert the_id(ft)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_while_polling_leaves_the_command_to_go_on(
-    ft: Runner, number: int, tmp_path: Path
-) -> None:
-    process = ft.start("generate", FOREVER, "-o", "song.mp3", speed=20)
-    ft.sandbox.wait_for(lambda request: request in polls(ft))
-    process.send_signal(number)
-    result = process.finish()
-    identifier = the_id(ft)
-    assert result.code == 128 + number
-    assert "still being made and still costs its credit" in result.stderr
-    assert f"hint: ft download {identifier} --wait -o song.mp3\n" in result.stderr
-    ft.sandbox.finish(identifier)
-    ft("download", identifier, "--wait", "-o", "song.mp3", check=0)
-    assert (tmp_path / "song.mp3").read_bytes() == ft.sandbox.track(identifier)
-    assert ft.sandbox.spent == 1
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_while_the_submission_is_under_way(ft: Runner) -> None:
-    gate = ft.sandbox.hold("/v1/generations", method="POST", work=True)
-    process = ft.start("generate", "a song")
-    assert gate.reached.wait(20)
-    process.send_signal(signal.SIGINT)
-    result = process.finish()
-    assert (
-        result.code == 130
-        and "`ft list`" in result.stderr
-        and "may have been accepted" in result.stderr
-    )
     assert the_id(ft)
 
 

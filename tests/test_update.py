@@ -187,8 +187,7 @@ def test_the_script_gets_what_it_needs_and_neither_the_key_nor_another_file(
 
 
 def unreachable(site: Path, server: ReleaseServer) -> None:
-    server.shutdown()
-    server.server_close()
+    server.close()
 
 
 def no_site(site: Path, server: ReleaseServer) -> None:

@@ -8,17 +8,15 @@ demand.
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import shutil
-import socket
-import socketserver
 import ssl
 import threading
 import zipfile
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Iterator
+
+from scripted_server import CLOSE, Request, ScriptedServer, Step, reply
 
 import build
 
@@ -68,97 +66,50 @@ def release(site: Path, version: str, data: bytes | None = None) -> bytes:
     return data
 
 
-class ReleaseServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
-    """Serves `site`, over TLS with `context`.
+class ReleaseServer(ScriptedServer):
+    """Serves `site`, over TLS with `tls`.
 
-    - `requests` is what was asked: (path, user agent).
     - `reason` is the reason phrase of a 404. `redirects` maps a path to a URL.
     - `cut` holds the paths of which half the announced bytes come. With `hold` the connection then
       stays open until the server ends: `held` is set when it has come to that.
     """
 
-    daemon_threads = True
-    block_on_close = False
-
     def __init__(
-        self, site: Path, context: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+        self, site: Path, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
     ) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, 0), Handler)
-        self.site, self.context = site, context
-        self.requests: list[tuple[str, str]] = []
+        super().__init__(self._send, tls, host)
+        self.site = site
         self.reason = "Not Found"
         self.redirects: dict[str, str] = {}
         self.cut: set[str] = set()
         self.hold = False
-        self.held, self.ended = threading.Event(), threading.Event()
-        name = "localhost" if context else "127.0.0.1"
-        self.url = f"{'https' if context else 'http'}://{name}:{self.server_port}"
+        self.held = threading.Event()
+        if tls:
+            self.url = f"https://localhost:{self.port}"
 
     @property
     def paths(self) -> list[str]:
-        return [path for path, _ in self.requests]
+        return [request.target for request in self.requests]
 
     @property
     def agents(self) -> set[str]:
         """The names of the programs that asked: curl, Wget, Python-urllib."""
-        return {agent.partition("/")[0] for _, agent in self.requests}
+        agents = (request.headers.get("user-agent", "") for request in self.requests)
+        return {agent.partition("/")[0] for agent in agents}
 
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = super().get_request()
-        if self.context:  # the handshake comes with the first read, in the connection's own thread
-            connection = self.context.wrap_socket(
-                connection, server_side=True, do_handshake_on_connect=False
-            )
-        return connection, address
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that refuses the certificate or goes away is what some tests want."""
-
-    def __enter__(self) -> ReleaseServer:
-        threading.Thread(
-            target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        ).start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.ended.set()
-        self.shutdown()
-        self.server_close()
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: ReleaseServer
-
-    def do_GET(self) -> None:
-        self.server.requests.append((self.path, self.headers.get("User-Agent", "")))
-        file = self.server.site / self.path.lstrip("/")
-        if self.path in self.server.redirects:
-            self.send_response(302)
-            self.send_header("Location", self.server.redirects[self.path])
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-        elif ".." in self.path or not file.is_file():
-            self.send_error(404, self.server.reason)
+    def _send(self, request: Request) -> Iterator[Step]:
+        path = request.target
+        file = self.site / path.lstrip("/")
+        if path in self.redirects:
+            yield reply(b"", f"Location: {self.redirects[path]}", status="302 Found")
+        elif ".." in path or not file.is_file():
+            yield reply(b"", status=f"404 {self.reason}")
+        elif path in self.cut:
+            data = file.read_bytes()
+            yield reply(data)[: -(len(data) + 1) // 2]
+            if self.hold:
+                self.held.set()
+                yield self.is_closed
+            yield CLOSE
         else:
-            self._send(file.read_bytes())
-
-    def _send(self, data: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if self.path not in self.server.cut:
-            self.wfile.write(data)
-            return
-        self.wfile.write(data[: len(data) // 2])
-        if self.server.hold:
-            self.server.held.set()
-            self.server.ended.wait()
-
-    def log_message(self, *_: object) -> None:
-        pass
+            yield reply(file.read_bytes())

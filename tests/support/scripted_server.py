@@ -14,15 +14,14 @@ contrast, serves the whole API and answers well unless told otherwise.
 
 from __future__ import annotations
 
-import contextlib
-import os
+import itertools
 import socket
 import ssl
-import struct
 import threading
 import time
-from types import TracebackType
 from typing import Callable, Iterator, Union
+
+from server import Server, reset
 
 CLOSE, RESET = "close", "reset"
 DEADLINE = 30.0  # seconds for anything that the server waits for
@@ -67,84 +66,38 @@ def reply_in_chunks(body: bytes, size: int, trailers: bytes = b"") -> bytes:
     return head + chunks + b"0\r\n" + trailers + b"\r\n"
 
 
-class ScriptedServer:
+class ScriptedServer(Server):
     """`url` is its address, `requests` has what came in the order of arrival."""
 
     def __init__(
-        self, answer: Callable[[Request], Iterator[Step]], context: ssl.SSLContext | None = None
-    ) -> None:
-        self.requests: list[Request] = []
-        self.connections = 0
-        self._answer, self._context = answer, context
-        self._ended = False
-        self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self.url = f"{'https' if context else 'http'}://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> ScriptedServer:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        answer: Callable[[Request], Iterator[Step]],
+        tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
-        self._ended = True
-        # Closing a socket does not wake the thread that is in accept(); a connection does.
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", self.port), 1).close()
-        self._listener.close()
-        for connection in list(self._open):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+        super().__init__(host, 0, tls)
+        self.requests: list[Request] = []
+        self._answer = answer
 
-    def _accept(self) -> None:
-        while True:
-            connection, _ = self._listener.accept()
-            if self._ended:
-                connection.close()
-                return
-            self.connections += 1
-            args = (connection, self.connections)
-            threading.Thread(target=self._serve, args=args, daemon=True).start()
-
-    def _serve(self, connection: socket.socket, number: int) -> None:
+    def serve(self, connection: socket.socket, number: int) -> None:
+        """Answer request after request, as long as the client is there."""
         connection.settimeout(DEADLINE)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._open.add(connection)
-        # The client may go away at any time, and that is what some tests want.
-        with contextlib.suppress(OSError), connection:
-            if self._context:
-                plain, connection = connection, self._context.wrap_socket(connection, True)
-                self._open.discard(plain)
-                self._open.add(connection)
-            with connection:
-                self._converse(connection, number)
-        self._open.discard(connection)
-
-    def _converse(self, connection: socket.socket, number: int) -> None:
-        turn = 0
         with connection.makefile("rb") as stream:
-            while True:
+            for turn in itertools.count(1):
                 head = b""
                 while not head.endswith(b"\r\n\r\n"):
                     line = stream.readline()
                     if not line:
                         return
                     head += line
-                turn += 1
                 request = Request(number, turn, head[:-4], b"")
                 request.body = stream.read(int(request.headers.get("content-length", 0)))
                 self.requests.append(request)
                 for step in self._answer(request):
-                    if step == CLOSE:
-                        return
-                    if step == RESET:
-                        linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    if step in (CLOSE, RESET):
+                        if step == RESET:
+                            reset(connection)
                         return
                     if isinstance(step, bytes):
                         connection.sendall(step)
