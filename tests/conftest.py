@@ -387,7 +387,7 @@ class Runner:
 
     - `env`: variables added to the clean environment; one that is None is taken out.
     - `key`: FINETUNING_API_KEY, by default the sandbox's; None for none.
-    - `cwd`: by default the test's tmp_path. `speed`: time runs that many times faster.
+    - `cwd`: by default the test's tmp_path. `speed`: sleeps are that many times shorter.
     - `stdin`: text or bytes to feed, or what Popen takes (not on a terminal).
     - `check`: the exit code that it must have.
     """

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from sandbox import Account
 
 CASES = int(os.environ.get("FT_FUZZ", "200"))
-SPEED = 200  # a call's deadline is over after 0.3 s
+SPEED = 200  # of the waits between attempts
 pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
 WORKER = """

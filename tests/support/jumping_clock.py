@@ -1,8 +1,7 @@
 """Real `ft` processes in which the clock jumps instead of sleeping, and whose constants a test may
 change.
 
-Unlike `speed=`, a jump leaves the deadlines of calls as long as they are, so a slow machine fails
-no test.
+`speed=` makes sleeps shorter; here they take no time, and each is written down.
 """
 
 from __future__ import annotations
