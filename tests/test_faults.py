@@ -105,10 +105,10 @@ FAULTS = [
     Fault("hangup", LOST, NO_ANSWER),
     Fault("close", LOST, NO_ANSWER),
     Fault("lost", LOST, NO_ANSWER),
-    Fault("reset", LOST, NO_ANSWER + "Connection reset"),
+    Fault("reset", LOST, NO_ANSWER),
     Fault("close,where=headers", LOST, NO_ANSWER + "the headers broke off"),
-    Fault("reset,where=headers", LOST, NO_ANSWER + "Connection reset"),
-    Fault("reset,where=body,at=20", LOST, BROKE_OFF + ": Connection reset"),
+    Fault("reset,where=headers", LOST, NO_ANSWER),
+    Fault("reset,where=body,at=20", LOST, BROKE_OFF),
     Fault("short", LOST, BROKE_OFF),
     Fault("short,at=0", LOST, BROKE_OFF + ": 0 of "),
     Fault("short,at=1", LOST, BROKE_OFF + ": 1 of "),
@@ -118,9 +118,9 @@ FAULTS = [
     Fault("drip,where=start,interval=0.1", DRIPS, LATE, changes="ft.CALL_TIMEOUT = 1.0"),
     Fault("drip,where=headers,interval=0.1", DRIPS_JSON, LATE, changes="ft.CALL_TIMEOUT = 1.0"),
     Fault("drip,where=body,interval=0.1", DRIPS_JSON, LATE, changes="ft.CALL_TIMEOUT = 1.0"),
-    Fault("stall,where=start", LOST, LATE, changes="ft.READ_TIMEOUT = 0.3"),
-    Fault("stall,where=headers", LOST, LATE, changes="ft.READ_TIMEOUT = 0.3"),
-    Fault("stall,where=body", LOST, LATE, changes="ft.READ_TIMEOUT = 0.3"),
+    Fault("stall,where=start", LOST, LATE, changes="ft.READ_TIMEOUT = 0.5"),
+    Fault("stall,where=headers", LOST, LATE, changes="ft.READ_TIMEOUT = 0.5"),
+    Fault("stall,where=body", LOST, LATE, changes="ft.READ_TIMEOUT = 0.5"),
     # The headers. A line that is no header does not hide the length after it.
     Fault("garbage", LOST, NO_ANSWER),
     Fault("many-headers", LOST, NO_ANSWER + "too many headers"),
@@ -188,9 +188,10 @@ FAULTS = [
     reply(413, REFUSED, INTERNAL),
     reply(416, REFUSED, INTERNAL),
     *(
-        reply(403, REFUSED, "HTTP 403 Forbidden\n", f",body={body}", "ft.READ_TIMEOUT = 1.0")
-        for body in ("html", "empty", "huge", "truncated", "stalled", "reset")
+        reply(403, REFUSED, "HTTP 403 Forbidden\n", f",body={body}")
+        for body in ("html", "empty", "huge", "truncated", "reset")
     ),
+    reply(403, REFUSED, "HTTP 403 Forbidden\n", ",body=stalled", "ft.READ_TIMEOUT = 1.0"),
     reply(404, REFUSED, "HTTP 404 Not Found\n", ",body=html"),
     reply(429, LIMITED, "Too many requests (RATE_LIMITED)"),
     reply(429, LIMITED, "HTTP 429 Too Many Requests", ",body=html"),
@@ -206,6 +207,7 @@ FAULTS = [
     *(reply(n, FAILED, INTERNAL) for n in (501, 505, 519, 525, 599)),
 ]
 ROWS = {fault.text: fault for fault in FAULTS}
+assert len(ROWS) == len(FAULTS)
 MEETINGS = [
     (text, call) for text, fault in ROWS.items() for call in CALLS if getattr(fault.outcome, call)
 ]

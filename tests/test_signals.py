@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any, Callable
 import jumping_clock
 import pytest
 from conftest import PYPY, PYTHON, ROOT, Process, Result, Runner
+from waiting import await_blocked
 
 if sys.platform == "win32":
     pytest.skip("about POSIX signals", allow_module_level=True)
@@ -57,17 +57,6 @@ def await_hidden(directory: Path, count: int) -> None:
     end = time.monotonic() + 20
     while len(hidden(directory)) != count:
         assert time.monotonic() < end, os.listdir(directory)
-        time.sleep(0.01)
-
-
-def await_blocked(pid: int) -> None:
-    """Wait until the process waits for a reader, as far as the kernel says what it sleeps on."""
-    process, end = Path(f"/proc/{pid}"), time.monotonic() + 20
-    while process.exists():
-        state = (process / "stat").read_text().rpartition(")")[2].split()[0]
-        if state == "S" and re.search("^0$|select|poll|pipe", (process / "wchan").read_text()):
-            return
-        assert time.monotonic() < end
         time.sleep(0.01)
 
 

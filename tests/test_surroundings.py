@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import time
 from pathlib import Path
 from typing import Iterator
 
@@ -13,6 +12,7 @@ import pytest
 from commands import COMMANDS, Command, add_sound_effect, each
 from conftest import WINDOWS, Result, Runner
 from release_server import ReleaseServer
+from waiting import await_blocked
 
 pytestmark = pytest.mark.skipif(WINDOWS, reason="about POSIX")
 
@@ -137,7 +137,7 @@ def test_a_pipe_that_another_program_made_non_blocking_is_read_to_its_end(ft: Ru
     os.set_blocking(reader, False)
     running = ft.start("delete", "--yes", "-", stdin=reader, check=0)
     os.close(reader)
-    time.sleep(0.5)  # by now it has found nothing to read
+    await_blocked(running.pid)  # it has found nothing to read
     os.write(writer, track.encode())
     os.close(writer)
     assert running.finish().stdout == "Deleted 1 of 1 track(s)\n"
