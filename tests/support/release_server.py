@@ -16,9 +16,8 @@ import zipfile
 from pathlib import Path
 from typing import Iterator
 
-from scripted_server import CLOSE, Request, ScriptedServer, Step, reply
-
 import build
+from scripted_server import CLOSE, Request, ScriptedServer, Step, reply
 
 FT = """\
 import sys
