@@ -7,15 +7,13 @@ import os
 import socket
 import struct
 import threading
-from typing import TYPE_CHECKING, TypeVar
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import ssl
     from types import TracebackType
 
-AnyServer = TypeVar("AnyServer", bound="Server")
+    from typing_extensions import Self
 
 
 def reset(connection: socket.socket) -> None:
