@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -67,15 +68,17 @@ def test_nothing_is_deleted_if_the_list_cannot_be_read_to_its_end(ft: Runner) ->
     assert not ft.sandbox.posts()
 
 
-def test_delete_shows_what_it_is_about_to_delete(ft: Runner) -> None:
-    ids = [ft.sandbox.add_generation(prompt=f"song number {n}")["id"] for n in range(7)]
+@pytest.mark.parametrize(
+    ("count", "rest"), [(1, ""), (5, ""), (6, "and 1 more"), (7, "and 2 more")]
+)
+def test_delete_shows_what_it_is_about_to_delete(ft: Runner, count: int, rest: str) -> None:
+    ids = [ft.sandbox.add_generation(prompt=f"song number {n}")["id"] for n in range(count)]
     process = ft.tty("delete", *ids, columns=100, check=0)
-    for n in range(5):
-        process.expect(f"song number {n}")
-    process.expect("and 2 more")
-    process.expect("Delete 7 track(s)? [y/N] ")
+    process.expect(f"Delete {count} track(s)? [y/N] ")
     process.send("n\r")
-    assert "song number 5" not in process.finish().stdout
+    shown = process.finish().stdout
+    assert re.findall("song number ([0-9])", shown) == list("01234"[:count])
+    assert re.findall("and [0-9]+ more", shown) == [rest] * bool(rest)
     assert set(ids) <= ft.sandbox.generations.keys()
 
 
