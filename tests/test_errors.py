@@ -171,7 +171,12 @@ def test_a_404_for_half_an_id_says_what_an_id_looks_like(ft: Runner) -> None:
         ),
         (["list", "--limt", "3"], "--limt", "--limit", "ft list [flags]"),
         (["delete", TRACK, "--yse"], "--yse", "--yes", "ft delete <id>... [flags]"),
-        (["download", TRACK, "--ouptut=x"], "--ouptut", "--output", "ft download <id>... [flags]"),
+        (
+            ["download", TRACK, "--ouptut=x"],
+            "--ouptut",
+            "--output",
+            "ft download [<id>...] [flags]",
+        ),
         (
             ["playlist", "add", "Drafts", TRACK, "--jsn"],
             "--jsn",

@@ -7,7 +7,8 @@ import time
 
 import pytest
 from conftest import Runner
-from sandbox import DRAFTS, Sandbox, stamp
+from library import DRAFTS
+from sandbox import Sandbox, stamp
 
 
 def listed(ft: Runner, **fields: object) -> str:

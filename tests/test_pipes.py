@@ -6,7 +6,8 @@ import json
 
 import pytest
 from conftest import Result, Runner
-from sandbox import DRAFTS, FOCUS, KNOWN_IDS, LOOSE, Sandbox
+from library import DRAFTS, FOCUS, KNOWN_IDS, LOOSE
+from sandbox import Sandbox
 
 pytestmark = pytest.mark.needs("jq", "xargs")
 

@@ -8,7 +8,8 @@ import re
 
 import pytest
 from conftest import Runner
-from sandbox import DRAFTS, FOCUS, KNOWN_IDS, LOOSE, Sandbox
+from library import DRAFTS, FOCUS, KNOWN_IDS, LOOSE
+from sandbox import Sandbox
 
 FOCUS_BEATS = "5ab3ec64-6225-4965-acac-49a053609225"
 NIGHT_SHIFT = "b7c1f0de-8a52-4f0e-9d0b-2f5d0a9f6e11"  # public, somebody else's
