@@ -221,7 +221,7 @@ def test_a_wrong_flag_shows_the_nearest_one_and_the_usage_of_its_command(
     ft: Runner, sandbox: Sandbox, argv: list[str], flag: str, nearest: str, usage: str
 ) -> None:
     result = ft(*argv, check=2)
-    name = usage[3:].partition(" <")[0].replace(" [flags]", "")
+    name = re.split(r" [<\[]", usage[3:])[0]
     assert result.stderr == (
         f"error: unknown flag {flag}; did you mean `{nearest}`?\nhint: usage: {usage}; `ft help "
         f"{name}` explains it\n"
