@@ -226,6 +226,7 @@ def test_download_with_wait_goes_on(ft: Runner, tmp_path: Path) -> None:
     process = ft.start("download", identifier, "--wait", "-o", "song.mp3", speed=20, check=0)
     ft.sandbox.wait_for(lambda request: request.sent)
     ft.sandbox.fault("close", path="/v1/generations/.*", times=2)
+    process.expect(f"note: waiting for {identifier}")
     process.expect("asking again")
     ft.sandbox.finish(identifier)
     process.finish()
