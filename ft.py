@@ -95,6 +95,7 @@ if TYPE_CHECKING:
     from typing import (
         Any,
         Callable,
+        Container,
         Dict,
         Iterable,
         Iterator,
@@ -107,7 +108,7 @@ if TYPE_CHECKING:
     )
 
     Json = Dict[str, Any]
-    Outcome = Tuple[str, str, Optional[BaseException]]  # an item, a result or an error
+    Outcome = Tuple[Any, str, Optional[BaseException]]  # an item, a result or an error
     Parameter = Tuple[Tuple[str, ...], Dict[str, Any]]
 
 __version__ = "0.1.0"
@@ -135,6 +136,9 @@ RETRY_TIME = 60.0  # for all waits between the attempts of one call together
 MAX_GATE_WAIT = 120.0  # for one 429
 GATE_TIMEOUT = 300.0  # of nothing but 429s
 POLL_INTERVAL, POLL_BACKOFF, POLL_MAX_INTERVAL, POLL_TIMEOUT = 3.0, 1.3, 15.0, 300.0
+SEARCH_TIME = 60.0  # for a track whose submission was not answered
+LAST_LOOK = 1.0  # for it, after a signal
+CLOCK_TOLERANCE = 2.0  # of the service's times, which are whole seconds
 KEYCHAIN_TIMEOUT = 3.0
 UNLOCK_TIMEOUT = 30.0  # where a person may have to answer the keychain's prompt
 
@@ -661,9 +665,10 @@ def refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, make_object: Callable[..., Json] | None = None) -> Any:
     """Return the document in `text`, its numbers kept to the last digit.
 
+    `make_object` makes objects of lists of their members, where a dict is not good enough.
     Raises ValueError for what is not JSON, for NaN and Infinity, and for more than 100 levels.
     """
     import json
@@ -676,6 +681,7 @@ def parse_json(text: str | bytes) -> Any:
             parse_float=ExactFloat.parse,
             parse_int=parse_integer,
             parse_constant=refuse_constant,
+            object_pairs_hook=make_object,
         )
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -2121,6 +2127,21 @@ class ApiKeys:
 # --- 5. HTTP -------------------------------------------------------------------------------------
 
 
+def parse_http_date(value: str) -> float | None:
+    """Return the seconds since the epoch of an HTTP date (RFC 9110, 5.6.7), or None."""
+    from datetime import timezone
+    from email.utils import parsedate_to_datetime
+
+    try:
+        date = parsedate_to_datetime(value)
+        # The asctime form of a date names no zone; it is always UTC.
+        date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+        return date.timestamp()
+    # Python 3.8's parser itself can raise UnboundLocalError.
+    except (TypeError, ValueError, OverflowError, IndexError, UnboundLocalError):
+        return None
+
+
 def parse_retry_after(value: str | None) -> float | None:
     """Return the seconds that a Retry-After header asks for, or None if it asks for no wait.
 
@@ -2130,17 +2151,8 @@ def parse_retry_after(value: str | None) -> float | None:
         return None
     if re.fullmatch("[0-9]{1,9}", value.strip(), re.ASCII):
         return clean_delay(float(value))
-    from datetime import timezone
-    from email.utils import parsedate_to_datetime
-
-    try:
-        date = parsedate_to_datetime(value)
-        # The asctime form of a date names no zone; it is always UTC.
-        date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
-        return clean_delay(date.timestamp() - time.time())
-    # Python 3.8's parser itself can raise UnboundLocalError.
-    except (TypeError, ValueError, OverflowError, IndexError, UnboundLocalError):
-        return None
+    date = parse_http_date(value)
+    return None if date is None else clean_delay(date - time.time())
 
 
 def clean_delay(seconds: float) -> float | None:
@@ -2327,6 +2339,12 @@ class Gate:
             self._opening = max(self._opening, now + delay)
             self._refusal = failure
         return True
+
+    def reopen(self) -> None:
+        """Let requests through again, because what the service has refused them for has passed."""
+        with self._lock:
+            self._opening = 0.0
+            self._refused_since = None
 
     def record_answer(self, status: int) -> None:
         """Take note of an answer: any but a 429 means that the service takes requests again."""
@@ -3121,6 +3139,13 @@ class Api:
         # only them.
         self.gate = Gate(http.console)
         self.submission_gate = Gate(http.console)
+        self._clock = ("", 0.0)  # the last answer's Date, and when it came by time.monotonic
+
+    def read_clock(self) -> float | None:
+        """Return the service's time, by its last answer. None if that had no Date."""
+        header, arrival = self._clock
+        date = parse_http_date(header) if header else None
+        return None if date is None else date + time.monotonic() - arrival
 
     def get_health(self) -> Json:
         """Send GET /health, which needs no key."""
@@ -3135,28 +3160,19 @@ class Api:
     def submit(self, kind: Kind, endpoint: str, body: Json) -> Json:
         """Send POST /v1/generations, /v1/instrumental or /v1/sound-effects, which costs a credit.
 
-        It is never repeated once the service may have received it. The record is under `data` and
-        has an `id`.
+        It is never repeated once the service may have received it (see `may_be_accepted`). The
+        record is under `data` and has an `id`.
         """
-        advice = f"do not submit again before `{kind.list_command}` has told you"
         try:
             document = self._call("POST", self._path(endpoint), body, SUBMISSION)
-            identifier = get_member(get_member(document, "data", dict), "id", str)
-            if not identifier.strip():
-                raise NetworkError("unexpected reply from the service: an empty `id`")
-            return document
-        except NetworkError as error:
-            if not error.sent:
-                raise
-            message = f"{error.message}; the submission may have been accepted"
-            raise NetworkError(message, advice) from None
         except ApiError as error:
             if error.code == "QUEUE_FULL":
                 error.explain(f"`{kind.list_command} --status processing` shows what is in flight")
-            # Any other 5xx leaves open whether the service has accepted the submission.
-            if error.status >= 500 and error.code != "GENERATION_FAILED":
-                error.explain(f"it may have been accepted: {advice}")
             raise
+        identifier = get_member(get_member(document, "data", dict), "id", str)
+        if not identifier.strip():
+            raise NetworkError("unexpected reply from the service: an empty `id`")
+        return document
 
     def get_record(self, kind: Kind, identifier: str, retry: RetryPolicy | None = None) -> Json:
         """Send GET /v1/generations/:id or /v1/sound-effects/:id; the record is under `data`."""
@@ -3172,20 +3188,22 @@ class Api:
         get_member(document, "data", dict)
         return document
 
-    def list_records(self, kind: Kind, **query: Any) -> Json:
+    def list_records(self, kind: Kind, retry: RetryPolicy | None = None, **query: Any) -> Json:
         """Send GET /v1/generations or /v1/sound-effects: `limit`, `offset`, `status`, `type`."""
-        document = self._call("GET", self._path(kind.path, **query))
+        document = self._call("GET", self._path(kind.path, **query), retry=retry)
         get_records(get_member(document, "data", dict), kind.list_field)
         return document
 
-    def list_all_records(self, kind: Kind, offset: int = 0, **query: Any) -> Iterator[Json]:
+    def list_all_records(
+        self, kind: Kind, offset: int = 0, retry: RetryPolicy | None = None, **query: Any
+    ) -> Iterator[Json]:
         """Yield the documents of all pages from `offset` on, with each record only once.
 
         Tracks made meanwhile push old ones to the next page, where they would come again.
         """
         known: set[str] = set()
         while True:
-            document = self.list_records(kind, limit=99, offset=offset or None, **query)
+            document = self.list_records(kind, retry, limit=99, offset=offset or None, **query)
             data = document["data"]
             fresh = [
                 record for record in data[kind.list_field] if field_text(record, "id") not in known
@@ -3270,6 +3288,7 @@ class Api:
         with self.http.request(
             method, url, headers, data, gate=gate, deadline=deadline, reuse=reuse
         ) as response:
+            self._clock = (response.headers.get("Date", ""), time.monotonic())
             # A redirect would carry the key elsewhere, or turn a POST into a GET.
             if 300 <= response.status < 400:
                 target = response.headers.get("Location", "nowhere")
@@ -3926,13 +3945,252 @@ def check_is_audio(response: Response) -> None:
 # --- 8. Workflows --------------------------------------------------------------------------------
 
 
+def start_threads(work: Callable[[], None], count: int) -> int:
+    """Start `count` threads, or as many as the system allows, and return how many there are."""
+    import threading
+
+    for started in range(count):
+        try:
+            # Daemons, so that a signal need not wait for them.
+            threading.Thread(target=work, daemon=True).start()
+        except RuntimeError:  # a limit on processes; the threads that have started will do
+            return started
+    return count
+
+
+class Workers:
+    """Call a function for items in a few threads, or in the caller's where none can be started.
+
+    A signal that `shield` holds back is let through only there.
+    """
+
+    def __init__(self, work: Callable[[Any], str], shield: Shield) -> None:
+        import queue
+
+        self._work = work
+        self._shield = shield
+        self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._threads = 0
+
+    def add(self, item: Any) -> None:
+        self._waiting.put(item)
+        if self._threads < PARALLEL_DOWNLOADS:
+            self._threads += start_threads(self._work_off, 1)
+
+    def take_outcome(self, seconds: float) -> Outcome | None:
+        """Return (item, result, error) of one that has ended, or None after so many seconds."""
+        import queue
+
+        try:
+            if not self._threads:
+                return self._shield.call(self._attempt, self._waiting.get_nowait())  # type: ignore[no-any-return]
+            # Before Python 3.9, a timeout of 0 can wait for ever.
+            return self._ended.get(block=seconds > 0, timeout=seconds)
+        except queue.Empty:
+            return None
+
+    def _attempt(self, item: Any) -> Outcome:
+        try:
+            return item, self._work(item), None
+        except StopSignal:
+            raise
+        except BaseException as error:  # whatever it is, the item must not be missing at the end
+            return item, "", error
+
+    def _work_off(self) -> None:
+        while True:
+            self._ended.put(self._attempt(self._waiting.get()))
+
+
 class Submission:
-    """What to submit, as plain data: the kind of its record, the endpoint and the request body."""
+    """What to submit, as plain data: the kind of its record, the endpoint and the request body.
+
+    A member of `body` that is None is left out.
+    """
 
     def __init__(self, kind: Kind, endpoint: str, body: Json) -> None:
         self.kind = kind
         self.endpoint = endpoint
-        self.body = body
+        self.body = {name: value for name, value in body.items() if value is not None}
+
+
+# What the service makes of a number that is out of range, by endpoint and field.
+CLAMPS = {
+    "generations": {"duration": (5, 210), "bpm": (60, 200)},
+    "instrumental": {"duration": (30, 210)},
+    "sound-effects": {"duration": (1, 30)},
+}
+INSTRUMENTAL_STEP = 15  # seconds that the length of an instrumental is rounded to
+
+
+def may_be_accepted(error: BaseException) -> bool:
+    """Return whether the service may have accepted a submission although it failed."""
+    if isinstance(error, ApiError):
+        return error.status >= 500 and error.code != "GENERATION_FAILED"
+    return isinstance(error, NetworkError) and error.sent
+
+
+def is_answer_to(record: Json, submission: Submission) -> bool:
+    """Return whether a record may be the track of a submission, by its prompt and parameters.
+
+    What was not sent, or is not in the record, may be anything; only a seed must be there.
+    """
+    body = submission.body
+    parameters = {**get_parameters(record)}
+    if "requestedDuration" in record:  # of a sound effect, which has no parameters
+        parameters.setdefault("duration", record["requestedDuration"])
+    kind = "instrumental" if submission.endpoint == "instrumental" else "music"
+    prompt = field_text(body, "tags" if "tags" in body else "prompt")
+    if field_text(record, "prompt").split() != prompt.split():
+        return False
+    if submission.kind is GENERATION and field_text(record, "type", kind) != kind:
+        return False
+    if "seed" in body and parameters.get("seed") != body["seed"]:
+        return False
+    key, _, scale = field_text(parameters, "keyscale", "").partition(" ")
+    if not all(
+        text in ("", field_text(body, name, text))
+        for name, text in (
+            ("key", key),
+            ("scale", scale),
+            ("timesignature", field_text(parameters, "timesignature", "")),
+            ("language", field_text(parameters, "language", "")),
+            ("enhance", field_text(parameters, "enhance", "")),
+        )
+    ):
+        return False
+    return all(
+        is_same_number(submission.endpoint, name, body.get(name), parameters.get(name))
+        for name in ("duration", "bpm")
+    )
+
+
+def is_same_number(endpoint: str, name: str, sent: Any, got: Any) -> bool:
+    """Return whether the service may have made `got` of `sent`: clamped, or rounded."""
+    if not is_number(sent) or not is_number(got):
+        return True
+    low, high = CLAMPS[endpoint].get(name, (sent, sent))
+    step = INSTRUMENTAL_STEP if endpoint == "instrumental" else 1
+    return bool(got == sent or abs(min(max(sent, low), high) - got) < step)
+
+
+def find_answers(
+    records: Iterable[Json],
+    submission: Submission,
+    since: float,
+    until: float,
+    known: Container[str],
+) -> list[Json]:
+    """Return the records that may be the track of a submission.
+
+    They were made between two times of the service, and have ids that are not known yet.
+    """
+    found = []
+    for record in records:
+        created = parse_time(record.get("createdAt"))
+        identifier = field_text(record, "id", "").strip()
+        if created is None or not since <= created <= until:
+            continue
+        if identifier and identifier not in known and is_answer_to(record, submission):
+            found.append(record)
+    return found
+
+
+class Sending:
+    """One submission, which is sent once, and the search for its track if the answer is lost.
+
+    The search is for a record with the same prompt and parameters that was made since the sending
+    began, by the service's own clock. `known` are ids that it cannot have.
+    """
+
+    def __init__(
+        self, console: Console, api: Api, submission: Submission, known: Container[str] = ()
+    ) -> None:
+        self.console = console
+        self.api = api
+        self.submission = submission
+        self._known = known
+        self._began = 0.0
+        self.has_begun = False
+        self._failure = ""  # why the list could not be read, the last time
+
+    def send(self) -> Json:
+        """Submit, and return the document that answers, or the one that the search has found.
+
+        Raises what Api.submit raises; what the service may have accepted is explained.
+        """
+        submission = self.submission
+        self._began = time.monotonic()
+        self.has_begun = True
+        try:
+            return self.api.submit(submission.kind, submission.endpoint, submission.body)
+        except (NetworkError, ApiError) as error:
+            if not may_be_accepted(error):
+                raise
+            self.console.note(f"{error.message}; looking for the track in the list")
+            found = self._search()
+            if len(found) != 1:
+                raise self._explain(error, found) from None
+        self.console.note("the submission was accepted: its track is in the list")
+        return {"data": found[0]}
+
+    def look_after_signal(self) -> str:
+        """Return the id of the track if one look, a second at most, finds it, or nothing."""
+        if not self.has_begun:
+            return ""
+        worker = Workers(self._find_id, self.console.shield)
+        worker.add(None)
+        outcome = worker.take_outcome(LAST_LOOK)
+        return outcome[1] if outcome else ""
+
+    def _find_id(self, _: None) -> str:
+        found = self._look()
+        return field_text(found[0], "id") if len(found) == 1 else ""
+
+    def _search(self) -> list[Json]:
+        """Look at once and again for up to a minute, and return the first records found."""
+        start = time.monotonic()
+        interval = POLL_INTERVAL
+        while True:
+            found = self._look()
+            left = start + SEARCH_TIME - time.monotonic()
+            wait = max(interval, self.api.gate.time_left())
+            if found or wait > left:
+                return found
+            self.console.sleep_with_status(wait, lambda: "looking for the track in the list")
+            interval = min(interval * POLL_BACKOFF, POLL_MAX_INTERVAL)
+
+    def _look(self) -> list[Json]:
+        """Return the records of the list's newest page that may be the track."""
+        kind = self.submission.kind
+        try:
+            page = self.api.list_records(kind, POLL, limit=99)["data"][kind.list_field]
+        except (NetworkError, ApiError) as error:
+            self._failure = error.message
+            return []
+        self._failure = ""
+        now = self.api.read_clock()
+        if now is None:
+            self._failure = "the service does not say what time it is"
+            return []
+        since = now - (time.monotonic() - self._began) - CLOCK_TOLERANCE
+        return find_answers(page, self.submission, since, float("inf"), self._known)
+
+    def _explain(self, error: NetworkError | ApiError, found: list[Json]) -> FtError:
+        """Return the error to raise where the search has not found exactly one track."""
+        seen = "no such track is in the list yet"
+        if self._failure:
+            seen = f"the list could not be read: {self._failure}"
+        elif found:
+            ids = ", ".join(field_text(record, "id") for record in found)
+            seen = f"{len(found)} tracks in the list may be it: {ids}"
+        list_command = self.submission.kind.list_command
+        advice = f"{seen}; do not submit again before `{list_command}` has told you"
+        if isinstance(error, ApiError):
+            error.explain(f"it may have been accepted: {advice}")
+            return error
+        return NetworkError(f"{error.message}; the submission may have been accepted", advice)
 
 
 class Recovery:
@@ -3942,9 +4200,10 @@ class Recovery:
     pipe or an error it says what has become of the track and which command goes on with it.
     """
 
-    def __init__(self, console: Console, kind: Kind, output: str | None) -> None:
-        self.console = console
-        self.kind = kind
+    def __init__(self, sending: Sending, output: str | None) -> None:
+        self.console = sending.console
+        self.kind = sending.submission.kind
+        self._sending = sending
         self._output = output
         self._identifier = ""
         self._command: tuple[str, ...] = ()
@@ -3984,6 +4243,10 @@ class Recovery:
 
     def _explain_stop(self) -> None:
         if not self._command:
+            identifier = self._sending.look_after_signal()
+            if identifier:
+                self.submitted(identifier)
+        if not self._command:
             self.console.note(
                 "the submission may have been accepted, and then costs its credit: "
                 f"`{self.kind.list_command}` tells",
@@ -4007,14 +4270,18 @@ def resume_command(kind: Kind, identifier: str, output: str | None = None) -> tu
     return (*words, f"--output={output}") if re.match("-.", output) else (*words, "-o", output)
 
 
-def note_clamped(console: Console, body: Json, record: Json) -> None:
-    """Tell the user which of the requested numbers the service has changed."""
+def note_clamped(console: Console, body: Json, record: Json, title: str = "") -> None:
+    """Tell the user which of the requested numbers the service has changed.
+
+    `title` is what the note begins with.
+    """
     parameters = get_parameters(record)
     for name in ("duration", "bpm"):
         # A sound effect's record has no parameters, but `requestedDuration`.
         got = parameters.get(name, record.get("requestedDuration"))
         if is_number(got) and name in body and got != body[name]:
-            console.note(f"{name} clamped from {format_json(body[name])} → {format_json(got)}")
+            sent = format_json(body[name])
+            console.note(f"{title}{name} clamped from {sent} → {format_json(got)}")
 
 
 def wait_for_track(ft: Context, kind: Kind, identifier: str) -> Json:
@@ -4196,62 +4463,25 @@ def report_saved(console: Console, path: str) -> None:
         console.print(f"Saved to {path}")
 
 
-def start_threads(work: Callable[[], None], count: int) -> int:
-    """Start `count` threads, or as many as the system allows, and return how many there are."""
-    import threading
-
-    for started in range(count):
-        try:
-            # Daemons, so that a signal need not wait for them.
-            threading.Thread(target=work, daemon=True).start()
-        except RuntimeError:  # a limit on processes; the threads that have started will do
-            return started
-    return count
-
-
 def for_each_in_threads(
     items: Sequence[str], work: Callable[[str], str], shield: Shield, on_idle: Callable[[], None]
 ) -> Iterator[Outcome]:
     """Call `work` for each item in a few threads, and yield (item, result, error) as each ends.
 
-    Where no thread can be started, it is called for one item after the other. A signal that
-    `shield` holds back is raised in between. `on_idle` is called there too, about ten times a
-    second, by the caller's own thread.
+    A signal that `shield` holds back is raised in between. `on_idle` is called there too, about ten
+    times a second, by the caller's own thread.
     """
-    import queue
-
-    waiting = list(reversed(items))
-    ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-
-    def attempt(item: str) -> Outcome:
-        try:
-            return item, work(item), None
-        except StopSignal:
-            raise
-        except BaseException as error:  # whatever it is, the item must not be missing at the end
-            return item, "", error
-
-    def work_off() -> None:
-        while True:
-            try:
-                item = waiting.pop()  # atomic
-            except IndexError:
-                return
-            ended.put(attempt(item))
-
-    started = start_threads(work_off, min(PARALLEL_DOWNLOADS, len(items)))
+    workers = Workers(work, shield)
+    for item in items:
+        workers.add(item)
     left = len(items)
     while left:
         on_idle()
         shield.check()
-        try:
-            if not started:
-                ended.put(shield.call(attempt, waiting.pop()))
-            outcome = ended.get(timeout=0.1)
-        except queue.Empty:
-            continue
-        left -= 1
-        yield outcome
+        outcome = workers.take_outcome(0.1)
+        if outcome:
+            left -= 1
+            yield outcome
 
 
 class Tally:
@@ -4717,6 +4947,16 @@ def webhook_url(text: str) -> str:
     return text
 
 
+def find_choice(text: str, choices: Sequence[str]) -> str:
+    """Return the choice that `text` is, in upper or lower case. Raises ArgumentTypeError."""
+    by_case = {choice.lower(): choice for choice in choices}
+    if text.lower() in by_case:
+        return by_case[text.lower()]
+    suggestion = suggest_nearest(text, by_case)
+    raise argparse.ArgumentTypeError(f"choose one of {', '.join(choices)}{suggestion}")
+
+
+AUTO = "auto"  # a key or scale that is the service's choice
 LANGUAGES = ("en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru")
 MUSICAL_KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 FLATS = ("CB", "DB", "EB", "FB", "GB", "AB", "BB")
@@ -4808,12 +5048,19 @@ SKIP_FLAG = flag(
     "do not download tracks again whose files are in the directory, whatever their titles are now",
 )
 METADATA = flag("--metadata", "write the record of each track beside it, as NAME.mp3.json")
+DRY_RUN = flag("--dry-run", "print the request as JSON, and send nothing")
 WAIT_FLAG = flag("--wait", "wait for a track that is not completed yet")
 YES_FLAG = flag("-y --yes", "skip the confirmation; required without a terminal")
 
 
 def read_stdin(console: Console, what: str, limit: int = -1) -> str:
-    """Return the text on stdin, at most `limit` bytes of it. Raises UsageError if it is unreadable.
+    """Return the text on stdin, read as `read_stdin_bytes` does."""
+    # PowerShell's pipes may begin with a byte order mark.
+    return read_stdin_bytes(console, what, limit).decode("utf-8-sig", "surrogateescape")
+
+
+def read_stdin_bytes(console: Console, what: str, limit: int = -1) -> bytes:
+    """Return what is on stdin, at most `limit` bytes of it. Raises UsageError if it is unreadable.
 
     On a terminal a note says what ft waits for.
     """
@@ -4822,11 +5069,9 @@ def read_stdin(console: Console, what: str, limit: int = -1) -> str:
     try:
         if os.name != "nt":
             os.set_blocking(sys.stdin.fileno(), True)  # else what comes late is lost
-        data = sys.stdin.buffer.read(limit)
+        return sys.stdin.buffer.read(limit)
     except OSError as error:  # such as nohup's, which is open for writing only
         raise UsageError(f"cannot read {what} from stdin: {error.strerror or error}") from None
-    # PowerShell's pipes may begin with a byte order mark.
-    return data.decode("utf-8-sig", "surrogateescape")
 
 
 # Sign in and out
@@ -4945,11 +5190,7 @@ def show_account(ft: Context, args: argparse.Namespace) -> None:
 # Make music
 
 
-@declare(
-    "generate",
-    "Submit, poll, and download in one shot. Costs one credit. The prompt is free prose; when you "
-    "stop waiting, the track is still made, and `ft download <id>` gets it.",
-    PROMPT,
+MUSIC_FLAGS = (
     flag(
         "--duration <sec>",
         "length in seconds, 5-210 on Pro and Lifetime; the service clamps it",
@@ -4964,12 +5205,17 @@ def show_account(ft: Context, args: argparse.Namespace) -> None:
     ),
     flag(
         "--key <K>",
-        f"{', '.join(MUSICAL_KEYS)}, or a flat such as Bb",
+        f"{', '.join(MUSICAL_KEYS)}, a flat such as Bb, or auto to leave it to the service",
         type=musical_key,
-        choices=MUSICAL_KEYS,
+        choices=(*MUSICAL_KEYS, AUTO),
         default="C",
     ),
-    flag("--scale <s>", "major or minor", choices=("major", "minor"), default="major"),
+    flag(
+        "--scale <s>",
+        "major, minor, or auto to leave it to the service",
+        choices=("major", "minor", AUTO),
+        default="major",
+    ),
     flag("--time-sig <s>", "2, 3, 4, 5, 6 or 7", choices=tuple("234567"), default="4"),
     flag("--language <l>", ", ".join(LANGUAGES), choices=LANGUAGES, default="en"),
     flag(
@@ -4980,12 +5226,22 @@ def show_account(ft: Context, args: argparse.Namespace) -> None:
     ),
     flag("--lyrics-file <path>", "read the lyrics from a file, or `-` for stdin", shown="none"),
     SEED,
+)
+
+
+@declare(
+    "generate",
+    "Submit, poll, and download in one shot. Costs one credit. The prompt is free prose; when you "
+    "stop waiting, the track is still made, and `ft download <id>` gets it.",
+    PROMPT,
+    *MUSIC_FLAGS,
     OUTPUT,
     NO_WAIT,
     RECORD_QUIET,
     RECORD_FIELDS,
     RECORD_JSON,
     WEBHOOK,
+    DRY_RUN,
     examples=[
         'ft generate "lofi chill piano, mellow, late night"',
         (
@@ -4996,21 +5252,25 @@ def show_account(ft: Context, args: argparse.Namespace) -> None:
     ],
 )
 def generate_music(ft: Context, args: argparse.Namespace) -> None:
-    lyrics = read_lyrics(ft.console, args)
+    options = {**vars(args), "lyrics": read_lyrics(ft.console, args, args.prompt == ["-"])}
+    prompt = read_prompt(ft.console, args.prompt)
+    make_track(ft, args, music_submission(prompt, options, ft.settings))
+
+
+def music_submission(prompt: str, options: Mapping[str, Any], settings: Settings) -> Submission:
+    """Return what to submit for `ft generate` with these flags, by their names in argparse."""
     body = {
-        "tags": read_prompt(ft.console, args.prompt),
-        "duration": first_set(args.duration, ft.settings.duration, 60),
-        "bpm": first_set(args.bpm, ft.settings.bpm, 120),
-        "key": args.key,
-        "scale": args.scale,
-        "timesignature": args.time_sig,
-        "language": args.language,
+        "tags": prompt,
+        "duration": first_set(options["duration"], settings.duration, 60),
+        "bpm": first_set(options["bpm"], settings.bpm, 120),
+        "key": None if options["key"] == AUTO else options["key"],
+        "scale": None if options["scale"] == AUTO else options["scale"],
+        "timesignature": options["time_sig"],
+        "language": options["language"],
+        "lyrics": options["lyrics"] or None,
+        "seed": options["seed"],
     }
-    if lyrics:
-        body["lyrics"] = lyrics
-    if args.seed is not None:
-        body["seed"] = args.seed
-    make_track(ft, args, Submission(GENERATION, "generations", body))
+    return Submission(GENERATION, "generations", body)
 
 
 @declare(
@@ -5032,17 +5292,23 @@ def generate_music(ft: Context, args: argparse.Namespace) -> None:
     RECORD_FIELDS,
     RECORD_JSON,
     WEBHOOK,
+    DRY_RUN,
     examples=['ft instrumental "slow piano over rain" --duration 90'],
 )
 def generate_instrumental(ft: Context, args: argparse.Namespace) -> None:
+    prompt = read_prompt(ft.console, args.prompt)
+    make_track(ft, args, instrumental_submission(prompt, vars(args)))
+
+
+def instrumental_submission(prompt: str, options: Mapping[str, Any]) -> Submission:
+    """Return what to submit for `ft instrumental` with these flags."""
     body = {
-        "prompt": read_prompt(ft.console, args.prompt),
-        "duration": args.duration,
-        "enhance": not args.verbatim,
+        "prompt": prompt,
+        "duration": first_set(options["duration"], 120),
+        "enhance": not options.get("verbatim"),
+        "seed": options["seed"],
     }
-    if args.seed is not None:
-        body["seed"] = args.seed
-    make_track(ft, args, Submission(GENERATION, "instrumental", body))
+    return Submission(GENERATION, "instrumental", body)
 
 
 def read_prompt(console: Console, words: Sequence[str]) -> str:
@@ -5054,6 +5320,11 @@ def read_prompt(console: Console, words: Sequence[str]) -> str:
     refuse_file_name(prompt, "prompt", "use `-` to read it from stdin")
     if prompt == "-":
         prompt = read_text(console, "-", "prompt").strip()
+    return check_prompt(prompt)
+
+
+def check_prompt(prompt: str) -> str:
+    """Return `prompt`. Raises UsageError if it is empty or too long."""
     if not prompt:
         raise UsageError("the prompt is empty")
     if len(prompt) > MAX_PROMPT:
@@ -5061,19 +5332,24 @@ def read_prompt(console: Console, words: Sequence[str]) -> str:
     return prompt
 
 
-def read_lyrics(console: Console, args: argparse.Namespace) -> str:
+def read_lyrics(console: Console, args: argparse.Namespace, stdin_is_taken: bool) -> str:
     """Return the lyrics of --lyrics or --lyrics-file. Raises UsageError as `read_prompt` does."""
     lyrics: str = args.lyrics
     if args.lyrics_file is not None:
         if lyrics:
             raise UsageError("--lyrics and --lyrics-file cannot be used together")
-        if args.lyrics_file == "-" and args.prompt == ["-"]:
+        if args.lyrics_file == "-" and stdin_is_taken:
             raise UsageError("the prompt and the lyrics cannot both come from stdin")
         lyrics = read_text(console, args.lyrics_file, "lyrics").strip("\n")
     elif lyrics == "-":
         raise UsageError("invalid lyrics '-'", "use `--lyrics-file -` to read them from stdin")
     else:
         refuse_file_name(lyrics, "lyrics", "use `--lyrics-file` to read them from a file")
+    return check_lyrics(lyrics)
+
+
+def check_lyrics(lyrics: str) -> str:
+    """Return `lyrics`. Raises UsageError if they are too long."""
     if len(lyrics) > MAX_LYRICS:
         raise UsageError(f"the lyrics have {len(lyrics)} characters, more than {MAX_LYRICS}")
     return lyrics
@@ -5117,15 +5393,18 @@ def make_track(ft: Context, args: argparse.Namespace, submission: Submission) ->
     console, kind = ft.console, submission.kind
     if args.webhook:
         submission.body["webhook"] = args.webhook
+    if args.dry_run:
+        return print_request(ft, submission)
     waits = not (args.no_wait or args.webhook)
     saves = waits and not args.json and not args.fields
     if saves:
         check_destination(console, ft.part_files, args.output)  # before the credit is spent
-    api = ft.api  # a missing key is no reason to say that something may have been accepted
+    # A missing key, which is found here, is no reason to say that something may have been accepted.
+    sending = Sending(ft.console, ft.api, submission)
     if args.output is not None and not saves:
         console.note("-o has no effect here: nothing is downloaded")
-    with Recovery(console, kind, args.output) as recovery:
-        document = api.submit(kind, submission.endpoint, submission.body)
+    with Recovery(sending, args.output) as recovery:
+        document = sending.send()
         record = document["data"]
         recovery.submitted(record["id"])
         note_clamped(console, submission.body, record)
@@ -5149,6 +5428,17 @@ def make_track(ft: Context, args: argparse.Namespace, submission: Submission) ->
             with Progress(console) as progress:
                 path = save_track(ft, record, args.output, progress, {})
             report_saved(console, path)
+
+
+def print_request(ft: Context, submission: Submission) -> None:
+    """Print what would be sent, and where it would go."""
+    document = {"method": "POST", "url": submission_url(ft, submission), "body": submission.body}
+    ft.console.print_json(document)
+    ft.console.note("nothing was sent")
+
+
+def submission_url(ft: Context, submission: Submission) -> str:
+    return f"{ft.base_url}/v1/{submission.endpoint}"
 
 
 def print_queued(ft: Context, document: Json) -> None:
@@ -5796,13 +6086,22 @@ def move_between_playlists(ft: Context, args: argparse.Namespace) -> int:
     RECORD_FIELDS,
     RECORD_JSON,
     WEBHOOK,
+    DRY_RUN,
     examples=['ft sfx generate "a heavy door closes" --duration 3'],
 )
 def generate_sound_effect(ft: Context, args: argparse.Namespace) -> None:
-    body = {"prompt": read_prompt(ft.console, args.prompt), "enhance": not args.verbatim}
-    if args.duration is not None:
-        body["duration"] = args.duration
-    make_track(ft, args, Submission(SOUND_EFFECT, "sound-effects", body))
+    prompt = read_prompt(ft.console, args.prompt)
+    make_track(ft, args, effect_submission(prompt, vars(args)))
+
+
+def effect_submission(prompt: str, options: Mapping[str, Any]) -> Submission:
+    """Return what to submit for `ft sfx generate` with these flags."""
+    body = {
+        "prompt": prompt,
+        "enhance": not options.get("verbatim"),
+        "duration": options["duration"],
+    }
+    return Submission(SOUND_EFFECT, "sound-effects", body)
 
 
 declare(
@@ -6391,14 +6690,12 @@ class CommandParser(argparse.ArgumentParser):
         except argparse.ArgumentError as error:
             raise self._invalid(action, arg_string, error.message) from None
         # CommandLine has found the command already.
-        if action.choices is None or action.nargs == argparse.PARSER or value in action.choices:
+        if action.choices is None or action.nargs == argparse.PARSER:
             return value
-        by_case = {str(choice).lower(): choice for choice in action.choices}
-        if str(value).lower() in by_case:
-            return by_case[str(value).lower()]
-        choices = ", ".join(map(str, action.choices))
-        suggestion = suggest_nearest(arg_string, by_case)
-        raise self._invalid(action, arg_string, f"choose one of {choices}{suggestion}")
+        try:
+            return find_choice(str(value), tuple(action.choices))
+        except argparse.ArgumentTypeError as error:
+            raise self._invalid(action, arg_string, str(error)) from None
 
     @staticmethod
     def _invalid(action: argparse.Action, text: str, why: str) -> UsageError:
@@ -6666,7 +6963,8 @@ def join_bash_words(words: Sequence[str]) -> list[str]:
 # their meanings, or tasks and the commands for them.
 HELP_TOPICS = {
     "exit-codes": {
-        "0": "success; of a bulk command, at least one item succeeded; of a download, all did",
+        "0": "success; of a bulk command, at least one item succeeded; of a download or a batch, "
+        "all did",
         "1": "an API error, or a failure on this machine",
         "2": "a bad flag, argument, key or configuration",
         "3": "no usable answer from the network",
@@ -6757,7 +7055,7 @@ def format_manual() -> str:
         ".SH NAME\nft \\- the command line of Finetuning.ai: music from a prompt",
         ".SH SYNOPSIS\n.B ft\n<command> [flags]\n.SH COMMANDS",
     ]
-    for chosen in COMMANDS.values():
+    for chosen in (c for words in HELP_SECTIONS.values() for c in find_commands(words)):
         page += [f".SS {roff(chosen.usage)}", roff(chosen.description)]
         page += [*roff_entries([*chosen.arguments, *chosen.flags]), ".PP\n.EX"]
         for example in chosen.examples:
@@ -6887,7 +7185,7 @@ def stop_on_signals(console: Console, part_files: PartFiles) -> None:
         nonlocal first, last
         now = time.monotonic()
         if first and signum == getattr(signal, "SIGALRM", None):  # the timer
-            is_needed = not isinstance(sys.exc_info()[1], StopSignal)
+            is_needed = not find_stop(sys.exc_info()[1])
         else:
             # The second of two signals must not interrupt the cleaning up.
             is_needed = now - last > 1

@@ -33,7 +33,6 @@ import argparse
 import collections
 import contextlib
 import dataclasses
-import email.utils
 import functools
 import hashlib
 import http.server
@@ -72,6 +71,7 @@ if TYPE_CHECKING:
 
 FRAME_BYTES, FRAME_SECONDS = 96, 0.024  # of data/loop.mp3, see tools/make_loop.py
 LANGUAGES = ("en", "ja", "de", "fr", "es", "zh", "ko", "pt", "it", "ru")
+SCALES = ("major", "minor")
 KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 STATUSES = ("pending", "processing", "completed", "failed")
 CREATES = ("/v1/generations", "/v1/instrumental", "/v1/sound-effects")
@@ -185,8 +185,8 @@ MUSIC = {
     "duration": Field("number", 5, 210, default=60),
     "bpm": Field("number", 60, 200, default=120),
     "language": Field("text", choices=LANGUAGES, default="en"),
-    "key": Field("text", choices=KEYS, default="C"),
-    "scale": Field("text", choices=("major", "minor"), default="major"),
+    "key": Field("text", choices=KEYS),  # without one, the service chooses
+    "scale": Field("text", choices=SCALES),
     "timesignature": Field("text", choices=("2", "3", "4", "5", "6", "7"), default="4"),
     "seed": Field("number", low=-math.inf),
     "webhook": WEBHOOK,
@@ -909,7 +909,9 @@ class Sandbox:
     def create(self, account: Account, given: Record) -> tuple[int, Record]:
         names = ("bpm", "duration", "timesignature", "language")
         parameters = {name: given[name] for name in names}
-        parameters["keyscale"] = f"{given['key']} {given['scale']}"
+        key = given["key"] or self._random.choice(KEYS)
+        scale = given["scale"] or self._random.choice(SCALES)
+        parameters["keyscale"] = f"{key} {scale}"
         return self._created(account, given, given["tags"], parameters, "music")
 
     def create_instrumental(self, account: Account, given: Record) -> tuple[int, Record]:
@@ -1166,7 +1168,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         request.connection = self.client_address[1]
         try:
             answer = sandbox.handle(request)
-            answer.headers.insert(0, ("Date", email.utils.formatdate(usegmt=True)))
             if answer.end != "keep":
                 self.close_connection = True
             elif self.close_connection:

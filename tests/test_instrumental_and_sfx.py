@@ -130,7 +130,7 @@ def test_a_sound_effect_is_looked_for_in_its_own_list(ft: Runner, sandbox: Sandb
     """Tracks and sound effects have a list each: with the wrong one, what was made would be made
     and paid again.
     """
-    for fault in ({"kind": "lost"}, {"kind": "status", "status": 503}):
+    for fault in ({"kind": "close"}, {"kind": "status", "status": 503}):
         sandbox.fault(**fault, path="/v1/sound-effects", method="POST")
         assert "`ft sfx list` has told you" in ft("sfx", "generate", "door", speed=SPEED).stderr
     sandbox.fault("status", status=429, code="QUEUE_FULL", path="/v1/sound-effects", method="POST")

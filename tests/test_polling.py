@@ -182,13 +182,16 @@ def test_the_id_is_on_stderr_before_the_first_poll(ft: Runner) -> None:
 
 
 def test_a_lost_answer_to_a_submission_may_have_been_accepted(ft: Runner) -> None:
-    """ft says in one line how to find out, and `ft list` then shows the track."""
-    ft.sandbox.fault("lost", method="POST", times=None)
+    """Where the list cannot be read either, ft says in one line how to find out."""
+    ft.sandbox.fault("lost", method="POST")
+    lists = ft.sandbox.fault("close", path="/v1/generations", method="GET", times=None)
     result = jumping_clock.run(ft, "generate", "one of a kind", check=3)
     assert re.search(
         "^error: .*; the submission may have been accepted$", result.stderr, re.MULTILINE
     )
-    assert "hint: do not submit again before `ft list` has told you\n" in result.stderr
+    assert "; do not submit again before `ft list` has told you\n" in result.stderr
+    assert lists.hits
+    ft.sandbox.heal()
     assert the_id(ft) in ft("list", check=0).stdout
 
 
@@ -204,9 +207,12 @@ def test_a_lost_answer_to_a_submission_may_have_been_accepted(ft: Runner) -> Non
     ],
 )
 def test_an_answer_without_an_id_may_have_been_accepted(ft: Runner, document: str) -> None:
+    """Its own prompt is no proof where the list has two such tracks."""
     ft.sandbox.fault("body", method="POST", data=document)
+    ft.sandbox.add_generation(prompt="a song", age=-60)
     result = ft("generate", "a song", check=3)
     assert "the submission may have been accepted" in result.stderr and the_id(ft)
+    assert "hint: 2 tracks in the list may be it: " in result.stderr
 
 
 @pytest.mark.parametrize("prompt", ["a song", "fail"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import http.server
 import json
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
@@ -74,7 +75,7 @@ class Answer:
 
     def __init__(self, status: int, headers: Headers, body: Body) -> None:
         self.status: int | None = status
-        self.headers = headers
+        self.headers = [("Date", email.utils.formatdate(usegmt=True)), *headers]
         self.raw_head: bytes | None = None  # sent in place of the status and the headers
         self.extra_lines = b""  # sent after the status line, as they stand
         self.chunked = False
