@@ -13,9 +13,10 @@ uses only those above it.
      7. Files                 hidden files that become tracks, downloads that are resumed
      8. Workflows             submit, wait, save; several at once; bulk commands
      9. Commands              each a function, declared right above it
-    10. Command line          sorting words, argparse, help
-    11. Completion, manual    made from the declarations
-    12. Run                   signals, streams, and from exceptions to exit codes
+    10. Batch                 `ft batch`: a file of prompts, a journal of what became of them
+    11. Command line          sorting words, argparse, help
+    12. Completion, manual    made from the declarations
+    13. Run                   signals, streams, and from exceptions to exit codes
 
 The way of one command, `ft list`, only goes downwards:
 
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     import socket
     import ssl
     import urllib.request
+    from collections import deque
     from types import FrameType
     from typing import (
         Any,
@@ -6441,11 +6443,1361 @@ def show_help(ft: Context, args: argparse.Namespace) -> None:
     ft.console.print_help(help_text(args.topic))
 
 
-# --- 10. Command line ----------------------------------------------------------------------------
+# --- 10. Batch -----------------------------------------------------------------------------------
+
+# `ft batch` reads a file into lines (BatchFile, BatchLine), and makes each a track (Batch) with the
+# workflows of `ft generate` and `ft download`. The journal (Journal) has every step of every line,
+# so that a run that was stopped anywhere goes on with the next one. The workflows know nothing of
+# it: Batch writes before and after it calls them.
+
+COLUMNS = (
+    *("prompt", "duration", "bpm", "key", "scale", "time_sig", "language", "lyrics", "seed"),
+    *("output", "type"),
+)
+# Those that a line of a type may fill in.
+COLUMNS_BY_TYPE = {
+    "music": COLUMNS,
+    "instrumental": ("prompt", "duration", "seed", "output", "type"),
+    "sfx": ("prompt", "duration", "output", "type"),
+}
+COLUMN_SYNONYMS = {
+    **dict.fromkeys(("tempo", "speed"), "bpm"),
+    **dict.fromkeys(("length", "seconds"), "duration"),
+    **dict.fromkeys(("file", "filename", "path"), "output"),
+    **dict.fromkeys(("text", "tags", "title"), "prompt"),
+    "timesignature": "time_sig",
+    "kind": "type",
+}
+# The flags of `ft generate` that share their names with columns; their types check cells, too.
+CELL_OPTIONS = {names[-1][2:].replace("-", "_"): options for names, options in MUSIC_FLAGS}
+FORMATS = ("text", "csv", "tsv", "jsonl")
+FORMATS_BY_EXTENSION = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+# Their lines are no prompts, and each would cost a credit.
+NO_TEXT_EXTENSIONS = (".json", ".xls", ".xlsx", ".ods", ".numbers", ".doc", ".docx", ".pdf")
+MAX_BATCH_BYTES = 64 << 20
+MAX_WARNINGS = 20  # of lines that a run did not come to
+MAX_UNKNOWN = 3  # submissions in a row without an answer
+MAX_BATCH_WAIT = 600.0  # seconds that a 429 may ask for
+UNKNOWN_DELAY = 120.0  # seconds after which an unanswered submission will not be accepted any more
+SECONDS_PER_READ = 1.5  # so that polling stays below 60 requests a minute
+
+
+class BatchLine:
+    """A line of a batch: what to make, where to save it, and what has become of it so far.
+
+    `cells` are its own values, as they would be sent, and `output` is where the track goes.
+    `history` is what the journal knows of the line.
+    """
+
+    def __init__(self, number: int, cells: Json, output: str) -> None:
+        self.number = number
+        self.cells = cells
+        self.output = output
+        self.type: str = cells["type"]
+        self.key = ""  # the name of the line in the journal
+        self.submission: Submission
+        self.history: Json = {}
+        self.is_missing = False  # its answer was lost, and its track is not in the list
+        self.suspects: list[str] = []  # ids of tracks that may be it
+        self.deadline = float("inf")  # for its track, of time.monotonic
+
+    @property
+    def state(self) -> str:
+        """Return the last state in the journal; "unsent" if there is none."""
+        return str(self.history.get("state", "unsent"))
+
+    @property
+    def identifier(self) -> str:
+        """Return the id of the track, or nothing."""
+        return str(self.history.get("id", ""))
+
+    def make_submission(self, defaults: Mapping[str, Any], settings: Settings) -> Submission:
+        """Return what to submit, with the defaults of the flags and of config.json."""
+        prompt, options = self.cells["prompt"], {**defaults, **self.cells}
+        if self.type == "instrumental":
+            return instrumental_submission(prompt, options)
+        if self.type == "sfx":
+            return effect_submission(prompt, options)
+        return music_submission(prompt, options, settings)
+
+    def marked_submission(self) -> Submission:
+        """Return what to submit, with a random seed if it has none, to know its track by."""
+        import random
+
+        body = dict(self.submission.body)
+        if self.type != "sfx":
+            body.setdefault("seed", random.randrange(1 << 31))
+        return Submission(self.submission.kind, self.submission.endpoint, body)
+
+    def sent_submission(self) -> Submission:
+        """Return what an earlier run has sent, by the journal."""
+        return Submission(self.submission.kind, self.submission.endpoint, self.history["body"])
+
+    def was_sent_otherwise(self) -> bool:
+        """Return whether its track was made with other flags than those of this run."""
+        if self.state not in ("submitted", "saved"):
+            return False
+        sent, now = self.history["body"], self.submission.body
+        return any(sent.get(name) != now.get(name) for name in {*sent, *now} - {"seed"})
+
+    def is_in_place(self) -> bool:
+        """Return whether the track was saved as the line wants it and is still there."""
+        is_wanted = self.state == "saved" and self.history["output"] == self.output
+        return is_wanted and os.path.isfile(self.history["path"])
+
+
+def split_lines(text: str) -> list[str]:
+    """Return the lines of a text. Not splitlines, which splits at form feeds, too."""
+    return re.split("\r\n|\n|\r", text)
+
+
+def find_column(name: str) -> str:
+    """Return the column that a name means. Raises UsageError if there is none."""
+    folded = re.sub("[-_]", "", name.strip().lower())
+    for column in COLUMNS:
+        if folded == column.replace("_", ""):
+            return column
+    if re.search("[;\t]", name):
+        raise UsageError(f"unknown column {name!r}; columns are separated by commas")
+    suggestion = suggest_nearest(name, {**dict(zip(COLUMNS, COLUMNS)), **COLUMN_SYNONYMS})
+    raise UsageError(f"unknown column {name!r}{suggestion}")
+
+
+def find_columns(names: Iterable[str]) -> list[str]:
+    """Return the columns that names mean. Raises UsageError if one is unknown or there twice."""
+    columns: list[str] = []
+    for name in names:
+        column = find_column(name)
+        if column in columns:
+            raise UsageError(f"the column {column} is there twice")
+        columns.append(column)
+    return columns
+
+
+def text_rows(text: str) -> Iterator[tuple[int, dict[str, str] | UsageError]]:
+    """Yield the numbers and cells of the lines of a text: each is a prompt or a comment."""
+    for number, line in enumerate(split_lines(text), 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield number, {"prompt": line.strip()}
+
+
+def table_rows(text: str, delimiter: str) -> Iterator[tuple[int, dict[str, str] | UsageError]]:
+    """Yield the numbers and cells of the rows of a table, or what is wrong with them."""
+    import csv
+
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    columns: list[str] = []  # "" for one without a name
+    while True:
+        number = reader.line_num + 1
+        try:
+            row = next(reader, None)
+            if row is None:
+                return
+            row = [cell.strip() for cell in row]
+            if columns and any(row):
+                yield number, name_row(columns, row)
+            elif any(row):
+                named = iter(find_columns(filter(None, row)))
+                columns = [next(named) if name else "" for name in row]
+                if "prompt" not in columns:
+                    raise UsageError("no column is called prompt")
+        except csv.Error as error:
+            yield number, UsageError(f"not a table: {error}")
+            return
+        except UsageError as error:
+            yield number, error
+            if "prompt" not in columns:  # nothing below the header can be understood
+                return
+
+
+def name_row(columns: Sequence[str], row: Sequence[str]) -> dict[str, str]:
+    """Return the cells of a row by their columns. Raises UsageError for one without a column."""
+    surplus = [*row[len(columns) :], *(cell for name, cell in zip(columns, row) if not name)]
+    for cell in filter(None, surplus):
+        raise UsageError(f"no column for the cell {cell!r}; is a comma not in quotes?")
+    return {name: cell for name, cell in zip(columns, row) if name}
+
+
+def json_rows(text: str) -> Iterator[tuple[int, dict[str, str] | UsageError]]:
+    """Yield the numbers and cells of lines that are JSON objects, or what is wrong with them."""
+    for number, line in enumerate(split_lines(text), 1):
+        if line.strip():
+            try:
+                yield number, name_members(line)
+            except UsageError as error:
+                yield number, error
+
+
+def name_members(line: str) -> dict[str, str]:
+    """Return the members of a JSON object as cells. Raises UsageError if they cannot be cells."""
+    try:
+        members = parse_json(line, unique_members)
+    except ValueError as error:
+        raise UsageError(f"not JSON: {error}") from None
+    if not isinstance(members, dict):
+        raise UsageError("not a JSON object")
+    columns = find_columns("prompt" if name == "tags" else name for name in members)
+    return {name: cell_text(name, value) for name, value in zip(columns, members.values())}
+
+
+def cell_text(column: str, value: Any) -> str:
+    """Return a member of a JSON object as the text of a cell. Raises UsageError if it is none."""
+    if value is None or isinstance(value, str):
+        return (value or "").strip()
+    if is_number(value) and column not in ("prompt", "lyrics", "output"):
+        return format_json(value)
+    raise UsageError(f"the {column} must be text")
+
+
+def unique_members(pairs: list[tuple[str, Any]]) -> Json:
+    """Return the members of a JSON object. Raises ValueError if a name is there twice."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a name is there twice")
+    return members
+
+
+def parse_row(row: Mapping[str, str]) -> Json:
+    """Return the cells of a row that are not empty, as values. Raises UsageError for a bad one."""
+    line_type = parse_cell("type", row.get("type") or "music")
+    cells: Json = {"type": line_type}
+    for column, text in row.items():
+        if not text or column == "type":
+            continue
+        if column not in COLUMNS_BY_TYPE[line_type]:
+            raise UsageError(f"{column} does not apply to the type {line_type}")
+        cells[column] = parse_cell(column, text)
+    if "prompt" not in cells:
+        raise UsageError("the prompt is empty")
+    return cells
+
+
+def parse_cell(column: str, text: str) -> Any:
+    """Return the value of a cell, checked as a flag would be. Raises UsageError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the {column} is not valid text") from None
+    if "ft_live_" in text and re.search(KEY_LIKE_PATTERN, text):
+        raise UsageError(f"the {column} contains an API key")
+    if column == "prompt":
+        refuse_file_name(text, column, "")
+        return check_prompt(text)
+    if column == "lyrics":
+        refuse_file_name(text, column, "")
+        return check_lyrics(text)
+    try:
+        if column == "output":
+            return output_name(text)
+        if column == "type":
+            return find_choice(text, tuple(COLUMNS_BY_TYPE))
+        options = CELL_OPTIONS[column]
+        value = options.get("type", str)(text)
+        return find_choice(value, options["choices"]) if "choices" in options else value
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"invalid {column} {text!r}: {error}") from None
+
+
+def output_name(text: str) -> str:
+    """Return the name of a file below -o. Raises ArgumentTypeError if it leads out of there."""
+    parts = re.split(r"[/\\]", text)
+    if os.path.isabs(text) or os.path.splitdrive(text)[0] or parts[0] in ("", "~"):
+        raise argparse.ArgumentTypeError("must be relative to the directory of -o")
+    if ".." in parts:
+        raise argparse.ArgumentTypeError("must not contain `..`")
+    if parts[-1] in ("", ".") or text == "-":
+        raise argparse.ArgumentTypeError("must name a file")
+    if not text.isprintable() and any(map(is_unsafe, text)):
+        raise argparse.ArgumentTypeError("contains a control character")
+    return os.path.normpath(text)
+
+
+class BatchFile:
+    """The lines of an input file, and what is wrong with it.
+
+    `name` is what messages call it, `directory` where the tracks go ("" for the current one).
+    """
+
+    def __init__(self, name: str, directory: str) -> None:
+        self.name = name
+        self.directory = directory
+        self.lines: list[BatchLine] = []
+        self.problems: list[tuple[int, str]] = []
+        self._takes: dict[str, int] = {}
+        self._owners: dict[str, int] = {}
+        self._real_directories: dict[str, str] = {}
+
+    def read(self, text: str, file_format: str) -> None:
+        """Add the lines of a text, and a problem for each that cannot be understood."""
+        if file_format == "text":
+            rows = text_rows(text)
+        elif file_format == "jsonl":
+            rows = json_rows(text)
+        else:
+            rows = table_rows(text, "\t" if file_format == "tsv" else ",")
+        for number, row in rows:
+            try:
+                if isinstance(row, UsageError):
+                    raise row
+                self._add(number, parse_row(row))
+            except UsageError as error:
+                self.problems.append((number, error.message))
+
+    def _add(self, number: int, cells: Json) -> None:
+        line = BatchLine(number, cells, cells.pop("output", ""))
+        if line.output:
+            path = self.resolve(line.output)
+            owner = self._owners.setdefault(path, number)
+            if owner != number:
+                raise UsageError(f"line {owner} has the output {line.output!r}, too")
+        line.key = self._name(cells)
+        self.lines.append(line)
+
+    def _name(self, cells: Json) -> str:
+        """Return the name of a line in the journal: its cells, and which of equal lines it is."""
+        import hashlib
+
+        # 30.0 is as long as 30.
+        plain = {
+            name: int(value) if is_number(value) and value == int(value) else value
+            for name, value in sorted(cells.items())
+        }
+        digest = hashlib.sha256(format_json(plain).encode()).hexdigest()[:20]
+        self._takes[digest] = self._takes.get(digest, 0) + 1
+        return f"{digest}-{self._takes[digest]}"
+
+    def path_of(self, line: BatchLine) -> str | None:
+        """Return where the track of a line goes, as -o would say it."""
+        if not line.output:
+            return os.path.join(self.directory, "") or None
+        return os.path.join(self.directory, line.output)
+
+    def resolve(self, output: str) -> str:
+        """Return the absolute path of an output, in a form in which paths can be compared."""
+        directory, name = os.path.split(os.path.join(self.directory, output))
+        if directory not in self._real_directories:
+            self._real_directories[directory] = os.path.realpath(directory)
+        path = os.path.join(self._real_directories[directory], name)
+        if os.path.islink(path):
+            path = os.path.realpath(path)
+        return fold_name(path) if sys.platform in ("darwin", "win32") else path
+
+    def protect(self, path: str, what: str) -> None:
+        """Add a problem if a track would replace the file `path`."""
+        owner = self._owners.get(self.resolve(os.path.abspath(path)))
+        if owner is not None:
+            self.problems.append((owner, f"the output is the file of the {what}"))
+
+    def report_problems(self, console: Console) -> None:
+        """Print all problems. Raises UsageError if there are any, or if there are no lines."""
+        *others, last = [f"{self.name}:{n}: {why}" for n, why in sorted(self.problems)] or [""]
+        for problem in others:
+            console.error(problem)
+        if last:
+            raise UsageError(last, "nothing was sent")
+        if not self.lines:
+            raise UsageError(f"{self.name} contains no lines to generate")
+
+
+class Journal:
+    """What has become of each line of a batch, in a file that is only ever appended to.
+
+    The first line names the service and the account. Each of the others is the state of a line of
+    the batch: "sending" is written before a submission is sent, and then "submitted" or, if it was
+    certainly not accepted, "unsent" or "failed"; at the end "saved" or "failed". `records` has what
+    is known of each line by its key, `ids` all ids of tracks.
+    """
+
+    STATES: Mapping[str, Mapping[str, Any]] = {  # the fields that each must have
+        "sending": {"type": str, "body": dict},
+        "unsent": {},
+        "submitted": {"id": str},
+        "failed": {"error": str},
+        "saved": {"path": str, "output": str},
+    }
+
+    def __init__(self, path: str, base_url: str) -> None:
+        self.path = path
+        self.base_url = base_url
+        self.records: dict[str, Json] = {}
+        self.ids: set[str] = set()
+        self._account: str | None = None  # of the first line
+        self._descriptor = -1
+        self._end = 0  # of the last whole line
+        self._is_new = False
+
+    def __enter__(self) -> Journal:
+        """Open and lock the file, and read it. Raises FtError if that is impossible."""
+        self._is_new = not os.path.lexists(self.path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        try:
+            # A pipe must not make ft wait for its other end.
+            flags |= getattr(os, "O_NONBLOCK", 0)
+            self._descriptor = os.open(self.path, flags, 0o666)
+            if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+                raise FtError(f"the journal {self.path} is not a regular file")
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise FtError(
+                f"cannot open the journal {self.path}: {why}", "--journal names another place"
+            ) from None
+        try:
+            lock_file(self._descriptor)
+        except OSError as error:
+            is_held = error.errno in (errno.EAGAIN, errno.EACCES, getattr(errno, "EDEADLOCK", None))
+            why = "another `ft batch` is using it" if is_held else error.strerror or str(error)
+            raise FtError(f"cannot lock the journal {self.path}: {why}") from None
+        # The run that made the file may have removed it again just now.
+        if not os.path.lexists(self.path) or not os.path.samestat(
+            os.stat(self.path), os.fstat(self._descriptor)
+        ):
+            raise FtError(f"cannot lock the journal {self.path}: another `ft batch` is using it")
+        self.read()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._is_new and not self._end:
+            try_remove(self.path)  # nothing was submitted
+        os.close(self._descriptor)
+
+    def read(self) -> None:
+        """Take in the file, if there is one. Raises UsageError if it is damaged.
+
+        What follows the last line feed was torn off when a run was killed, and does not count.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                content = file.read()
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise FtError(f"cannot read the journal {self.path}: {why}") from None
+        *lines, torn = content.split(b"\n")
+        start = self._format({"journal": 1})[:-2]
+        if not lines and torn[: len(start)] != start[: len(torn)]:
+            raise self._damaged(1, "not a journal")  # somebody's file, which stays as it is
+        for number, line in enumerate(lines, 1):
+            try:
+                self._take(number, parse_entry(line))
+            except (ValueError, RecursionError):
+                raise self._damaged(number, "not a journal" if number == 1 else "damaged") from None
+        self._end = len(content) - len(torn)
+
+    def _take(self, number: int, entry: Json) -> None:
+        """Take in a line of the file. Raises ValueError if it is damaged."""
+        if number > 1:
+            return self._update(entry)
+        base_url, account = entry.get("baseUrl"), entry.get("account")
+        if entry.get("journal") != 1 or not isinstance(account, str):
+            raise ValueError
+        if base_url != self.base_url:
+            raise UsageError(
+                f"the journal {self.path} is about another service: {base_url}",
+                "--journal names another file",
+            )
+        self._account = account
+
+    def _update(self, entry: Json) -> None:
+        key, state = entry.get("line"), entry.get("state")
+        if not isinstance(key, str) or not isinstance(state, str):
+            raise ValueError
+        if not all(
+            isinstance(entry.get(name), kind)
+            for name, kind in self.STATES.get(state, {"": str}).items()
+        ):
+            raise ValueError
+        if state == "sending":
+            self.records[key] = dict(entry)  # whatever was before belongs to another submission
+        elif key in self.records:
+            self.records[key].update(entry)
+        else:
+            raise ValueError
+        if isinstance(entry.get("id"), str):
+            self.ids.add(entry["id"])
+
+    def _damaged(self, number: int, why: str) -> UsageError:
+        return UsageError(
+            f"{self.path}:{number}: {why}",
+            "restore the file: without it, lines that are paid for would be submitted again",
+        )
+
+    def require_account(self, account: str) -> None:
+        """Raise UsageError if the journal is about another account."""
+        if self._account is None:
+            self._account = account
+        elif self._account != account:
+            raise UsageError(
+                f"the journal {self.path} is about another account", "--journal names another file"
+            )
+
+    def add(self, line: BatchLine, state: str, **fields: Any) -> None:
+        """Write a new state of a line to the disk. Raises FtError if that fails."""
+        entry = {"line": line.key, "state": state, **fields}
+        self._update(entry)
+        line.history = self.records[line.key]
+        data = self._format(entry)
+        if not self._end:
+            data = (
+                self._format({"journal": 1, "baseUrl": self.base_url, "account": self._account})
+                + data
+            )
+        try:
+            # What a run that was killed has written in part, or this one on a full disk.
+            os.ftruncate(self._descriptor, self._end)
+            written = 0
+            while written < len(data):
+                written += os.write(self._descriptor, data[written:])
+            sync(self._descriptor)
+            if not self._end:
+                sync_directory(self.path)
+        except OSError as error:
+            why = error.strerror or error
+            raise FtError(f"cannot write the journal {self.path}: {why}") from None
+        self._end += len(data)
+
+    @staticmethod
+    def _format(entry: Json) -> bytes:
+        import json
+
+        text = escape_json(json.dumps(entry, ensure_ascii=False), ascii_only=False)
+        return redact(text).encode() + b"\n"
+
+
+def parse_entry(line: bytes) -> Json:
+    """Return a line of a journal. Raises ValueError if it is not a JSON object.
+
+    Not parse_json, which takes ten times as long.
+    """
+    import json
+
+    entry = json.loads(line.decode())
+    if not isinstance(entry, dict):
+        raise ValueError
+    return entry
+
+
+def lock_file(descriptor: int) -> None:
+    """Lock a file until its descriptor is closed. Raises OSError if another process has done so."""
+    if os.name == "nt":
+        import msvcrt
+
+        # Windows keeps others from reading what is locked, so a byte far beyond the end is.
+        os.lseek(descriptor, 1 << 40, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def sync(descriptor: int) -> None:
+    """Get a file onto the disk. Raises OSError if data was lost."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in LOST_DATA:
+            raise
+
+
+def sync_directory(path: str) -> None:
+    """Get the name of a new file onto the disk, where the system can do that."""
+    if os.name != "nt":
+        try:
+            descriptor = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+        except OSError:  # it may be written, but not read
+            return
+        try:
+            sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class Pace:
+    """Say when the next submission may be sent: as soon as the service takes one.
+
+    A 429 is waited out. If the queue is full, that is until a track of this run has left it; from
+    then on only as many are in flight as were then, apart from a try once a minute.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._next = 0.0  # of time.monotonic
+        self._unreachable_since: float | None = None
+        self._waits_for_end = False  # of a track
+        self._capacity = sys.maxsize  # of the queue, for tracks of this run
+        self._next_try = 0.0  # to exceed it
+
+    def is_open(self) -> bool:
+        return time.monotonic() >= self._next
+
+    def is_full(self, in_flight: int) -> bool:
+        """Return whether the queue has no room for another track, as far as is known."""
+        is_known = in_flight >= self._capacity and time.monotonic() < self._next_try
+        return self._waits_for_end or is_known
+
+    def refused(self, error: ApiError, in_flight: int) -> bool:
+        """Wait as a 429 asks for. Returns False if that would take too long."""
+        delay = POLL_MAX_INTERVAL if error.retry_after is None else error.retry_after
+        if delay > MAX_BATCH_WAIT:
+            return False
+        self._next = time.monotonic() + delay
+        if error.code == "QUEUE_FULL" and in_flight:
+            self._waits_for_end = True
+            self._capacity = in_flight
+            self._next_try = time.monotonic() + 60
+        return True
+
+    def track_ended(self) -> None:
+        """Note that a track of this run has left the service's queue."""
+        if self._waits_for_end:
+            self._waits_for_end = False
+            self._next = 0.0
+            self._gate.reopen()
+
+    def unreachable(self) -> bool:
+        """Wait a little before connecting again. Returns False once that has failed for long."""
+        now = time.monotonic()
+        self._unreachable_since = self._unreachable_since or now
+        self._next = now + POLL_MAX_INTERVAL
+        return now - self._unreachable_since < POLL_TIMEOUT
+
+    def answered(self) -> None:
+        self._unreachable_since = None
+
+
+class BatchReport:
+    """Tell the user what becomes of each line, and sum up at the end.
+
+    A line is done when its track is saved or, if the command `only_submits`, when it is submitted.
+    """
+
+    def __init__(
+        self, console: Console, file: BatchFile, as_json: bool, only_submits: bool
+    ) -> None:
+        self.console = console
+        self._file = file
+        self._as_json = as_json
+        self._only_submits = only_submits
+        self._errors: dict[str, str] = {}  # why a line is not done, by its key
+        self._done: dict[str, str | None] = {}  # the path of its track
+        self._tally = Tally(console, "Submitted" if only_submits else "Generated", len(file.lines))
+
+    @property
+    def done_count(self) -> int:
+        return len(self._done)
+
+    def done(self, line: BatchLine, news: str = "") -> None:
+        """Count a line that is done, and print `news` about it."""
+        self._done[line.key] = line.history.get("path")
+        self._tally.succeeded()
+        if news and not self._as_json:
+            self.console.print(news)
+
+    def missed(self, line: BatchLine, error: BaseException) -> None:
+        """Warn of a line that will not be done by this run."""
+        self._errors[line.key] = getattr(error, "message", str(error))
+        self._tally.failed(f"{self._file.name}:{line.number}", error)
+
+    def missed_all(self, why: Callable[[BatchLine], str]) -> None:
+        """Warn of all lines that this run has not come to, if there are many not of each."""
+        left = [
+            line
+            for line in self._file.lines
+            if line.key not in self._done and line.key not in self._errors
+        ]
+        for line in left[:MAX_WARNINGS]:
+            self.missed(line, FtError(why(line)))
+        for line in left[MAX_WARNINGS:]:
+            self._errors[line.key] = why(line)
+        if len(left) > MAX_WARNINGS:
+            self.console.warning(f"{self._file.name}: and {len(left) - MAX_WARNINGS} more lines")
+
+    def finish(self) -> int:
+        """Print the summary or the document, and return the exit code."""
+        document = {"data": {"generated": self._generated(), "errors": self._failed()}}
+        self._tally.finish(document if self._as_json else None)
+        return EXIT_ERROR if self._errors else 0
+
+    def _generated(self) -> list[Json]:
+        return [
+            {"line": line.number, "id": line.identifier, "path": self._done[line.key]}
+            for line in self._file.lines
+            if line.key in self._done
+        ]
+
+    def _failed(self) -> list[Json]:
+        return [
+            {
+                "line": line.number,
+                **({"id": line.identifier} if line.identifier else {}),
+                "error": self._errors[line.key],
+            }
+            for line in self._file.lines
+            if line.key in self._errors
+        ]
+
+
+class Batch:
+    """Make the lines of a file: submit them in order, wait for their tracks, and save them.
+
+    Every step of a line is in the journal, so that the same command goes on with the next one. Only
+    the main thread calls the API and writes to the journal; tracks are downloaded in threads.
+    """
+
+    def __init__(
+        self, ft: Context, args: argparse.Namespace, file: BatchFile, journal: Journal
+    ) -> None:
+        from collections import deque
+
+        self.ft = ft
+        self.args = args
+        self.console = ft.console
+        self.file = file
+        self.journal = journal
+        self.waits = not (args.no_wait or args.webhook)
+        self.report = BatchReport(self.console, file, args.json, not self.waits)
+        self.pace = Pace(ft.api.submission_gate)
+        self._to_submit: deque[BatchLine] = deque()
+        self._in_flight: dict[str, BatchLine] = {}  # by the ids of their tracks
+        self._workers = Workers(self._save, self.console.shield)
+        self._downloads = 0  # under way
+        self._owners: dict[str, str] = {}
+        self._progress = Progress(self.console, 0)
+        self._ending: FtError | None = None  # what has ended the submitting
+        self._unknown = 0  # submissions in a row whose outcome is unknown
+        self._next_poll = 0.0  # of time.monotonic
+        self._poll_interval = POLL_INTERVAL
+        self._poll_failure: NetworkError | None = None
+        self._last_failure: NetworkError | None = None  # when a track was given up
+        self._start = 0.0
+        self._done_before = 0
+        self._ended_types: dict[str, str] = {}  # types that are not submitted any more, and why
+        for line in file.lines:
+            line.history = journal.records.get(line.key, {})
+
+    # Before anything is sent
+
+    def check_destinations(self) -> None:
+        """Make sure that the tracks can be saved. Raises FtError as `check_destination` does."""
+        check = partial(check_destination, self.console, self.ft.part_files)
+        directories = set()
+        for line in self.file.lines:
+            if not self.waits or line.is_in_place():
+                continue
+            path = self.file.path_of(line)
+            directory = os.path.dirname(path or "")
+            if directory not in directories:
+                directories.add(directory)
+                check(os.path.join(directory, "") or None)
+            if line.output and path and not is_free(path):
+                check(path)
+
+    def recover(self) -> None:
+        """Look for the tracks of submissions whose answer an earlier run has lost.
+
+        The pages of the list are turned back to the time of the first of them.
+        """
+        lost = [
+            line
+            for line in self.file.lines
+            if line.state == "sending" and is_number(line.history.get("time"))
+        ]
+        if lost and self.args.retry_unknown:
+            self._await_late_answers(max(line.history["time"] for line in lost))
+        for kind in (GENERATION, SOUND_EFFECT):
+            lines = [line for line in lost if line.submission.kind is kind]
+            if lines:
+                since = min(line.history["time"] for line in lines) - CLOCK_TOLERANCE
+                records = list(list_records_since(self.ft.api, kind, since))
+                for line in lines:
+                    self._adopt(line, records)
+
+    def _await_late_answers(self, last: float) -> None:
+        """Wait until what was sent at the time `last` is in the list, or never will be."""
+        left = last + UNKNOWN_DELAY - (self.ft.api.read_clock() or last)
+        if left > 0:
+            self.console.note(
+                f"the answer to a submission was lost a moment ago: waiting {left:.0f} s for it"
+            )
+            self.console.sleep_with_status(left, lambda: "waiting for a track to appear")
+
+    def _adopt(self, line: BatchLine, records: list[Json]) -> None:
+        """Take over the track of a line, if exactly one of `records` can be it."""
+        sent = line.sent_submission()
+        since = line.history["time"] - CLOCK_TOLERANCE
+        # A seed tells its track from all others. Without one, the time has to be right, too.
+        until = float("inf") if "seed" in sent.body else since + UNKNOWN_DELAY + 2 * CLOCK_TOLERANCE
+        found = find_answers(records, sent, since, until, self.journal.ids)
+        line.is_missing = not found
+        line.suspects = [field_text(record, "id") for record in found]
+        if len(found) == 1:
+            self.console.note(f"{self._title(line)}: its track is in the list")
+            self._write(line, "submitted", id=field_text(found[0], "id"))
+
+    def sort_lines(self) -> None:
+        """Decide what is left to do for each line."""
+        for line in self.file.lines:
+            step = next_step(line, self.args)
+            if step == "submit":
+                self._to_submit.append(line)
+            elif step == "nothing" or (step == "save" and not self.waits):
+                self.report.done(line)
+            elif step == "failed":
+                self._miss_failed(line)
+            elif step == "unknown":
+                found = ", ".join(line.suspects)
+                seen = f", and any of these tracks may be it: {found}" if found else ""
+                self._miss_unknown(line, f"its answer was lost{seen}")
+            if step == "save":
+                self._watch(line)
+        self._done_before = self.report.done_count
+
+    def note_differences(self) -> None:
+        """Say what the journal has that the file or the flags do not say any more."""
+        others = sum(line.was_sent_otherwise() for line in self.file.lines)
+        if others:
+            self.console.note(
+                f"{plural(others, 'track')} made with other flags or settings: they stay so"
+            )
+        keys = {line.key for line in self.file.lines}
+        gone = [record for key, record in self.journal.records.items() if key not in keys]
+        for kind in (GENERATION, SOUND_EFFECT):
+            ids = [
+                record["id"]
+                for record in gone
+                if record["state"] == "submitted"
+                and (record["type"] == "sfx") == (kind is SOUND_EFFECT)
+            ]
+            if ids:
+                self.console.note(f"{plural(len(ids), 'track')} in progress of lines that are gone")
+                self.console.hint("", kind.words("download", *ids[:MAX_HINT_IDS], "--wait"))
+        unknown = sum(record["state"] == "sending" for record in gone)
+        if unknown:
+            self.console.note(
+                f"the answer was lost for {plural(unknown, 'line')} gone from the file: "
+                f"`{GENERATION.list_command}` shows what was accepted"
+            )
+
+    def is_confirmed(self, account: Json) -> bool:
+        """Ask whether to submit what is left, if there is anything and nobody said --yes."""
+        if self.args.yes or not self._to_submit:
+            return True
+        effects = sum(line.type == "sfx" for line in self._to_submit)
+        count = len(self._to_submit) - effects
+        limits = account.get("limits")
+        total = limits.get("totalRemaining") if isinstance(limits, dict) else None
+        left = f" ({total:,} left)" if is_number(total) else ""
+        parts = []
+        if count:
+            parts.append(f"{plural(count, 'generation')} for {plural(count, 'credit')}{left}")
+        if effects:
+            parts.append(plural(effects, "sound effect"))
+        return self.console.confirm(
+            f"{self.file.name}: {self._describe()}", f"Submit {' and '.join(parts)}?"
+        )
+
+    # The run
+
+    def run(self) -> int:
+        """Work until nothing is left to do, report, and return the exit code.
+
+        Whatever ends the work, even a signal or a bug of our own, is raised after the report.
+        """
+        failure: BaseException | None = None
+        self._start = time.monotonic()
+        for line in self._in_flight.values():
+            line.deadline = self._start + POLL_TIMEOUT
+        with self.console.shield:
+            try:
+                while self._take_step():
+                    pass
+            except BaseException as error:
+                failure = error
+            failure = failure or self._ending or self._last_failure
+            self.console.clear_status()
+            try:
+                self.report.missed_all(partial(self._explain_left, failure))
+                exit_code = self.report.finish()
+                if find_stop(failure):
+                    self._explain_stop()
+            finally:
+                if failure:
+                    raise failure
+        return exit_code
+
+    def _take_step(self) -> bool:
+        """Do what is due, or else wait a moment. Returns False when nothing is left to do."""
+        self.console.shield.check()
+        outcome = self._workers.take_outcome(0)
+        is_full = self.pace.is_full(len(self._in_flight))
+        polls = self._in_flight and (self.waits or (self._to_submit and is_full))
+        if outcome:
+            self._end_download(*outcome)
+        elif polls and time.monotonic() >= self._next_poll:
+            self._poll()
+        elif self._to_submit and self.pace.is_open() and not is_full:
+            self._submit(self._to_submit.popleft())
+        elif polls or self._to_submit or self._downloads:
+            self.console.shield.call(self.console.sleep_with_status, 0.1, self._describe)
+        else:
+            return False
+        return True
+
+    def _write(self, line: BatchLine, state: str, **fields: Any) -> bool:
+        """Write what has become of a line to the journal.
+
+        If that fails, return False and submit no more: what is in flight can still be saved.
+        """
+        try:
+            self.journal.add(line, state, **fields)
+        except FtError as error:
+            if not self._ending:
+                self.console.warning(error.message)
+            self._end_submitting(error)
+            return False
+        return True
+
+    def _submit(self, line: BatchLine) -> None:
+        """Submit a line, and write to the journal before and after."""
+        submission = line.marked_submission()
+        now = self.ft.api.read_clock()
+        if not self._write(line, "sending", type=line.type, body=submission.body, time=now):
+            line.history = {}  # it is not sent without a journal
+            return
+        if self.args.webhook:
+            submission.body["webhook"] = self.args.webhook
+        sending = Sending(self.console, self.ft.api, submission, self.journal.ids)
+        try:
+            document = self.console.shield.call(sending.send)
+        except (NetworkError, ApiError) as error:
+            self._refused(line, error)
+        except StopSignal:
+            identifier = sending.look_after_signal()
+            if identifier:
+                self._write(line, "submitted", id=identifier)
+            elif not sending.has_begun:
+                self._write(line, "unsent")
+            raise
+        else:
+            record = document["data"]
+            self._unknown = 0
+            self.pace.answered()
+            self._write(line, "submitted", id=record["id"])
+            note_clamped(self.console, submission.body, record, f"{self._title(line)}: ")
+            self._watch(line)
+            self._poll_interval = POLL_INTERVAL
+            self._next_poll = max(self._next_poll, time.monotonic() + POLL_INTERVAL)
+            if not self.waits:
+                status = field_text(record, "status")
+                self.report.done(line, f"Queued. id={record['id']} status={status}")
+
+    def _refused(self, line: BatchLine, error: NetworkError | ApiError) -> None:
+        """Deal with a submission that failed."""
+        if may_be_accepted(error):
+            self._unknown += 1
+            self._miss_unknown(line, error.message)
+            if self._unknown == MAX_UNKNOWN:
+                self._end_submitting(error)
+        elif isinstance(error, ApiError) and (
+            error.status == 400 or error.code == "GENERATION_FAILED"
+        ):
+            self._unknown = 0
+            self._write(line, "failed", error=error.message)
+            self._miss_failed(line)
+        else:
+            self._write(line, "unsent")
+            self._to_submit.appendleft(line)
+            self._hold_back(line, error)
+
+    def _hold_back(self, line: BatchLine, error: NetworkError | ApiError) -> None:
+        """Wait before the next submission, or submit no more.
+
+        Raises `error` if nothing else will work either.
+        """
+        if isinstance(error, NetworkError):
+            if error.final or not self.pace.unreachable():
+                self._end_submitting(error)
+            else:
+                self.console.note(f"{error.message}; trying again")
+        elif error.status != 429:
+            self._end_submitting(error)
+            if error.status == 401:
+                raise error
+        elif not self.pace.refused(error, len(self._in_flight)):
+            self.console.note(
+                f"{error.message}: no more lines of the type {line.type} are submitted"
+            )
+            self._ended_types[line.type] = error.message
+            kept = [other for other in self._to_submit if other.type != line.type]
+            self._to_submit.clear()
+            self._to_submit.extend(kept)
+
+    def _end_submitting(self, error: FtError) -> None:
+        self._ending = self._ending or error
+        self._to_submit.clear()
+
+    def _watch(self, line: BatchLine) -> None:
+        """Wait for the track of a line from now on."""
+        line.deadline = time.monotonic() + POLL_TIMEOUT
+        self._in_flight[line.identifier] = line
+
+    def _poll(self) -> None:
+        """Ask what has become of all tracks in flight. A failure that may pass is noted."""
+        reads = 0
+        try:
+            for kind in (GENERATION, SOUND_EFFECT):
+                ids = [i for i, line in self._in_flight.items() if line.submission.kind is kind]
+                if ids:
+                    found, count = self.console.shield.call(poll_records, self.ft.api, kind, ids)
+                    reads += count
+                    for identifier, record in found.items():
+                        self._take_record(self._in_flight.pop(identifier), record)
+            self._poll_failure = None
+        except (NetworkError, ApiError) as error:
+            if isinstance(error, ApiError) and error.status != 429 and error.status < 500:
+                raise
+            self.console.note(f"{error.message}; asking again")
+            self._poll_failure = error if isinstance(error, NetworkError) else None
+        self._give_up_late()
+        wait = max(self._poll_interval, self.ft.api.gate.time_left(), reads * SECONDS_PER_READ)
+        self._next_poll = time.monotonic() + wait
+        self._poll_interval = min(self._poll_interval * POLL_BACKOFF, POLL_MAX_INTERVAL)
+
+    def _take_record(self, line: BatchLine, record: Json) -> None:
+        """Go on with a line whose track was in flight, as its record says."""
+        status = field_text(record, "status")
+        if status not in ("completed", "failed"):
+            # At the end, so that tracks that no page has shown are asked for before it.
+            self._in_flight[line.identifier] = line
+            return
+        self._poll_interval = POLL_INTERVAL
+        self.pace.track_ended()
+        if status == "failed":
+            error = field_text(record, "errorMessage", "the generation failed")
+            self._write(line, "failed", error=error)
+            if self.waits:
+                self._miss_failed(line)
+        elif self.waits:
+            self._downloads += 1
+            self._workers.add((line, record))
+
+    def _give_up_late(self) -> None:
+        """Wait no longer for tracks that take more than five minutes."""
+        for identifier, line in list(self._in_flight.items()):
+            if time.monotonic() > line.deadline:
+                del self._in_flight[identifier]
+                self.pace.track_ended()
+                self._last_failure = self._poll_failure
+                if self.waits:
+                    why = "still processing, run the same command again later"
+                    self.report.missed(line, FtError(why))
+
+    def _save(self, item: tuple[BatchLine, Json]) -> str:
+        line, record = item
+        return save_track(self.ft, record, self.file.path_of(line), self._progress, self._owners)
+
+    def _end_download(
+        self, item: tuple[BatchLine, Json], path: str, error: BaseException | None
+    ) -> None:
+        line, _ = item
+        self._downloads -= 1
+        if error:
+            self.report.missed(line, error)
+        else:
+            self._write(line, "saved", path=os.path.abspath(path), output=line.output)
+            self.report.done(line, f"Saved to {path}")
+
+    # What is printed
+
+    def _title(self, line: BatchLine) -> str:
+        return f"{self.file.name}:{line.number}"
+
+    def _miss_failed(self, line: BatchLine) -> None:
+        hint = "`--retry-failed` submits failed lines again"
+        self.report.missed(line, FtError(line.history["error"], hint))
+
+    def _miss_unknown(self, line: BatchLine, why: str) -> None:
+        accepted = "the submission may have been accepted"
+        hint = (
+            "run the same command again to look for the track, or with `--retry-unknown` to "
+            "submit it again if it is not there"
+        )
+        message = why if accepted in why else f"{why}; {accepted}"
+        self.report.missed(line, FtError(message, hint))
+
+    def _describe(self) -> str:
+        done, total = self.report.done_count, len(self.file.lines)
+        parts = [f"{done} of {total} {'saved' if self.waits else 'submitted'}"]
+        in_progress = len(self._in_flight) + self._downloads
+        if self.waits:
+            parts.append(f"{in_progress} in progress")
+        parts.append(f"{len(self._to_submit)} to submit")
+        fresh = done - self._done_before
+        if fresh:
+            left = len(self._to_submit) + (in_progress if self.waits else 0)
+            seconds = (time.monotonic() - self._start) * left / fresh
+            parts.append(f"{format_duration(seconds)} left")
+        return ", ".join(parts)
+
+    def _explain_left(self, failure: BaseException | None, line: BatchLine) -> str:
+        """Return why a line is not done that this run has not come to."""
+        why = "interrupted" if find_stop(failure) else getattr(failure, "message", "internal error")
+        if line.state == "submitted":
+            return f"in progress: {why}"
+        if line.state == "sending":
+            return f"the submission may have been accepted: {why}"
+        return f"not submitted: {self._ended_types.get(line.type, why)}"
+
+    def _explain_stop(self) -> None:
+        count = sum(line.state == "submitted" for line in self.file.lines)
+        if count:
+            self.console.note(f"{plural(count, 'track')} in progress: paid for, and still made")
+        self.console.note("run the same command again to go on")
+
+
+def next_step(line: BatchLine, args: argparse.Namespace) -> str:
+    """Return what is left to do for a line: submit, save or nothing, or why that cannot be done."""
+    if line.is_in_place():
+        return "nothing"
+    if line.state in ("submitted", "saved"):
+        return "save"
+    if line.state == "failed":
+        return "submit" if args.retry_failed else "failed"
+    if line.state == "sending":
+        return "submit" if args.retry_unknown and line.is_missing else "unknown"
+    return "submit"
+
+
+def list_records_since(api: Api, kind: Kind, since: float) -> Iterator[Json]:
+    """Yield the records of the list back to a time of the service, and some more."""
+    for records in library_pages(api, kind):
+        yield from records
+        oldest = parse_time(records[-1].get("createdAt")) if records else None
+        if oldest is not None and oldest < since:
+            return
+
+
+def poll_records(api: Api, kind: Kind, ids: Sequence[str]) -> tuple[dict[str, Json], int]:
+    """Return records of `ids`, by their ids, and the number of requests.
+
+    As in `find_records`, the list's pages are read while that costs less than asking for each; of
+    what they do not show, the first few are asked for. A track that is gone counts as failed.
+    """
+    wanted = set(ids)
+    found: dict[str, Json] = {}
+    reads = 0
+    for records in library_pages(api, kind, retry=POLL):
+        reads += 1
+        found.update({field_text(r, "id"): r for r in records if field_text(r, "id") in wanted})
+        if len(found) == len(wanted) or (reads + 1) * MIN_IDS_FOR_PAGES > len(ids):
+            break
+    for identifier in [i for i in ids if i not in found][:MIN_IDS_FOR_PAGES]:
+        reads += 1
+        try:
+            found[identifier] = api.get_record(kind, identifier, POLL)["data"]
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            gone = "the track is not in the library any more"
+            found[identifier] = {"id": identifier, "status": "failed", "errorMessage": gone}
+    return found, reads
+
+
+def is_free(path: str) -> bool:
+    """Return whether a path can be the name of a file, and is not one yet."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+# The command
+
+
+@declare(
+    "batch",
+    "Generate a track for each line of a file, and save them all. Stopped at any moment, the same "
+    "command goes on where it was, and no line is ever paid for twice. A line is a prompt or, in a "
+    ".csv, .tsv or .jsonl file, a row that can also say what the flags of `ft generate` say; see "
+    "`ft help batch-files`. The flags given here are for lines that do not say otherwise.",
+    arg("file", "the file of prompts, or `-` for stdin", type=expand_home),
+    flag(
+        "--format <f>", "text, csv, tsv or jsonl", choices=FORMATS, shown="by the file's extension"
+    ),
+    *MUSIC_FLAGS,
+    flag(
+        "-o --output <path>",
+        "the directory for the tracks",
+        type=expand_home,
+        shown="the current directory",
+    ),
+    flag(
+        "--journal <path>",
+        "where to write down what became of each line",
+        type=expand_home,
+        shown="<file>.journal.jsonl",
+    ),
+    flag("--no-wait", "only submit; the same command without it saves the tracks later"),
+    flag("--retry-failed", "submit lines again that were refused or failed"),
+    flag(
+        "--retry-unknown", "submit lines again whose answer was lost and whose track is not there"
+    ),
+    WEBHOOK,
+    YES_FLAG,
+    flag("--dry-run", "print what would be done for each line, and send nothing"),
+    flag("--json", "print what was generated, and what was not, as JSON"),
+    examples=[
+        "ft batch prompts.txt -o tracks/ --yes",
+        "ft batch jingles.csv --duration 30",
+        "ft batch jingles.csv --dry-run",
+    ],
+)
+def generate_batch(ft: Context, args: argparse.Namespace) -> int | None:
+    if args.output is not None and (not args.output or is_stream(args.output)):
+        raise UsageError("-o needs a directory")
+    file, journal = read_batch(ft, args)
+    if args.dry_run:
+        journal.read()
+        print_batch(ft, file, journal)
+        return None
+    if args.file == "-" and not args.yes:
+        raise UsageError("confirmation needed but stdin contains the lines", SKIP_HINT)
+    with journal:
+        api = ft.api
+        batch = Batch(ft, args, file, journal)
+        if not args.yes and any(
+            next_step(line, args) == "submit" or (line.state == "sending" and args.retry_unknown)
+            for line in file.lines
+        ):
+            ft.console.require_terminal()
+        batch.check_destinations()
+        account = api.get_account()["data"]
+        journal.require_account(field_text(account, "id"))
+        batch.recover()
+        batch.sort_lines()
+        batch.note_differences()
+        if not batch.is_confirmed(account):
+            (ft.console.note if args.json else ft.console.print)("Aborted.")
+            return None
+        return batch.run()
+
+
+def read_batch(ft: Context, args: argparse.Namespace) -> tuple[BatchFile, Journal]:
+    """Return the input and its journal, which is not opened yet.
+
+    Raises UsageError if anything is wrong with the input, after all of it has been reported.
+    """
+    is_stdin = args.file == "-"
+    if is_stdin and not args.journal:
+        raise UsageError("stdin needs a journal", "--journal names the file")
+    lyrics = read_lyrics(ft.console, args, is_stdin)
+    if re.search(KEY_LIKE_PATTERN, lyrics):
+        raise UsageError("the lyrics contain an API key")
+    defaults = {**vars(args), "lyrics": lyrics}
+    file = BatchFile("stdin" if is_stdin else args.file, args.output or "")
+    extension = os.path.splitext(args.file)[1].lower()
+    if extension in NO_TEXT_EXTENSIONS and not args.format:
+        raise UsageError(
+            f"{file.name} is not a file of prompts",
+            "save it as .csv or .txt, or name its format with --format",
+        )
+    file_format = args.format or FORMATS_BY_EXTENSION.get(extension, "text")
+    journal = Journal(args.journal or f"{args.file}.journal.jsonl", ft.base_url)
+    file.read(read_input(ft.console, args.file, file.name), file_format)
+    file.protect(journal.path, "journal")
+    if not is_stdin:
+        file.protect(args.file, "input")
+    file.report_problems(ft.console)
+    for line in file.lines:
+        line.submission = line.make_submission(defaults, ft.settings)
+    return file, journal
+
+
+def read_input(console: Console, path: str, name: str) -> str:
+    """Return the text of an input file, or of stdin for `-`. Raises UsageError if it is none."""
+    if path == "-":
+        data = read_stdin_bytes(console, "the lines", MAX_BATCH_BYTES + 1)
+    else:
+        try:
+            with open(path, "rb") as file:
+                data = file.read(MAX_BATCH_BYTES + 1)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
+            ) from None
+    if len(data) > MAX_BATCH_BYTES:
+        raise UsageError(f"{name} is larger than {format_size(MAX_BATCH_BYTES)}")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{name}:{number}: not UTF-8") from None
+
+
+STEP_WORDS = {"nothing": "saved", "submit": "to submit"}  # the others are words themselves
+
+
+def print_batch(ft: Context, file: BatchFile, journal: Journal) -> None:
+    """Print what there is to do for each line."""
+    lines: list[Json] = []
+    for line in file.lines:
+        line.history = journal.records.get(line.key, {})
+        step = next_step(line, ft.args)
+        if step == "save":
+            step = "in progress" if line.state == "submitted" else "to download"
+        lines.append(
+            {
+                "line": line.number,
+                "state": STEP_WORDS.get(step, step),
+                "url": submission_url(ft, line.submission),
+                "body": line.submission.body,
+                "output": line.history["path"] if step == "nothing" else file.path_of(line) or ".",
+            }
+        )
+    if ft.args.json:
+        return ft.console.print_json({"data": {"lines": lines}})
+    ft.console.print_table(
+        ("LINE", "STATE", "PROMPT", "PARAMETERS", "OUTPUT"),
+        [
+            (
+                str(line["line"]),
+                line["state"],
+                field_text(line["body"], "tags", field_text(line["body"], "prompt")),
+                describe_parameters(line["body"]),
+                line["output"],
+            )
+            for line in lines
+        ],
+        long="PROMPT",
+        drop=("OUTPUT", "PARAMETERS"),
+    )
+    ft.console.note("nothing was sent")
+
+
+def describe_parameters(body: Json) -> str:
+    """Return the members of a request's body but the prompt, and of lyrics only their length."""
+    texts = []
+    for name, value in body.items():
+        if name == "lyrics":
+            texts.append(f"lyrics of {plural(len(value), 'character')}")
+        elif name not in ("tags", "prompt"):
+            texts.append(f"{name}={field_text(body, name)}")
+    return " ".join(texts)
+
+
+# --- 11. Command line ----------------------------------------------------------------------------
 
 # The overview's headings, and the first words of the commands below them.
 HELP_SECTIONS = {
-    "Make music": ("generate", "instrumental"),
+    "Make music": ("generate", "instrumental", "batch"),
     "Your library": ("list", "get", "download", "delete"),
     "Playlists": ("playlists", "playlist"),
     "Sound effects": ("sfx",),
@@ -6811,7 +8163,7 @@ def find_commands(words: Sequence[str]) -> list[Command]:
     return [c for word in words for c in COMMANDS.values() if c.name.split()[0] == word]
 
 
-# --- 11. Completion and manual -------------------------------------------------------------------
+# --- 12. Completion and manual -------------------------------------------------------------------
 
 # Each script asks `ft __complete SHELL WORDS…`, whose last word is the one at the cursor. The
 # answer is a candidate a line, or the line <path> where the shell is to complete filenames.
@@ -6892,6 +8244,8 @@ def completion_table() -> dict[str, dict[str, str]]:
         offered = table.setdefault(f"ft {chosen.name}", {})
         for _, options in chosen.arguments:
             offered.update(dict.fromkeys(options.get("choices", ()), ""))
+            if options["metavar"] == "<file>":
+                table[f"ft {chosen.name}"] = FILES
     for key, own_flags in flags_of.items():
         table[f"{key} -"] = offered = {}
         for names, options in (*own_flags, HELP_FLAG, *GLOBAL_FLAGS):
@@ -6988,6 +8342,26 @@ HELP_TOPICS = {
         "%APPDATA%\\finetuning",
         "~/.config/finetuning/credentials": "the API key in plain text, only on a Linux without a "
         "keychain",
+        "FILE.journal.jsonl": "what became of each line of a file given to `ft batch`, with its "
+        "prompts but without the key. Without it, the same command pays for the lines again",
+    },
+    "batch-files": {
+        "prompts.txt": "a prompt a line. Empty lines, and those that begin with `#`, are skipped",
+        "prompts.csv, prompts.tsv": "a table. Its first row names the columns; case, hyphens "
+        "and underscores do not matter. An empty cell stands for the default",
+        "prompts.jsonl": "a JSON object a line, whose members are called like the columns. `tags` "
+        "is accepted for `prompt`",
+        "prompt": "what to make. The only column that must be there",
+        "duration, bpm, key, scale, time_sig, language, lyrics, seed": "as the flags of "
+        "`ft generate`. Where a line says nothing, the flags of `ft batch` count, and then "
+        "config.json",
+        "output": "the name of the track, relative to the directory of `-o`",
+        "type": "`music`, `instrumental` (which takes duration and seed) or `sfx` (which takes "
+        "duration)",
+        "going on": "a line is known by its own cells but the output, so lines may be added, "
+        "removed and moved. A changed line is a new track, and equal lines are several takes. What "
+        "was refused or has failed is submitted again with `--retry-failed`, what was sent and "
+        "never answered with `--retry-unknown`, if its track is not in the list",
     },
     "scripting": {
         "Download what is new, each night": "ft download --all --skip-existing --metadata "
@@ -7000,6 +8374,7 @@ HELP_TOPICS = {
         "Make a table of all tracks": "ft list --all --fields id,title,parameters.seed >tracks.tsv",
         "Choose tracks with jq": "ft list --all --json | "
         "jq -r '.data.generations[] | select(.duration > 120).id' | ft download - -o long/",
+        "Generate a track for each line of a file": "ft batch prompts.txt -o tracks/ --yes",
         "Read the prompt and the lyrics from files": "ft generate - --lyrics-file words.txt "
         "<prompt.txt",
         "Play a track without saving it": "ft download 07e8d430 -o - | mpv -",
@@ -7009,6 +8384,7 @@ MANUAL_TITLES = {
     "exit-codes": "EXIT STATUS",
     "environment": "ENVIRONMENT",
     "files": "FILES",
+    "batch-files": "FILES OF PROMPTS",
     "scripting": "EXAMPLES",
 }
 
@@ -7074,7 +8450,7 @@ def format_manual() -> str:
     return "\n".join(page) + "\n"
 
 
-# --- 12. Run -------------------------------------------------------------------------------------
+# --- 13. Run -------------------------------------------------------------------------------------
 
 
 def run_command(console: Console, part_files: PartFiles, argv: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from commands import CHANGES, COMMANDS, NAMES, READS, SUBMITS, Command, each, run
+from commands import CHANGES, COMMANDS, NAMES, READS, SUBMITS, Command, each, prepare, run
 from conftest import Runner
 
 
@@ -52,6 +52,7 @@ def test_a_command_that_needs_no_key_runs_without_one(ft: Runner, command: Comma
 @each([command for command in COMMANDS if command.asks])
 def test_a_command_that_asks_does_nothing_without_a_terminal(ft: Runner, command: Command) -> None:
     """An answer on stdin does not count."""
+    prepare(ft, command)
     argv = [word for word in command.argv if word != "--yes"]
     result = ft(*argv, stdin="y\n", check=2)
     assert "--yes" in result.stderr

@@ -21,7 +21,7 @@ GLOBAL = ["-h", "--help", "-v", "--verbose", "--api-key", "--base-url", "--confi
 STATUSES = ["all", "pending", "processing", "completed", "failed"]
 
 # What is typed, and what is offered. All shells agree on it.
-TOPICS = ["exit-codes", "environment", "files", "scripting"]
+TOPICS = ["exit-codes", "environment", "files", "batch-files", "scripting"]
 CASES: dict[str, list[str]] = {
     "ft ": FIRST,
     "ft pl": ["playlists", "playlist"],
@@ -37,9 +37,9 @@ CASES: dict[str, list[str]] = {
     "ft help playlist ": verbs("playlist"),
     "ft completion ": ["bash", "zsh", "fish", "powershell"],
     "ft completion z": ["zsh"],
-    "ft generate --key ": KEYS,
+    "ft generate --key ": [*KEYS, "auto"],
     "ft generate --key A": ["A", "A#"],
-    "ft generate --scale ": ["major", "minor"],
+    "ft generate --scale ": ["major", "minor", "auto"],
     "ft generate --time-sig ": list("234567"),
     "ft generate --language ": LANGUAGES,
     "ft list --status ": STATUSES,

@@ -348,7 +348,7 @@ def test_a_refused_submission_shows_the_servers_own_words(ft: Runner) -> None:
 # --- webhooks -------------------------------------------------------------------------------------
 
 
-@each(SUBMITTING)
+@each([command for command in SUBMITTING if command.name != "batch"])
 def test_a_webhook_goes_with_whatever_submits_and_nobody_waits(
     ft: Runner, command: Command
 ) -> None:

@@ -8,7 +8,7 @@ import re
 import shlex
 
 import pytest
-from commands import COMMANDS, GROUPS, LOCAL, NAMES, TRACK, Command, each, run, verbs
+from commands import COMMANDS, GROUPS, LOCAL, NAMES, TRACK, Command, each, run, verbs, write_prompts
 from conftest import Runner
 
 SUMMARY = {  # the reference's command summary; later commands have one of their own
@@ -158,6 +158,8 @@ def test_the_example_in_a_help_text_works(ft: Runner, name: str) -> None:
         tracks.append(TRACK)
     if name in ("sfx get", "sfx download"):  # of the same id as a track
         ft.sandbox.sound_effects[TRACK] = ft.sandbox.generations[TRACK]
+    if name == "batch":
+        write_prompts(ft)
     if name == "playlist move":
         ft("playlist", "remove", "Album", TRACK, check=0)
     ft.sh(example if name != "delete" else f"{example} --yes", speed=15, check=0)

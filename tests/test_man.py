@@ -17,6 +17,7 @@ SECTIONS = [
     "EXIT STATUS",
     "ENVIRONMENT",
     "FILES",
+    "FILES OF PROMPTS",
     "EXAMPLES",
 ]
 

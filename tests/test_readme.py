@@ -52,7 +52,9 @@ SPECIAL = [
         "sandbox.py",
         "ft auth login\n",
         "--stdin",
-        "while IFS",
+        "ft batch prompts.txt -o",
+        "ft batch prompts.txt --yes",
+        "ft batch jingles.csv",
         "tests/run.py",
         "ft doctor",
     )
@@ -71,17 +73,13 @@ def online(tmp_path: Path) -> Iterator[ReleaseServer]:
 @pytest.fixture
 def machine(ft: Runner) -> Callable[..., Result]:
     """Runs a block of the README with bash, which stops at the first command that fails. `python3`
-    is the one under test; `sleep` sleeps a fifteenth.
+    is the one under test.
     """
     directory = ft.home / ".bin"
     directory.mkdir()
-    sleep = shutil.which("sleep")
-    for name, script in (
-        ("python3", f'exec {shlex.quote(PYTHON)} "$@"'),
-        ("sleep", f'exec {sleep} "$({shlex.quote(PYTHON)} -c "print($1 / 15)")"'),
-    ):
-        (directory / name).write_text(f"#!/bin/sh\n{script}\n")
-        (directory / name).chmod(0o755)
+    python = directory / "python3"
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(PYTHON)} "$@"\n')
+    python.chmod(0o755)
 
     def run(script: str, **how: object) -> Result:
         return ft.sh("set -euo pipefail\n" + script, shell="bash", **{"check": 0, **how})  # type: ignore[arg-type]
@@ -105,33 +103,45 @@ def test_no_command_is_left_out() -> None:
         "yaml",
         "dockerfile",
         "json",
+        "csv",
     }
-    assert len(SPECIAL) == 9
+    assert len(SPECIAL) == 11
     assert len(PLAIN) >= 8
 
 
 # --- recipes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.needs("bash")
-@pytest.mark.sandbox(rate_limits=True, window=4.0, seconds=0.01)
-def test_a_file_of_prompts_stays_within_the_rate_limit(
+@pytest.mark.needs("bash", "jq")
+@pytest.mark.sandbox(rate_limits=True, window=4.0, seconds=0.01, queue_limit=2)
+def test_a_file_of_prompts_becomes_tracks(
     machine: Callable[..., Result], sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """The limit's minute and the pauses are both a fifteenth of what they are; one prompt fails."""
-    prompts = [f"prompt number {n}, with 'quotes' and $dollars" for n in range(10)]
-    (tmp_path / "prompts.txt").write_text(
-        "\n".join([*prompts, "please fail", "--a last line without an end"])
-    )
-    machine(block("while IFS"), speed=20)
-    assert [post.json["tags"] for post in sandbox.posts()] == [
-        *prompts,
-        "please fail",
-        "--a last line without an end",
-    ]
-    assert {post.status for post in sandbox.posts()} == {202}
+    """Under limits a fifteenth as long as they are; one fails. The second run pays nothing."""
+    prompts = [f"prompt number {n}, with 'quotes' and $dollars" for n in range(11)]
+    (tmp_path / "prompts.txt").write_text("\n".join(["# twelve", *prompts, "please fail"]))
+    dry, script = block("--dry-run").splitlines()
+    assert "to submit" in machine(dry).stdout
+    for _ in range(2):
+        result = machine(script, speed=15, check=1)
+        assert result.stdout.endswith("Generated 11 of 12 track(s)\n")
+    accepted = [post.json["tags"] for post in sandbox.posts() if post.status == 202]
+    assert accepted == [*prompts, "please fail"]
     assert len(list((tmp_path / "tracks").glob("*.mp3"))) == 11
-    assert (tmp_path / "unfinished.txt").read_text() == "please fail\n"
+    result = machine(block(".data.errors[] |"), speed=15, check=1)
+    assert result.stdout == "line 13: Generation failed: the prompt asked for it\n"
+
+
+@pytest.mark.needs("bash")
+def test_a_table_of_prompts_becomes_tracks(
+    machine: Callable[..., Result], sandbox: Sandbox, tmp_path: Path
+) -> None:
+    (tmp_path / "jingles.csv").write_text(block("prompt,", "csv"))
+    machine(block("jingles.csv"), speed=15)
+    jingle, piano = [post.json for post in sandbox.posts()]
+    assert (jingle["duration"], jingle["bpm"], jingle["key"]) == (30, 96, "D")
+    assert (piano["duration"], piano["key"]) == (90, "C")
+    assert (tmp_path / "jingle.mp3").exists()
 
 
 @pytest.mark.needs("bash")

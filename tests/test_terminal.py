@@ -18,7 +18,7 @@ from unicodedata import combining
 import jumping_clock
 import pyte
 import pytest
-from commands import COMMANDS, TRACK, add_sound_effect
+from commands import COMMANDS, TRACK, add_sound_effect, write_prompts
 from conftest import Process, Result, Runner
 from pyte.screens import wcwidth
 from sandbox import Sandbox
@@ -195,6 +195,7 @@ def test_no_line_wraps_and_nothing_is_left_behind(
     ft: Runner, library: Sandbox, columns: int, line: str, code: int
 ) -> None:
     add_sound_effect(library)
+    write_prompts(ft)
     result = ft.tty(*shlex.split(line), columns=columns, speed=20, check=code).finish()
     assert "internal error" not in result.stdout
     check_lines(result, columns)

@@ -69,6 +69,7 @@ def safe(text: str) -> None:
 
 
 def run(ft: Runner, *argv: str, **how: Any) -> Result:
+    commands.write_prompts(ft)
     result = jumping_clock.run(ft, *argv, **how)
     assert result.code in (0, 1, 2, 3), repr(result)
     assert "Traceback" not in result.stderr and "internal error" not in result.stderr, repr(result)

@@ -51,6 +51,7 @@ COMMANDS = [  # in the order of `ft help`
     Command("me", "", READS, fields=True),
     Command("generate", "lofi chill piano", SUBMITS, quiet=True, fields=True),
     Command("instrumental", "slow piano", SUBMITS, quiet=True, fields=True),
+    Command("batch", "--yes prompts.txt", SUBMITS, asks=True),
     Command("list", "", READS, quiet=True, fields=True),
     Command("get", TRACK, READS, takes_ids=True, fields=True),
     Command("download", TRACK, READS, takes_ids=True, quiet=True),
@@ -99,12 +100,24 @@ def add_sound_effect(sandbox: Sandbox) -> None:
     sandbox.sound_effects[EFFECT].update(requestedDuration=3, webhook=None)
 
 
+def write_prompts(ft: Runner) -> None:
+    """Write the file of the example of `ft batch`."""
+    (ft.cwd / "prompts.txt").write_text("lofi chill piano\n")
+
+
+def prepare(ft: Runner, command: Command) -> None:
+    """Make what the example of a command needs."""
+    if command.name.startswith("sfx "):
+        add_sound_effect(ft.sandbox)
+    if command.name == "batch":
+        write_prompts(ft)
+
+
 def run(ft: Runner, command: Command, *flags: str, **how: Any) -> Result:
     """Run the example of a command with these flags behind it."""
     if command.name in ("auth login", "auth logout") and sys.platform != "linux":
         pytest.skip("elsewhere than on Linux this would change the real keychain")
-    if command.name.startswith("sfx "):
-        add_sound_effect(ft.sandbox)
+    prepare(ft, command)
     if "--stdin" in command.argv:
         how.setdefault("stdin", ft.sandbox.key)
     if command.effect == SUBMITS:
