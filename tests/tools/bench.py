@@ -10,6 +10,7 @@
     downloads    throughput of 1 MB and 1 GB on loopback
     requests     how many requests 250 ids take under the real limit of 60 a minute
     library      `ft download --all` of 1,000 and 10,000 tracks under that limit, and the rerun
+    batch        processor time and requests of `ft batch` for 1,000 and 10,000 lines, and its pace
     keyring      the key from a keyring
 
 All of them run if none is named. Every command of a table runs once a round, in turn, so that a
@@ -523,6 +524,61 @@ def library(machine: Machine, sandbox: Sandbox, rounds: int) -> None:
                 row(f"{size:,}, {title}", *counts, usage.wall, usage.busy, usage.peak / MB)
 
 
+def batch(machine: Machine, sandbox: Sandbox, rounds: int) -> None:
+    """A file of prompts whose tracks are all made, the same once more, and only the start of it."""
+    row("", "processor, s", "× its tenth", "submissions", "other requests", "of the media")
+    before: dict[str, float] = {}
+    for size in (1000, 10_000):
+        with tempfile.TemporaryDirectory() as directory, Sandbox(
+            library=False, rate_limits=False, queue_limit=size, track_bytes=1000, seconds=0.01
+        ) as service:
+            machine.use(service.api_url)
+            service.keys["pro"].pack = size
+            file = Path(directory) / "prompts.csv"
+            rows = (f"song {n},{60 + n % 100},named/{n}.mp3\n" for n in range(size))
+            file.write_text("prompt,bpm,output\n" + "".join(rows))
+            command = [*machine.forms["ft.pyz"], "batch", str(file), "-y", "-o", f"{directory}/out"]
+            for title, flags in (
+                (f"start of {size:,} lines (--dry-run)", ["--dry-run"]),
+                (f"batch of {size:,}", []),
+                (f"the same once more, {size:,}", []),
+            ):
+                sent = len(service.requests)
+                busy = machine.measure([*command, *flags]).busy
+                made = service.requests[sent:]
+                posts = sum(request.method == "POST" for request in made)
+                media = sum(request.origin == "media" for request in made)
+                tenth = before.get(title[:5])
+                before[title[:5]] = busy
+                ratio_to_tenth = busy / tenth if tenth else ""
+                row(
+                    title,
+                    busy,
+                    ratio_to_tenth,
+                    *map(str, (posts, len(made) - posts - media, media)),
+                )
+    batch_pace(machine)
+
+
+def batch_pace(machine: Machine) -> None:
+    """Thirty lines under the real limits, which takes three minutes."""
+    with tempfile.TemporaryDirectory() as directory, Sandbox(
+        library=False, track_bytes=1000, seconds=20
+    ) as service:
+        machine.use(service.api_url)
+        file = Path(directory) / "prompts.txt"
+        file.write_text("".join(f"song {n}\n" for n in range(30)))
+        command = [*machine.forms["ft.pyz"], "batch", str(file), "-y", "-o", f"{directory}/out"]
+        minutes = machine.measure(command).wall / 60
+        api = [request for request in service.requests if request.origin == "api"]
+    posts = [request for request in api if request.method == "POST"]
+    refused = sum(request.status == 429 for request in posts)
+    print()
+    row("", "minutes", "submissions", "refused (429)", "reads a minute")
+    reads = (len(api) - len(posts)) / minutes
+    row("batch of 30, 20 s each, 5 at once", minutes, str(len(posts)), str(refused), reads)
+
+
 def keyring(machine: Machine, sandbox: Sandbox, rounds: int) -> None:
     """One request with the key from the environment, and with the key from a keyring."""
     if not all(map(shutil.which, ("dbus-run-session", "gnome-keyring-daemon", "secret-tool"))):
@@ -623,7 +679,7 @@ def compare_downloads(machine: Machine, sandbox: Sandbox, rounds: int, address: 
 
 
 def main() -> None:
-    everything = (starts, tls, pages, tracks, growth, downloads, requests, library, keyring)
+    everything = (starts, tls, pages, tracks, growth, downloads, requests, library, batch, keyring)
     parts = {part.__name__: part for part in everything}
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
