@@ -1,5 +1,5 @@
 # make            builds ft.pyz, the one file that runs anywhere
-# make test       the whole suite with coverage, as python3 tests/run.py runs it
+# make test       the whole suite, as python3 tests/run.py runs it; with coverage from Python 3.12 on
 # make check      linters, types and names
 # make bench      what users wait for, beside curl
 # make long       500 generations with faults, 10,000 odd answers, 100 kills, 100 chaotic servers

@@ -10,7 +10,7 @@ one that starts fast. Marked `both_forms`, it runs a second time against ft.py. 
   `windows_ft` are skipped elsewhere than on Windows, whatever FT_REQUIRE_ALL says: it is in no
   package of Debian.
 - FT_REQUIRE_ALL=1: a missing program that a test `needs` is a failure, not a skip.
-- FT_COVERAGE=DIRECTORY: measures the ft.py processes; `data` there is what `coverage report` reads.
+- FT_COVERAGE=DIRECTORY: measures the processes; `data` there is what `coverage report` reads.
 """
 
 from __future__ import annotations

@@ -163,6 +163,9 @@ def test_ft_is_a_command_of_the_shell(ft: Runner) -> None:
     assert result.stdout == ft("--version").stdout.upper()
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 12) or sys.executable != PYTHON, reason="coverage needs Python 3.12"
+)
 def test_the_lines_that_a_process_runs_are_measured(
     ft: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,9 +5,9 @@ The tests put this directory on PYTHONPATH of only those processes that need it.
 
 - FT_TEST_SPEED=N: `time.sleep(s)` sleeps s/N, and then the clocks have advanced by s. They keep
   their speed otherwise, so that no deadline comes sooner because the machine is slow.
-- FT_COVERAGE=DIRECTORY: the numbers of the lines of ft.py that run are added to a file there. The
-  package coverage would take ten times as long to start as ft does, once for each of many hundred
-  processes.
+- FT_COVERAGE=DIRECTORY: the numbers of the lines of ft.py that run are added to a file there, from
+  Python 3.12 on. The package coverage would take ten times as long to start as ft does, once for
+  each of some thousand processes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import FrameType
+    from types import CodeType
     from typing import Any, Callable
 
 
@@ -52,17 +52,25 @@ def measure(directory: str) -> None:
     module = os.path.normpath(os.path.join(here, "..", "..", "..", "ft.py"))
     measured = (module, "ft.pyz/ft.py")  # the second is how bytecode names it
     lines = set()
+    monitoring = sys.monitoring
 
-    def on_line(frame: FrameType, event: str, argument: Any) -> Any:
-        lines.add(frame.f_lineno)
-        return on_line
+    def on_start(code: CodeType, offset: int) -> Any:
+        if code.co_filename in measured:
+            monitoring.set_local_events(monitoring.COVERAGE_ID, code, monitoring.events.LINE)
+        return monitoring.DISABLE  # for this code, once is enough
 
-    def on_call(frame: FrameType, event: str, argument: Any) -> Any:
-        return on_line if frame.f_code.co_filename in measured else None
+    def on_line(code: CodeType, number: int) -> Any:
+        lines.add(number)
+        return monitoring.DISABLE
+
+    monitoring.use_tool_id(monitoring.COVERAGE_ID, "ft")
+    monitoring.register_callback(monitoring.COVERAGE_ID, monitoring.events.PY_START, on_start)
+    monitoring.register_callback(monitoring.COVERAGE_ID, monitoring.events.LINE, on_line)
+    monitoring.set_events(monitoring.COVERAGE_ID, monitoring.events.PY_START)
 
     @atexit.register
     def save() -> None:
-        sys.settrace(None)
+        monitoring.set_events(monitoring.COVERAGE_ID, 0)
         try:
             with open(
                 os.path.join(directory, f"{os.getpid()}.lines"), "a", encoding="ascii"
@@ -70,9 +78,6 @@ def measure(directory: str) -> None:
                 file.write(" ".join(map(str, lines)) + "\n")
         except OSError:  # some tests take away what writing needs
             pass
-
-    threading.settrace(on_call)
-    sys.settrace(on_call)
 
 
 if "FT_TEST_SPEED" in os.environ:
