@@ -1962,7 +1962,7 @@ class KeyFile:
                 try_remove(temporary)
             for path in self._leftovers():
                 # A younger one may belong to another login that is under way.
-                if time.time() - os.lstat(path).st_mtime > 60:
+                if file_age(path) > 60:
                     try_remove(path)
         except OSError as error:
             raise FtError(f"cannot store the key in {self.path}: {error.strerror}") from None
@@ -1996,6 +1996,14 @@ class KeyFile:
                 ]
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+
+def file_age(path: str) -> float:
+    """Return the seconds since a file was changed, or 0 if it is gone."""
+    try:
+        return time.time() - os.lstat(path).st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def remove_if_exists(path: str) -> bool:
@@ -5452,9 +5460,15 @@ def print_queued(ft: Context, document: Json) -> None:
     record = document["data"]
     if ft.args.fields:
         return print_fields(ft.console, [record], ft.args.fields)
-    if ft.args.quiet:
-        return ft.console.print(record["id"])
-    ft.console.print(f"Queued. id={record['id']} status={field_text(record, 'status')}")
+    report_queued(ft.console, record)
+
+
+def report_queued(console: Console, record: Json) -> None:
+    """Print what was submitted: with -q the id alone."""
+    if console.quiet:
+        console.print(record["id"])
+    else:
+        console.print(f"Queued. id={record['id']} status={field_text(record, 'status')}")
 
 
 # The library
@@ -7087,12 +7101,10 @@ class BatchReport:
     def done_count(self) -> int:
         return len(self._done)
 
-    def done(self, line: BatchLine, news: str = "") -> None:
-        """Count a line that is done, and print `news` about it."""
+    def done(self, line: BatchLine) -> None:
+        """Count a line that is done."""
         self._done[line.key] = line.history.get("path")
         self._tally.succeeded()
-        if news and not self._as_json:
-            self.console.print(news)
 
     def missed(self, line: BatchLine, error: BaseException) -> None:
         """Warn of a line that will not be done by this run."""
@@ -7389,8 +7401,9 @@ class Batch:
             self._poll_interval = POLL_INTERVAL
             self._next_poll = max(self._next_poll, time.monotonic() + POLL_INTERVAL)
             if not self.waits:
-                status = field_text(record, "status")
-                self.report.done(line, f"Queued. id={record['id']} status={status}")
+                self.report.done(line)
+                if not self.args.json:
+                    report_queued(self.console, record)
 
     def _refused(self, line: BatchLine, error: NetworkError | ApiError) -> None:
         """Deal with a submission that failed."""
@@ -7506,7 +7519,9 @@ class Batch:
             self.report.missed(line, error)
         else:
             self._write(line, "saved", path=os.path.abspath(path), output=line.output)
-            self.report.done(line, f"Saved to {path}")
+            self.report.done(line)
+            if not self.args.json:
+                report_saved(self.console, path)
 
     # What is printed
 
@@ -7653,6 +7668,7 @@ def plural(count: int, noun: str) -> str:
     WEBHOOK,
     YES_FLAG,
     flag("--dry-run", "print what would be done for each line, and send nothing"),
+    flag("-q --quiet", "print the paths only, or with --no-wait the ids, and no progress"),
     flag("--json", "print what was generated, and what was not, as JSON"),
     examples=[
         "ft batch prompts.txt -o tracks/ --yes",

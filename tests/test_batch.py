@@ -463,6 +463,17 @@ def test_json(ft: Runner) -> None:
     assert data["errors"] == [{"line": 2, "id": ft.sandbox.book[1], "error": why}]
 
 
+def test_quiet(ft: Runner) -> None:
+    write(ft, "one\ntwo\n")
+    result = batch(ft, "-q", "--no-wait", check=0)
+    assert result.stdout.split() == ft.sandbox.book
+    assert result.stderr == ""
+    result = batch(ft, "-q", check=0)
+    assert sorted(result.stdout.split()) == tracks(ft.cwd)
+    assert result.stderr == ""
+    assert len(ft.sandbox.posts()) == 2
+
+
 # --- lost answers ---------------------------------------------------------------------------------
 
 

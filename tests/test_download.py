@@ -616,14 +616,16 @@ def test_a_full_disk_ends_a_download_of_many(ft: Runner, small_disk: Path) -> No
     ft.sandbox.track_bytes = 40_000
     ids = [ft.sandbox.add_generation()["id"] for _ in range(60)]
     result = ft("download", *ids, "-o", "disk/", check=1)
-    assert "\nDownloaded 3 of 60 track(s)\n" in result.stdout
-    assert "warning: 56 tracks: not downloaded\n" in result.stderr
+    saved = len(list(small_disk.glob("*.mp3")))  # four at a time compete for the room
+    assert 0 < saved < 4
+    assert f"\nDownloaded {saved} of 60 track(s)\n" in result.stdout
+    assert re.search("warning: 5[0-9] tracks: not downloaded\n", result.stderr)
     assert (
         "hint: to get the rest, run the same command again with `--skip-existing`\n"
         in result.stderr
     )
     assert "No space left on device" in result.stderr.splitlines()[-1]
-    assert len(names(small_disk)) == 3
+    assert len(names(small_disk)) == saved
     assert len(media(ft.sandbox)) <= 3 + 2 * 4
 
 

@@ -10,6 +10,8 @@ from commands import IN_DRAFTS, SUBMITTING, TRACK, WITH_QUIET, Command, each, ru
 from conftest import Runner
 from sandbox import Sandbox
 
+ONE_AT_A_TIME = [command for command in SUBMITTING if command.name != "batch"]
+
 
 @each(WITH_QUIET)
 def test_not_together_with_json(ft: Runner, command: Command) -> None:
@@ -67,7 +69,7 @@ def test_nothing_is_no_argument(ft: Runner) -> None:
 # --- what is made ---------------------------------------------------------------------------------
 
 
-@each(SUBMITTING)
+@each(ONE_AT_A_TIME)
 def test_the_path_only(ft: Runner, here: Path, command: Command) -> None:
     """The note with the paid id stays, on stderr."""
     result = run(ft, command, "-q", check=0)
@@ -79,7 +81,7 @@ def test_the_path_only(ft: Runner, here: Path, command: Command) -> None:
     assert paid in line or command.name == "sfx generate"
 
 
-@each(SUBMITTING)
+@each(ONE_AT_A_TIME)
 def test_the_id_only_without_waiting(ft: Runner, here: Path, command: Command) -> None:
     result = run(ft, command, "-q", "--no-wait", "-o", "x.mp3", check=0)
     record = ft.sandbox.posts()[-1]
@@ -119,14 +121,20 @@ def test_ctrl_c_says_that_the_track_still_costs(ft: Runner, sandbox: Sandbox) ->
     ]
 
 
-def test_ctrl_c_during_a_submission_says_that_it_may_cost(ft: Runner, sandbox: Sandbox) -> None:
-    held = sandbox.hold("/v1/generations", method="POST", work=True)
+@pytest.mark.parametrize(
+    ("work", "told"),
+    [(False, "the submission may have been accepted"), (True, "still costs its credit")],
+)
+def test_ctrl_c_during_a_submission_says_that_it_may_cost(
+    ft: Runner, sandbox: Sandbox, work: bool, told: str
+) -> None:
+    held = sandbox.hold("/v1/generations", method="POST", work=work)
     process = ft.start("generate", "a song", "-q", check=130)
     sandbox.wait_for(lambda request: request.method == "POST")
     process.send_signal(signal.SIGINT)
     result = process.finish()
     held.release()
-    assert "the submission may have been accepted" in result.stderr
+    assert told in result.stderr
 
 
 # --- downloads ------------------------------------------------------------------------------------

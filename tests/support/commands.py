@@ -51,7 +51,7 @@ COMMANDS = [  # in the order of `ft help`
     Command("me", "", READS, fields=True),
     Command("generate", "lofi chill piano", SUBMITS, quiet=True, fields=True),
     Command("instrumental", "slow piano", SUBMITS, quiet=True, fields=True),
-    Command("batch", "--yes prompts.txt", SUBMITS, asks=True),
+    Command("batch", "--yes prompts.txt", SUBMITS, asks=True, quiet=True),
     Command("list", "", READS, quiet=True, fields=True),
     Command("get", TRACK, READS, takes_ids=True, fields=True),
     Command("download", TRACK, READS, takes_ids=True, quiet=True),

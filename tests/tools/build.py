@@ -17,7 +17,7 @@ ft.exe is for Windows: the launcher that pip, pipx and uv put before a command, 
 Python, and the archive of ft.pyz. The launcher comes from the installed package `distlib`.
 install.ps1 replaces the line with one that names the Python of the machine.
 
-Six bytecodes take half a megabyte. Packed into one xz they took half of that, but each start had to
+Six bytecodes take 0.8 MB. Packed into one xz they took half of that, but each start had to
 unpack those of all newer Pythons first, which took as long as starting Python.
 """
 
