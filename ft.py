@@ -3994,7 +3994,8 @@ class Workers:
 
         try:
             if not self._threads:
-                return self._shield.call(self._attempt, self._waiting.get_nowait())  # type: ignore[no-any-return]
+                outcome: Outcome = self._shield.call(self._attempt, self._waiting.get_nowait())
+                return outcome
             # Before Python 3.9, a timeout of 0 can wait for ever.
             return self._ended.get(block=seconds > 0, timeout=seconds)
         except queue.Empty:
