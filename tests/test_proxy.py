@@ -149,6 +149,15 @@ def test_no_proxy_is_honoured(ft: Runner, service: Sandbox, tls: Tls, name: str)
     assert proxy.heads == [] and "through the proxy" not in result.stderr
 
 
+def test_ranges_of_no_proxy_are_not_for_names(ft: Runner, service: Sandbox, tls: Tls) -> None:
+    """As with curl, which does not resolve a name to look it up."""
+    url = service.api_url.replace("127.0.0.1", "localhost")
+    with Proxy() as proxy:
+        env = environ(tls, f"http://{proxy.host}", NO_PROXY="127.0.0.0/8")
+        ft("me", "--base-url", url, env=env, check=0)
+    assert len(proxy.heads) == 1
+
+
 @pytest.mark.parametrize("name", ["10.0.0.0/8", "::/0", "127.0.0.2/32", "127.0.0.0/99", "/", ":"])
 def test_no_proxy_that_names_others(ft: Runner, service: Sandbox, tls: Tls, name: str) -> None:
     with Proxy() as proxy:

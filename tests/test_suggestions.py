@@ -124,7 +124,7 @@ def test_a_prompt_that_begins_with_dashes_is_told_how(ft: Runner) -> None:
 
 @pytest.mark.parametrize("argv", ["generate x", "instrumental x", "sfx generate x"])
 @pytest.mark.parametrize(
-    "flag", ["-du", "-out", "-output", "-outpt", "-json", "-out=x.mp3", "-no-wait"]
+    "flag", ["-ou", "-out", "-output", "-outpt", "-json", "-out=x.mp3", "-no-wait"]
 )
 def test_a_long_flag_with_one_dash_never_costs_a_credit(ft: Runner, argv: str, flag: str) -> None:
     assert "unknown flag -" in ft(*argv.split(), flag, check=2).stderr

@@ -342,6 +342,13 @@ def test_a_pipe_gets_neither_colours_nor_cuts(ft: Runner, library: Sandbox) -> N
     assert "\x1b" not in result.stdout + result.stderr + piped + ft("get", "x", check=1).stderr
 
 
+@pytest.mark.parametrize(("value", "cells"), [("50", 50), ("0", 80), ("x", 80), ("", 80)])
+def test_columns_wins_over_the_width_of_the_terminal(ft: Runner, value: str, cells: int) -> None:
+    shown = ft.tty("list", columns=80, env={"COLUMNS": value}, check=0).finish().stdout
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).split("\r\n")
+    assert cells - 20 < max(len(line) for line in lines if line.isascii()) <= cells
+
+
 def test_a_dumb_terminal_gets_no_spinner(ft: Runner) -> None:
     out = ft.tty("generate", "dark trap", env={"TERM": "dumb"}, speed=15, check=0).finish().stdout
     assert "\x1b" not in out
