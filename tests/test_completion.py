@@ -66,22 +66,22 @@ CASES: dict[str, list[str]] = {
 }
 
 
-def start(directory: Path, *argv: str, stdin: str | None = None, terminal: bool = False) -> Process:
+def start(ft: Runner, *argv: str, stdin: str | None = None, terminal: bool = False) -> Process:
     """Start a shell that finds no programs but ft, and ls, which fish lists files with."""
-    programs = directory / "bin"
+    programs = ft.cwd / "bin"
     programs.mkdir(exist_ok=True)
     if not (programs / "ls").exists():
         (programs / "ls").symlink_to(shutil.which("ls") or "")
-        (programs / "ft").write_text(f'#!/bin/sh\nexec {PYTHON} {ROOT / "ft.py"} "$@"\n')
+        (programs / "ft").write_text(f'#!/bin/sh\nexec {shlex.join(ft.argv)} "$@"\n')
         (programs / "ft").chmod(0o755)
-    env = {"PATH": str(programs), "HOME": str(directory), "LC_ALL": "C.UTF-8", "TERM": "dumb"}
+    env = {"PATH": str(programs), "HOME": str(ft.cwd), "LC_ALL": "C.UTF-8", "TERM": "dumb"}
     if os.environ.get("FT_COVERAGE"):
         env.update(PYTHONPATH=str(FAST_CLOCK), FT_COVERAGE=os.environ["FT_COVERAGE"])
     program = shutil.which(argv[0]) or argv[0]
     return Process(
         [program, *argv[1:]],
         env=env,
-        cwd=directory,
+        cwd=ft.cwd,
         stdin=stdin,
         terminal=(50, 200) if terminal else None,
         check=0,
@@ -115,7 +115,7 @@ end
 """
 
 
-def bash(directory: Path, lines: Sequence[str]) -> list[list[str]]:
+def bash(ft: Runner, lines: Sequence[str]) -> list[list[str]]:
     def quoted(line: str) -> str:
         words = [
             part for word in line.split(" ") for part in re.split("(=)", word) if part or not word
@@ -123,13 +123,13 @@ def bash(directory: Path, lines: Sequence[str]) -> list[list[str]]:
         return " ".join(map(shlex.quote, words))
 
     typed = "".join(f"{quoted(line)}\n" for line in lines)
-    result = start(directory, "bash", "--norc", "-c", BASH, stdin=typed).finish()
+    result = start(ft, "bash", "--norc", "-c", BASH, stdin=typed).finish()
     assert result.stderr == ""
     return [line.split() for line in result.stdout.splitlines()]
 
 
-def zsh(directory: Path, lines: Sequence[str], load: str = "source ./script") -> list[list[str]]:
-    process = start(directory, "zsh", "-f", "-i", terminal=True)
+def zsh(ft: Runner, lines: Sequence[str], load: str = "source ./script") -> list[list[str]]:
+    process = start(ft, "zsh", "-f", "-i", terminal=True)
     process.send(ZSH.format(load=load))
     process.expect("ready")
     found = []
@@ -142,9 +142,9 @@ def zsh(directory: Path, lines: Sequence[str], load: str = "source ./script") ->
     return found
 
 
-def fish(directory: Path, lines: Sequence[str]) -> list[list[str]]:
+def fish(ft: Runner, lines: Sequence[str]) -> list[list[str]]:
     typed = "".join(f"{line}\n" for line in lines)
-    result = start(directory, "fish", "--no-config", "-c", FISH, stdin=typed).finish()
+    result = start(ft, "fish", "--no-config", "-c", FISH, stdin=typed).finish()
     assert result.stderr == ""
     found = [line.split() for line in result.stdout.splitlines()]
     # Where nothing begins with what is typed, fish offers what merely has its letters somewhere.
@@ -154,7 +154,7 @@ def fish(directory: Path, lines: Sequence[str]) -> list[list[str]]:
     ]
 
 
-Shell = Callable[[Path, Sequence[str]], List[List[str]]]
+Shell = Callable[[Runner, Sequence[str]], List[List[str]]]
 
 every_shell = pytest.mark.parametrize(
     "shell",
@@ -172,7 +172,7 @@ def script(ft: Runner, name: str) -> str:
 @every_shell
 def test_commands_flags_and_choices_are_completed(ft: Runner, shell: Shell) -> None:
     script(ft, shell.__name__)
-    for (typed, expected), offered in zip(CASES.items(), shell(ft.cwd, list(CASES))):
+    for (typed, expected), offered in zip(CASES.items(), shell(ft, list(CASES))):
         assert sorted(offered) == sorted(expected), typed
 
 
@@ -181,7 +181,7 @@ def test_every_flag_of_every_command_is_offered(ft: Runner, shell: Shell) -> Non
     script(ft, shell.__name__)
     texts = [ft("help", *name.split(), check=0).stdout for name in NAMES]
     lines = [f"ft {name} --" for name in NAMES]
-    for name, text, offered in zip(NAMES, texts, shell(ft.cwd, lines)):
+    for name, text, offered in zip(NAMES, texts, shell(ft, lines)):
         flags = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", text, re.MULTILINE)
         assert "--api-key" in flags
         assert sorted(offered) == sorted(flags), name
@@ -194,7 +194,7 @@ def test_zsh_loads_it_from_fpath(ft: Runner) -> None:
     load = "fpath=($PWD/functions $fpath) && compinit -D -u"
     typed = ["ft auth ", "ft generate --key=C", "ft --config scr", "ft --config=scr"]
     expected = [verbs("auth"), ["C", "C#"], ["script"], ["script"]]
-    assert zsh(ft.cwd, typed, load) == expected
+    assert zsh(ft, typed, load) == expected
 
 
 @pytest.mark.needs("fish")
@@ -212,7 +212,7 @@ def test_fish_shows_what_a_command_does_and_completes_values_after_an_equals_sig
         "ft get my",
     ]
     line = "; ".join(["source ./script", *(f"complete -C {shlex.quote(words)}" for words in typed)])
-    result = start(ft.cwd, "fish", "--no-config", "-c", line).finish()
+    result = start(ft, "fish", "--no-config", "-c", line).finish()
     assert result.stdout.splitlines() == [
         "auth\tSign in and out",
         "--status=completed",
@@ -227,7 +227,7 @@ def test_bash_completes_at_the_prompt(ft: Runner) -> None:
     """A real readline: words broken at =, file names with their own quoting."""
     script(ft, "bash")
     (ft.cwd / "my song.mp3").touch()
-    process = start(ft.cwd, "bash", "--norc", "-i", terminal=True)
+    process = start(ft, "bash", "--norc", "-i", terminal=True)
     process.send("PS1=; source ./script; ft() { printf '<%s>' \"$@\"; }; echo rea''dy\n")
     process.expect("ready")
     for typed, words in {
@@ -281,7 +281,7 @@ def test_powershell_completes_whatever_the_case(ft: Runner, path: str | None) ->
         (programs / "ft.exe").write_bytes(build.launcher()[0] + shebang + build.archive(files))
         env = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
     else:
-        start(ft.cwd, "true").finish()
+        start(ft, "true").finish()
     argv = [path, "-NoProfile", "-ExecutionPolicy", "Bypass", "-Command", POWERSHELL]
     typed = "".join(f"{line}\n" for line in cases)
     result = Process(argv, env=env, cwd=ft.cwd, stdin=typed, check=0).finish()
@@ -310,7 +310,7 @@ def test_the_script_is_sound(ft: Runner, shell: Shell) -> None:
     """Its own shell finds no fault in it, and it is ASCII for whatever the terminal speaks."""
     script(ft, shell.__name__)
     assert (ft.cwd / "script").read_bytes().isascii()
-    result: Result = start(ft.cwd, shell.__name__, "-n", "./script").finish()
+    result: Result = start(ft, shell.__name__, "-n", "./script").finish()
     assert (result.stdout, result.stderr) == ("", "")
 
 

@@ -390,7 +390,7 @@ def test_few_descriptors(ft: Runner, here: Path, count: int) -> None:
     """Whole files and failures that are reported, and nothing else."""
     ids = [str(ft.sandbox.add_generation(prompt=f"song {n}")["id"]) for n in range(6)]
     program = ["prlimit", f"--nofile={count}", *ft.argv]
-    result = ft.start("download", *ids, _program=program).finish()
+    result = ft.start("download", *ids, _program=program, speed=20).finish()
     whole = {f"song-{n}-{track[:8]}.mp3": ft.sandbox.track(track) for n, track in enumerate(ids)}
     for name in names(here):
         assert (here / name).read_bytes() == whole[name]
