@@ -4803,9 +4803,8 @@ class Context:
 
     @cached_property
     def base_url(self) -> str:
-        configured = (
-            self.settings.base_url
-        )  # even beside the flag: a broken file is always an error
+        # Even beside the flag, because a broken file is always an error.
+        configured = self.settings.base_url
         if self.args.base_url is not None:
             return parse_base_url(self.args.base_url, "--base-url")
         return (configured or BASE_URL).rstrip("/")

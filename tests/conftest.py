@@ -54,13 +54,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Build ft.pyz once for the whole run: xdist's workers are given the path of the
     controller's.
     """
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # in the background of a shell; ft would inherit it
+    # Ignored in the background of a shell, and ft would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if (
-        not WINDOWS and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    ):  # under nohup, which still protects the tests
+    # Ignored under nohup, which still protects the tests.
+    if not WINDOWS and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda number, frame: None)
     if hasattr(config, "workerinput"):
         config.ft_pyz = config.workerinput["ft_pyz"]  # type: ignore[attr-defined]

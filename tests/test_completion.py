@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-from pathlib import Path
 from typing import Callable, List, Sequence
 
 import build

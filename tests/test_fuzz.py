@@ -63,10 +63,8 @@ class Answer(NamedTuple):
 
 TRACK, OTHER = "8f14e45f-ceea-467f-a0e6-b1c7d1d1a3f0", "07e8d430-2310-4c57-87a8-cf1e6db376f7"
 KEY = Account("pro", "pro").key
-MEDIA, API = (
-    "http://127.0.0.1:MEDIA",
-    "http://127.0.0.1:APIAT",
-)  # the ports are filled in, with five digits
+# The ports are filled in, with five digits.
+MEDIA, API = "http://127.0.0.1:MEDIA", "http://127.0.0.1:APIAT"
 ADDRESSES = [
     f"{MEDIA}/audio/{TRACK}.mp3",
     f"{MEDIA}/x.mp3",

@@ -39,9 +39,8 @@ TOOLS = [
     "tr",
     "uname",
 ]
-REAL_PYTHON = os.path.realpath(
-    PYTHON
-)  # a link to a virtual environment's own would not know its library
+# A link to a virtual environment's own would not know its library.
+REAL_PYTHON = os.path.realpath(PYTHON)
 
 
 def across_shells(name: str, first: Any, *others: Any) -> pytest.MarkDecorator:
@@ -851,9 +850,8 @@ def test_a_truncated_script_runs_nothing(unchanged: Installer, tmp_path: Path, s
     for length in [*range(0, len(complete), 37), *last_line]:
         result = run(length)
         assert result.stdout == b"", length
-        assert result.returncode != 0 or length < begins, (
-            length
-        )  # half of it is an error, not a success
+        # Half of it is an error, not a success.
+        assert result.returncode != 0 or length < begins, length
     assert not log.exists()
     assert unchanged.server.requests == []
     assert run(len(complete)).returncode == 1  # the canaries do sing
@@ -866,9 +864,8 @@ def test_a_signal_leaves_everything_as_it_was(unchanged: Installer, shell: str, 
     number = getattr(signal, name)
     unchanged.server.cut.add("/0.2.0/ft.pyz")
     unchanged.server.hold = True
-    before = signal.signal(
-        number, signal.SIG_DFL
-    )  # what is ignored here, as under nohup, no shell can trap
+    # What is ignored here, as under nohup, no shell can trap.
+    before = signal.signal(number, signal.SIG_DFL)
     process = unchanged.start(shell=shell, check=128 + number)
     signal.signal(number, before)
     assert unchanged.server.held.wait(20)
@@ -1132,9 +1129,8 @@ def test_another_ft_earlier_on_path_is_warned_of(install: Installer, shell: str)
         result.stderr == f"warning: `ft` is {other}/ft, which comes before {install.bin} on PATH\n"
     )
     assert install(shell=shell, path=f"{install.tools}:{install.bin}:{other}").stderr == ""
-    result = install(
-        shell=shell, path=f"{install.tools}::{install.bin}", cwd=other
-    )  # an empty entry: where one is
+    # An empty entry is the working directory.
+    result = install(shell=shell, path=f"{install.tools}::{install.bin}", cwd=other)
     assert result.stderr == f"warning: `ft` is ./ft, which comes before {install.bin} on PATH\n"
 
 

@@ -45,9 +45,8 @@ def test_stopped_at_random_moments(ft: Runner, tmp_path: Path, number: int) -> N
         ids = tracks[: choice.choice([1, 3])]
         running = ft.start("-v", "download", *ids, cwd=out)
         if number != signal.SIGKILL:
-            running.expect(
-                "> GET "
-            )  # before, Python may say that it was interrupted, in its own words
+            # Before, Python may say that it was interrupted, in its own words.
+            running.expect("> GET ")
         time.sleep(choice.uniform(0, longest))  # no event tells a random moment
         running.send_signal(number)
         result = running.finish()

@@ -61,9 +61,8 @@ def test_version_and_help_import_nothing_costly(ft: Runner, argv: list[str]) -> 
 
 
 def test_the_version_of_either_form_imports_no_more_than_its_form_needs(ft: Runner) -> None:
-    new = imported(ft, "--version") - of_the_interpreter(
-        ft, "import importlib.util"
-    )  # as for every zipapp
+    # Every zipapp needs importlib.util.
+    new = imported(ft, "--version") - of_the_interpreter(ft, "import importlib.util")
     assert not new & {"urllib", "ssl", "subprocess", "ctypes", "dataclasses", "typing", "json"}
 
 

@@ -31,9 +31,8 @@ def archive(version: str, source: str = FT, shebang: bytes = b"#!/usr/bin/env py
     buffer = io.BytesIO(shebang)
     buffer.seek(0, io.SEEK_END)
     with zipfile.ZipFile(buffer, "a") as zipped:
-        zipped.writestr(
-            zipfile.ZipInfo("__main__.py"), "import ft\nft.main()\n"
-        )  # dated 1980: always the same
+        # ZipInfo dates files 1980, so the archive is always the same.
+        zipped.writestr(zipfile.ZipInfo("__main__.py"), "import ft\nft.main()\n")
         zipped.writestr(
             zipfile.ZipInfo("ft.py"), source.replace("{version}", version) + "#" * 250_000
         )
