@@ -57,6 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Ignored in the background of a shell, and ft would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not WINDOWS and signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     # Ignored under nohup, which still protects the tests.
     if not WINDOWS and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda number, frame: None)
