@@ -8223,8 +8223,8 @@ complete -c ft -F -n '__ft_complete | string match -q "<path>"'
     # The = keeps PowerShell from dropping an empty word. Its own `ft` is an alias of Format-Table.
     "powershell": r"""Register-ArgumentCompleter -Native -CommandName ft, ft.exe -ScriptBlock {
     param($current, $ast, $cursor)
-    $words = $ast.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursor } |
-        Select-Object -Skip 1 | ForEach-Object { "$_" }
+    $words = @($ast.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursor } |
+        Select-Object -Skip 1 | ForEach-Object { "$_" })
     $ft = Get-Command ft -CommandType Application | Select-Object -First 1
     & $ft __complete powershell @words "=$current" | ForEach-Object {
         $word, $text = $_ -split "`t"

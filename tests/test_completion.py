@@ -263,6 +263,7 @@ def test_powershell_completes_whatever_the_case(ft: Runner, path: str | None) ->
         pytest.skip("needs a PowerShell, which no package of Debian contains")
     cases = {
         **CASES,
+        "ft generate --key A": ["A", "A#", "auto"],
         "ft PLAYLIST M": ["move"],
         "ft list --STATUS C": ["completed"],
         "ft list --status=c": ["--status=completed"],
