@@ -148,6 +148,7 @@ MAX_ATTEMPTS = 4
 MAX_REDIRECTS = 5
 MAX_INTERIM_ANSWERS = 20  # of 1xx, before the final one
 MAX_HEADERS = 100  # of one answer, and trailers as many
+MAX_STALE_PAGES = 3  # of a list, in a row with nothing new
 MIN_IDS_FOR_PAGES = 8  # for fewer records, asking for each costs less than turning list pages
 MAX_HINT_IDS = 20  # in a command to paste
 MAX_BULK_IDS = 100  # in one request
@@ -504,6 +505,10 @@ def format_size(count: Any) -> str:
         if round(count, 1) < 1000 or unit == "GB":
             break
     return f"{count:.1f} {unit}"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def slugify(text: str) -> str:
@@ -889,6 +894,21 @@ def shorten_id(identifier: str) -> str:
     return identifier if len(identifier) <= SHORT_ID_WIDTH else identifier[:9] + "..."
 
 
+def is_ready(descriptor: int, seconds: float, for_writing: bool = False) -> bool:
+    """Wait until a descriptor can be read or written, or failed; return False if that takes longer.
+
+    Raises OSError or ValueError if that cannot be known.
+    """
+    import select
+
+    if descriptor < 1024 or not hasattr(select, "poll"):  # all that select can wait for
+        waiting = [descriptor]
+        return any(select.select(*([], waiting) if for_writing else (waiting, []), [], seconds))
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT if for_writing else select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
 class Output:
     """A descriptor to write to, past Python's buffers.
 
@@ -943,10 +963,8 @@ class Output:
     def _has_room(self) -> bool:
         """Wait until something can be written, and return whether to go on."""
         while self._step != sys.maxsize and not self.is_discarded:
-            import select
-
             # In short steps: Python notices a signal that comes just before select only after it.
-            if select.select([], [self._raw], [], 0.2)[1]:
+            if is_ready(self._raw.fileno(), 0.2, for_writing=True):
                 break
             self.is_discarded = time.monotonic() > self.deadline
         return not self.is_discarded
@@ -1002,6 +1020,7 @@ class Console:
     def __init__(self) -> None:
         self.verbose = False
         self.quiet = False
+        self.global_flags: list[str] = []
         environ = os.environ
         self.no_color = bool(environ.get("NO_COLOR")) or environ.get("CLICOLOR") == "0"
         # For `ft list | less -R`.
@@ -1037,11 +1056,21 @@ class Console:
         Raises BrokenPipeError if the reader of stdout went away, FtError for other failures, and
         the same once more for whatever comes after a failure.
         """
+        self._write_result(partial(self._stdout.write_text, redact(text)))
+
+    def print_path(self, path: str) -> None:
+        """Print a path for a script: its own bytes, whatever the encoding of stdout lacks."""
+        if os.name == "nt":
+            self.print_raw(f"{path}\n")
+        else:
+            self._write_result(partial(self._stdout.write, os.fsencode(path) + b"\n"))
+
+    def _write_result(self, write: Callable[[], None]) -> None:
         self.clear_status()
         if self._output_failure:
             raise self._output_failure
         try:
-            self._stdout.write_text(redact(text))
+            write()
             self._stdout.confirm()
         except OSError as error:
             self._fail_output(error)
@@ -1160,10 +1189,13 @@ class Console:
     def message(self, label: str, text: str, colour: str, command: Sequence[str] = ()) -> None:
         """Print a labelled message on stderr: prose, and then perhaps a command.
 
-        Prose is wrapped to fit the terminal. The command never is, because it is to be pasted.
+        Prose is wrapped to fit the terminal. The command never is, because it is to be pasted. It
+        asks the same service as this one, with `global_flags`.
         """
         self._last_message = time.monotonic()
         line = self._wrap(f" {sanitise(text)}", len(label) + 1) if text else ""
+        if command[:1] == ("ft",):
+            command = ("ft", *self.global_flags, *command[1:])
         if command:
             line += (": " if text else " ") + sanitise(quote_command(*command))
         self._print_message(self.style(f"{label}:", colour, sys.stderr) + line)
@@ -1285,11 +1317,9 @@ def wait_for_input() -> None:
 
     Python notices a signal that comes just before a read only when that returns.
     """
-    import select
-
     if os.name != "nt":
         os.read(sys.stdin.fileno(), 0)  # fails where it can never be read
-        while not select.select([sys.stdin], [], [], 1.0)[0]:
+        while not is_ready(sys.stdin.fileno(), 1.0):
             pass
 
 
@@ -1441,13 +1471,13 @@ def home_directory() -> str:
 
 
 def expand_home(path: str) -> str:
-    """Return a path as a shell would expand it: a leading `~/` is the home directory.
+    """Return a path as a shell would expand it: `~`, or a leading `~/`, is the home directory.
 
     `--output=~/x.mp3`, quotes and variables keep a shell from doing it. `~user` is left alone.
     Raises UsageError if there is no home directory.
     """
     separators = ("/", "\\") if os.name == "nt" else ("/",)
-    if path[:1] == "~" and path[1:2] in separators:
+    if path == "~" or (path[:1] == "~" and path[1:2] in separators):
         return os.path.join(home_directory(), path[2:])
     return path
 
@@ -1497,7 +1527,8 @@ def is_visible(path: str) -> bool:
 
 # The characters of RFC 3986, without user names: a password in a URL would end up in logs.
 URL_PATTERN = (
-    r"(?P<scheme>(?i:https?))://(?P<host>[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\])"
+    r"(?P<scheme>(?i:https?))://"
+    r"(?P<host>([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\])"
     r"(:(?P<port>[0-9]{1,5}))?"
     r"(?P<path>/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?(?P<query>\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?"
 )
@@ -1614,7 +1645,7 @@ def parse_key(text: str, source: str) -> str:
     key = text.strip()
     if not re.fullmatch(KEY_PATTERN, key):
         raise UsageError(
-            f"the API key from {source} is malformed: {len(key)} characters",
+            f"the API key from {source} is malformed: {plural(len(key), 'character')}",
             "a key is `ft_live_` and 32 letters or digits, 40 characters in all",
         )
     return key
@@ -1948,8 +1979,8 @@ class KeyFile:
         umask = os.umask(0o077)  # makedirs applies its mode to the last directory only
         try:
             os.makedirs(directory, exist_ok=True)
-            # Any other name is a directory of the user's, whose mode is none of our business.
-            if os.path.basename(directory) == "finetuning":
+            # The mode of a directory that the user has named is none of our business.
+            if not os.environ.get("FINETUNING_CONFIG_HOME"):
                 os.chmod(directory, 0o700)
             try:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -2152,17 +2183,20 @@ def parse_http_date(value: str) -> float | None:
         return None
 
 
-def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for, or None if it asks for no wait.
+def parse_retry_after(headers: http.client.HTTPMessage) -> float | None:
+    """Return the seconds that the header Retry-After asks for, or None if it asks for no wait.
 
-    The value is a whole number of seconds or an HTTP date (RFC 9110, 10.2.3).
+    The value is a whole number of seconds or an HTTP date (RFC 9110, 10.2.3), by the clock of the
+    server, which its Date tells: the one of this machine may be wrong.
     """
+    value = headers.get("Retry-After")
     if value is None:
         return None
     if re.fullmatch("[0-9]{1,9}", value.strip(), re.ASCII):
         return clean_delay(float(value))
     date = parse_http_date(value)
-    return None if date is None else clean_delay(date - time.time())
+    now = parse_http_date(headers.get("Date", "")) or time.time()
+    return None if date is None else clean_delay(date - now)
 
 
 def clean_delay(seconds: float) -> float | None:
@@ -3007,8 +3041,6 @@ class HttpClient:
 
     def _take_kept(self, request: Any) -> Any:
         """Return an idle connection that is still open and quiet, or None."""
-        import select
-
         idle = self._kept.get(self._route(request), []) if request.reuse else []
         while True:
             try:
@@ -3019,10 +3051,10 @@ class HttpClient:
             try:
                 # A connection that has something to read was closed, or answers unasked. TLS may
                 # have decrypted more than was read; select does not see that.
-                is_quiet = not select.select([sock], [], [], 0)[0]
+                is_quiet = not is_ready(sock.fileno(), 0.0)
                 if is_quiet and not (hasattr(sock, "pending") and sock.pending()):
                     return connection
-            except (OSError, ValueError):  # too many descriptors for select
+            except (OSError, ValueError):
                 pass
             connection.close()
 
@@ -3096,7 +3128,7 @@ class HttpClient:
     @staticmethod
     def _refusal(response: Response) -> NetworkError:
         """Return the error for a status that is neither a file nor a redirect."""
-        delay = parse_retry_after(response.headers.get("Retry-After"))
+        delay = parse_retry_after(response.headers)
         failure = NetworkError(
             f"HTTP {response.status} from {response.host}",
             "" if delay is None else f"retry after {delay:.0f} s",
@@ -3209,24 +3241,28 @@ class Api:
     ) -> Iterator[Json]:
         """Yield the documents of all pages from `offset` on, with each record only once.
 
-        Tracks made meanwhile push old ones to the next page, where they would come again.
+        Tracks made meanwhile push old ones to the next page, where they would come again. Raises
+        NetworkError if the service says that there are more, but not where: some would be missing.
         """
         known: set[str] = set()
+        stale_pages = 0  # in a row
         while True:
             document = self.list_records(kind, retry, limit=99, offset=offset or None, **query)
             data = document["data"]
-            fresh = [
-                record for record in data[kind.list_field] if field_text(record, "id") not in known
-            ]
+            shown = data[kind.list_field]
+            fresh = [record for record in shown if field_text(record, "id") not in known]
             known.update(field_text(record, "id") for record in fresh)
             data[kind.list_field] = fresh
             yield document
             following = data.get("nextOffset")
-            # A page without anything new would be the first of endless repetitions.
-            if not fresh or data.get("hasMore") is not True or not isinstance(following, int):
+            if data.get("hasMore") is not True or not shown:
                 return
-            if following <= offset:
-                return
+            stale_pages = 0 if fresh else stale_pages + 1
+            is_further = type(following) is int and following > offset
+            if not is_further or stale_pages > MAX_STALE_PAGES:
+                raise NetworkError(
+                    "unexpected reply from the service: more records, but no next page", final=True
+                )
             offset = following
 
     def bulk_delete(self, ids: list[str]) -> Json:
@@ -3338,7 +3374,7 @@ class Api:
         if not isinstance(error, dict):
             error = {}
         message, code = error.get("message"), error.get("code")
-        delay = parse_retry_after(response.headers.get("Retry-After"))
+        delay = parse_retry_after(response.headers)
         if delay is None and is_number(error.get("retryAfter")) and error["retryAfter"] < 1e9:
             delay = clean_delay(float(error["retryAfter"]))
         if not isinstance(message, str) or not message:
@@ -3527,11 +3563,11 @@ class PartFile:
     """Write a download to a hidden temporary file and rename it into place once it is complete.
 
     So a failed download never damages an existing file. All methods raise FtError if the file
-    system refuses. `name` is the path as the user gave it.
+    system refuses. `name` is the path as the user gave it, `title` what errors call it.
     """
 
     def __init__(self, part_files: PartFiles, path: str, suffix: str) -> None:
-        self.name = path
+        self.name = self.title = path
         self._part_files = part_files
         self._suffix = suffix
         self._path = self.hidden_path = ""  # until it is started
@@ -3554,13 +3590,13 @@ class PartFile:
                 return
             fault = find_windows_fault(self.name) if os.name == "nt" else ""
             if fault:
-                raise FtError(f"cannot write {self.name}: {fault}")
+                raise FtError(f"cannot write {self.title}: {fault}")
             self._path = resolve_links(self.name)
             directory, name = os.path.split(self._path)
             os.makedirs(directory, exist_ok=True)
             self._check_target()
             if is_protected(directory):  # new files can be made there, but not renamed
-                raise FtError(f"cannot write {self.name}: its directory is immutable")
+                raise FtError(f"cannot write {self.title}: its directory is immutable")
             self.hidden_path = os.path.join(directory, hidden_name(directory, name, self._suffix))
             self._part_files.start(self, self._make)
         except (OSError, ValueError) as error:
@@ -3587,7 +3623,7 @@ class PartFile:
     def _refused(self, error: Exception) -> FtError:
         is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         kind = DiskFull if is_full else FtError
-        return kind(f"cannot write {self.name}: {getattr(error, 'strerror', None) or error}")
+        return kind(f"cannot write {self.title}: {getattr(error, 'strerror', None) or error}")
 
     def write(self, data: bytes) -> None:
         try:
@@ -3624,6 +3660,10 @@ class PartFile:
             replace_file(self.hidden_path, self._path)
         except OSError as error:
             why = error.strerror or str(error)
+            if not os.path.lexists(self.hidden_path):
+                raise FtError(
+                    f"cannot write {self.title}: its hidden file or directory was moved or removed"
+                ) from None
             raise UnusableTarget(self.name, why, self._keep(), is_kept=True) from None
 
     def _keep(self) -> str:
@@ -3669,6 +3709,18 @@ def find_descriptor(path: str) -> int | None:
     return None
 
 
+def is_closed_stream(descriptor: int) -> bool:
+    """Return whether a descriptor was closed (`>&-`), so that the null device stands in for it."""
+    streams = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
+    return descriptor < len(streams) and streams[descriptor] is None
+
+
+def require_stdout() -> None:
+    """Raise FtError if stdout is closed: what a script pays for would be lost."""
+    if is_closed_stream(1):
+        raise FtError("cannot write output: stdout is closed")
+
+
 def is_stdout(output: str | None) -> bool:
     return output is not None and (output == "-" or find_descriptor(output) == 1)
 
@@ -3710,6 +3762,8 @@ class StreamFile:
         if descriptor is None:
             if os.name != "nt" and not os.access(self.name, os.W_OK):
                 raise FtError(f"cannot write {self.name}: {os.strerror(errno.EACCES)}")
+        elif is_closed_stream(descriptor):
+            raise FtError(f"cannot write {self.name}: it is closed")
         elif os.isatty(descriptor):
             raise UsageError(
                 "will not write an MP3 to a terminal", "redirect stdout, or give -o a file"
@@ -3856,6 +3910,8 @@ def check_destination(console: Console, part_files: PartFiles, output: str | Non
         if isinstance(file, StreamFile):
             file.check()
         else:
+            if path != output:  # a name that nobody knows
+                file.title = f"a track into {output or 'the working directory'}"
             file.restart()
 
 
@@ -3893,8 +3949,8 @@ class Resume:
             self._etag = ""
             raise NetworkError(f"{response.host} did not go on where the track broke off")
 
-    def require_end(self, host: str) -> None:
-        """Raise NetworkError unless the whole file has arrived, and something at all."""
+    def require_end(self, host: str, expected: float) -> None:
+        """Raise NetworkError unless the whole file has arrived, with `expected` bytes or more."""
         if self.total is not None and self.position != self.total:
             self._etag = ""
             raise NetworkError(
@@ -3902,14 +3958,19 @@ class Resume:
             )
         if not self.position:
             raise NetworkError(f"an empty track from {host}", final=True)
+        if self.position < expected:
+            raise NetworkError(
+                f"a track of {self.position} bytes from {host}, not of {expected}", final=True
+            )
 
 
 def download_file(
-    http: HttpClient, url: str, file: PartFile | StreamFile, progress: Progress
+    http: HttpClient, url: str, file: PartFile | StreamFile, progress: Progress, expected: float
 ) -> None:
     """Download `url` into `file`, going on where the connection broke if that is safe.
 
-    Raises NetworkError if the network fails for good, FtError if the file cannot be written.
+    `expected` is the least number of bytes that it must have. Raises NetworkError if the network
+    fails for good, FtError if the file cannot be written.
     """
     retries = Retries(http.console, READ, http.public_gate)
     resume = Resume()
@@ -3929,10 +3990,12 @@ def download_file(
                     data = response.read(READ_SIZE)
                     if not data:
                         break
+                    if not resume.position:
+                        refuse_page(response, data)
                     file.write(data)
                     resume.position += len(data)
                     progress.add_bytes(len(data))
-                resume.require_end(response.host)
+                resume.require_end(response.host, expected)
             file.commit()
             return
         except NetworkError as failure:
@@ -3946,10 +4009,19 @@ def check_is_audio(response: Response) -> None:
         raise NetworkError(f"{response.host} sent an encoded track", final=True)
     content_type = response.content_type
     if content_type.startswith("text/") or re.search(r"\b(json|xml|html)$", content_type):
-        raise NetworkError(
-            f"unexpected reply from {response.host} (HTTP {response.status}, {content_type})",
-            final=True,
-        )
+        raise no_track(response)
+
+
+def refuse_page(response: Response, beginning: bytes) -> None:
+    """Raise NetworkError if a body begins as a page or a document does, and no track."""
+    if re.match(rb"\s*(<[!?a-zA-Z]|\{)", beginning):
+        raise no_track(response)
+
+
+def no_track(response: Response) -> NetworkError:
+    content_type = response.content_type or "no type"
+    facts = f"HTTP {response.status}, {content_type}"
+    return NetworkError(f"unexpected reply from {response.host} ({facts})", final=True)
 
 
 # --- 8. Workflows --------------------------------------------------------------------------------
@@ -4251,6 +4323,8 @@ class Recovery:
             error.command = self._command
             if isinstance(error, UnusableTarget):  # the same command would fail again
                 error.command = resume_command(self.kind, self._identifier, error.instead)
+        elif error and not isinstance(error, BrokenPipeError):  # a bug of our own
+            self.console.hint("the track is not lost", self._command)
 
     def _explain_stop(self) -> None:
         if not self._command:
@@ -4274,11 +4348,15 @@ class Recovery:
 
 def resume_command(kind: Kind, identifier: str, output: str | None = None) -> tuple[str, ...]:
     """Return the words of the command that waits for a track and downloads it."""
-    words = kind.words("download", identifier, "--wait")
+    return (*kind.words("download", identifier, "--wait"), *output_words(output))
+
+
+def output_words(output: str | None) -> tuple[str, ...]:
+    """Return the flag -o for a command to paste."""
     if output is None:
-        return words
+        return ()
     # A path that begins with a dash would be taken for a flag.
-    return (*words, f"--output={output}") if re.match("-.", output) else (*words, "-o", output)
+    return (f"--output={output}",) if re.match("-.", output) else ("-o", output)
 
 
 def note_clamped(console: Console, body: Json, record: Json, title: str = "") -> None:
@@ -4361,8 +4439,10 @@ def save_track(
     owner = owners.setdefault(path, identifier)
     if owner != identifier:
         raise FtError(f"{path} is the name of {owner} too")
+    size = record.get("fileSize")
+    expected = size if is_number(size) and size < 1e12 else 0  # whatever is no size does not count
     with open_destination(ft.console, ft.part_files, path) as file:
-        download_file(ft.http, url, file, progress)
+        download_file(ft.http, url, file, progress, expected)
     return path
 
 
@@ -4469,7 +4549,7 @@ def report_saved(console: Console, path: str) -> None:
     if path == "-":
         console.note("Saved to stdout")
     elif console.quiet:
-        console.print_raw(f"{path}\n")  # unescaped, because a script uses it
+        console.print_path(path)
     else:
         console.print(f"Saved to {path}")
 
@@ -4571,6 +4651,12 @@ class Tally:
         return EXIT_NETWORK if is_network else EXIT_ERROR
 
 
+def empty_outcome(args: argparse.Namespace) -> dict[str, list[Json]]:
+    """Return what `ft download --json` prints under `data`, before anything is saved."""
+    skipped: dict[str, list[Json]] = {"skipped": []} if args.skip_existing else {}
+    return {"saved": [], "errors": [], **skipped}
+
+
 def save_several(ft: Context, ids: list[str], saver: TrackSaver, progress: Progress) -> int:
     """Save tracks a few at a time, report what became of each, and return the exit code.
 
@@ -4578,17 +4664,18 @@ def save_several(ft: Context, ids: list[str], saver: TrackSaver, progress: Progr
     disk and a network that is down end it too.
     """
     failure: BaseException | None = None
-    left = dict.fromkeys(ids)
+    left = dict.fromkeys(ids)  # what nothing has become of yet
+    rest = dict.fromkeys(ids)  # what is not saved, but may be by another run
     tally = Tally(ft.console, "Downloaded", len(ids))
-    data: dict[str, list[Json]] = {"saved": [], "errors": []}
-    if ft.args.skip_existing:
-        data["skipped"] = []
+    data = empty_outcome(ft.args)
     with ft.console.shield as shield:
         try:
             for identifier, path, error in for_each_in_threads(
                 ids, saver.save, shield, progress.draw
             ):
                 del left[identifier]
+                if not error or is_hopeless(error):
+                    del rest[identifier]
                 if error:
                     progress.end_file()
                     tally.failed(identifier, error)
@@ -4613,24 +4700,28 @@ def save_several(ft: Context, ids: list[str], saver: TrackSaver, progress: Progr
             data["errors"] += [{"id": identifier, "error": why} for identifier in left]
         try:
             tally.finish({"data": data} if ft.args.json else None)
-            if isinstance(failure, (FtError, StopSignal)) and left:
-                hint_at_rest(ft, list(left))
+            if isinstance(failure, (FtError, StopSignal)) and rest:
+                hint_at_rest(ft, list(rest))
         finally:
             if failure:
                 raise failure
     return tally.exit_code_if_all_are_needed()
 
 
+def is_hopeless(error: BaseException) -> bool:
+    """Return whether a track would fail to download once more: the service refuses it."""
+    return isinstance(error, ApiError) and error.status < 500 and error.status != 429
+
+
 def hint_at_rest(ft: Context, ids: list[str]) -> None:
-    """Say how to download the tracks that were left out when the saving ended."""
+    """Say how to download the tracks that were not saved when the saving ended."""
     args = ft.args
     if not args.id or len(ids) > MAX_HINT_IDS:
         how = "" if args.skip_existing else " with `--skip-existing`"
         return ft.console.hint(f"to get the rest, run the same command again{how}")
     words = args.command.kind.words("download", *ids)
     switches = [f"--{name}" for name in ("wait", "metadata") if getattr(args, name)]
-    output = () if args.output is None else ("-o", args.output)
-    ft.console.hint("to get the rest", (*words, *switches, *output))
+    ft.console.hint("to get the rest", (*words, *switches, *output_words(args.output)))
 
 
 def find_records(api: Api, kind: Kind, ids: Sequence[str]) -> dict[str, Json]:
@@ -5133,7 +5224,10 @@ def ask_for_key(console: Console, args: argparse.Namespace) -> tuple[str, str]:
     import getpass
 
     try:
-        return getpass.getpass("Paste your API key: ", sys.stderr), "the prompt"
+        text = getpass.getpass("Paste your API key: ", sys.stderr)
+        if not text.strip():
+            raise UsageError("no API key given", f"get one at {KEY_URL}")
+        return text, "the prompt"
     except (EOFError, UnicodeError, StopSignal) as error:
         sys.stderr.write("\n")  # getpass leaves its line open
         if isinstance(error, StopSignal):
@@ -5346,6 +5440,8 @@ def read_lyrics(console: Console, args: argparse.Namespace, stdin_is_taken: bool
     """Return the lyrics of --lyrics or --lyrics-file. Raises UsageError as `read_prompt` does."""
     lyrics: str = args.lyrics
     if args.lyrics_file is not None:
+        if not args.lyrics_file:
+            raise UsageError("--lyrics-file needs a file")
         if lyrics:
             raise UsageError("--lyrics and --lyrics-file cannot be used together")
         if args.lyrics_file == "-" and stdin_is_taken:
@@ -5407,8 +5503,11 @@ def make_track(ft: Context, args: argparse.Namespace, submission: Submission) ->
         return print_request(ft, submission)
     waits = not (args.no_wait or args.webhook)
     saves = waits and not args.json and not args.fields
+    # Before the credit is spent.
     if saves:
-        check_destination(console, ft.part_files, args.output)  # before the credit is spent
+        check_destination(console, ft.part_files, args.output)
+    else:
+        require_stdout()
     # A missing key, which is found here, is no reason to say that something may have been accepted.
     sending = Sending(ft.console, ft.api, submission)
     if args.output is not None and not saves:
@@ -5452,9 +5551,7 @@ def submission_url(ft: Context, submission: Submission) -> str:
 
 
 def print_queued(ft: Context, document: Json) -> None:
-    """Print what the service has accepted. Raises FtError if stdout is closed (`>&-`)."""
-    if sys.__stdout__ is None:  # the null device stands in, where a paid id would be lost
-        raise FtError("cannot write output: stdout is closed")
+    """Print what the service has accepted."""
     if ft.args.json:
         return ft.console.print_json(document)
     record = document["data"]
@@ -5708,7 +5805,7 @@ def download_tracks(ft: Context, args: argparse.Namespace) -> int | None:
         if not ids:
             ft.console.note("nothing to download: no completed tracks")
             if args.json:
-                ft.console.print_json({"data": {"saved": [], "errors": []}})
+                ft.console.print_json({"data": empty_outcome(args)})
             return None
     if not ft.console.has_status_line:
         title = ids[0] if len(ids) == 1 else f"{len(ids)} tracks"
@@ -5824,14 +5921,14 @@ def print_prompts(ft: Context, ids: list[str]) -> None:
 
 
 def parse_id(identifier: str, what: str = "id") -> str:
-    """Return an id as it is given. Raises UsageError if it cannot be one."""
+    """Return an id, a UUID in lower case. Raises UsageError if it cannot be one."""
+    if "ft_live_" in identifier:
+        raise UsageError("that is an API key, not an id")
     if not identifier or re.search(r"[\s/\x00-\x1f\x7f\ud800-\udfff]", identifier):
         raise UsageError(f"not a usable {what}: {identifier!r}")
     if identifier in (".", ".."):
         raise UsageError(f"not a usable {what}: {identifier!r}")
-    if re.search(KEY_LIKE_PATTERN, identifier):
-        raise UsageError("that is an API key, not an id")
-    return identifier
+    return identifier.lower() if re.fullmatch(UUID_PATTERN, identifier) else identifier
 
 
 def expand_ids(
@@ -5868,7 +5965,7 @@ def find_beginnings(
     console: Console, short_ids: set[str], pages: Iterable[list[Json]]
 ) -> dict[str, list[str]]:
     """Return the ids that begin with each of `short_ids`, for those that begin any."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {}  # ids in order, each once
     lengths = {len(short) for short in short_ids}
     for number, records in enumerate(pages if short_ids else ()):
         if number == 2:
@@ -5877,8 +5974,8 @@ def find_beginnings(
             for length in lengths:
                 beginning = full[:length].lower()
                 if beginning in short_ids:
-                    found.setdefault(beginning, []).append(full)
-    return found
+                    found.setdefault(beginning, {})[full] = None
+    return {beginning: list(ids) for beginning, ids in found.items()}
 
 
 def playlist_pages(api: Api, playlist: str) -> Iterator[list[Json]]:
@@ -5952,6 +6049,8 @@ def find_playlists(ft: Context, *words: str) -> list[str]:
 
     Raises UsageError if no playlist has the name, or more than one.
     """
+    if not all(word.strip() for word in words):
+        raise UsageError("the name of the playlist is empty")
     is_known = all(re.fullmatch(UUID_PATTERN, word) for word in words)
     playlists = [] if is_known else ft.api.get_playlists()["data"]["playlists"]
     return [find_playlist(ft.console, word, playlists) for word in words]
@@ -6406,7 +6505,9 @@ def run_installer(argv: list[str], script: bytes) -> None:
     except OSError as error:
         raise FtError(f"cannot run the install script: {error.strerror}; {stays}") from None
     if process.returncode:
-        raise FtError(f"the install script failed (exit {process.returncode}); {stays}")
+        code = process.returncode
+        how = f"signal {-code}" if code < 0 else f"exit {code}"
+        raise FtError(f"the install script failed ({how}); {stays}")
 
 
 def require_version(place: str, version: str) -> None:
@@ -7630,10 +7731,6 @@ def is_free(path: str) -> bool:
     return False
 
 
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 # The command
 
 
@@ -8110,7 +8207,9 @@ def parse_command_line(argv: Sequence[str]) -> argparse.Namespace:
             raise UsageError(f"argument {i} is not valid text") from None
     line = CommandLine(argv)
     if line.wants_version:
-        return argparse.Namespace(command=None, verbose=False, no_color=False)
+        return argparse.Namespace(
+            command=None, verbose=False, no_color=False, config=None, base_url=None
+        )
     if line.wants_help or not line.command:
         raise HelpRequested(help_text(line.name))
     line.check_count()
@@ -8483,6 +8582,11 @@ def run_command(console: Console, part_files: PartFiles, argv: Sequence[str]) ->
     console.verbose = args.verbose
     console.quiet = getattr(args, "quiet", False)
     console.no_color = console.no_color or args.no_color
+    console.global_flags = [
+        f"--{name}={value}"
+        for name, value in (("config", args.config), ("base-url", args.base_url))
+        if value is not None
+    ]
     if args.command is None:
         console.print(f"ft {__version__}")
         return 0

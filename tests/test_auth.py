@@ -80,10 +80,11 @@ def test_ctrl_c_at_the_prompt_stores_nothing(ft: Runner) -> None:
 
 
 @linux
-def test_end_of_file_at_the_prompt_is_a_usage_error(ft: Runner) -> None:
+@pytest.mark.parametrize("typed", ["\x04", "\r", "  \r"], ids=ascii)
+def test_nothing_at_the_prompt_is_a_usage_error(ft: Runner, typed: str) -> None:
     process = ft.tty("auth", "login", key=None, check=2)
     process.expect("Paste your API key: ")
-    process.send("\x04")
+    process.send(typed)
     assert process.finish().screen()[1].startswith("error: no API key given")
 
 

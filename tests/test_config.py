@@ -139,6 +139,7 @@ def test_a_key_is_stored_below_the_home_directory(ft: Runner, here: Path) -> Non
         (["-o", "~/x.mp3"], "x.mp3"),
         (["-o~/new/x.mp3"], "new/x.mp3"),
         (["-o", "~/new/"], "new/*.mp3"),
+        (["-o", "~"], "*.mp3"),
         (["-o", "~root/x.mp3"], "here/~root/x.mp3"),
         (["-o", "x~/~.mp3"], "here/x~/~.mp3"),
     ],
@@ -235,7 +236,11 @@ def test_a_configuration_that_cannot_be_read_is_exit_2(ft: Runner) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", [*REFUSED, *NO_SCHEME, "https://example.com?x=1", "https://example.com/#x"]
+    "url",
+    [
+        *(*REFUSED, *NO_SCHEME, "https://example.com?x=1", "https://example.com/#x"),
+        *("https://..", "https://.example.com", "https://a..b", f"https://{'x' * 64}.com"),
+    ],
 )
 def test_a_base_url_that_a_key_must_not_be_sent_to_is_exit_2(ft: Runner, url: str) -> None:
     flag = ft("me", "--base-url", url, check=2)

@@ -105,6 +105,14 @@ def test_a_line_of_ids_ends_at_a_line_feed_only(ft: Runner, separator: str) -> N
     assert deletions(ft) == []
 
 
+@pytest.mark.parametrize("broken", ["{}\n{}", "{} {}", "{}/{}"])
+def test_a_key_in_place_of_an_id_is_not_shown(ft: Runner, broken: str) -> None:
+    """Not even one that a terminal has broken in two."""
+    key = ft.sandbox.key
+    result = ft("get", broken.format(key[:20], key[20:]), check=2)
+    assert result.stderr == "error: that is an API key, not an id\n"
+
+
 @pytest.mark.parametrize("stdin", ["", "\n\n", "a b\n", "../x\n", b"\xff\xfe\n"], ids=repr)
 def test_an_empty_stdin_or_one_with_other_things_is_exit_2(ft: Runner, stdin: str | bytes) -> None:
     assert ft("delete", "--yes", "-", stdin=stdin, check=2).stderr.startswith("error: ")

@@ -13,6 +13,7 @@ import re
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Callable, Iterator
 from urllib.parse import quote
@@ -174,6 +175,7 @@ def test_a_shorter_track_that_starts_over_keeps_nothing_of_the_longer_one(
     whole = answer("200 OK", shorter, f"Content-Length: {len(shorter)}", 'ETag: "two"')
     ft.sandbox.fault("raw", origin="media", data=first_half(ft.sandbox, track, *etag))
     ft.sandbox.fault("raw", origin="media", data=whole)
+    ft.sandbox.generations[track]["fileSize"] = None
     download(ft, track, "-o", "song.mp3")
     assert len(shorter) < CUT
     assert (here / "song.mp3").read_bytes() == shorter
@@ -464,6 +466,28 @@ def test_its_mode_is_the_umask_s(ft: Runner, here: Path, track: str, mask: str) 
 
 
 @posix
+def test_a_track_that_is_shorter_than_its_record_says(ft: Runner, here: Path, track: str) -> None:
+    """Whole as far as HTTP can tell: the file of a host that has lost some of it."""
+    ft.sandbox.generations[track]["fileSize"] = len(ft.sandbox.track(track)) + 1
+    (here / "song.mp3").write_bytes(OLD)
+    result = ft("download", track, "-o", "song.mp3", check=3)
+    size = len(ft.sandbox.track(track))
+    assert f"error: a track of {size} bytes from 127.0.0.1:" in result.stderr
+    assert (here / "song.mp3").read_bytes() == OLD
+
+
+@pytest.mark.parametrize("page", [" \r\n<!DOCTYPE html>", "<html>", "<?xml ?>", '{"error": 1}'])
+def test_a_page_that_is_called_a_track(ft: Runner, here: Path, track: str, page: str) -> None:
+    """As hotels and companies put them in place of anything."""
+    ft.sandbox.generations[track]["fileSize"] = None
+    kind = {"type": "application/octet-stream", "status": 200}
+    ft.sandbox.fault("body", origin="media", data=page, **kind)
+    (here / "song.mp3").write_bytes(OLD)
+    result = ft("download", track, "-o", "song.mp3", check=3)
+    assert "error: unexpected reply from 127.0.0.1:" in result.stderr
+    assert (here / "song.mp3").read_bytes() == OLD
+
+
 def test_through_a_link(ft: Runner, here: Path, track: str) -> None:
     """The link stays one; its target is replaced, or made when it dangles."""
     (here / "far").mkdir()
@@ -588,6 +612,26 @@ def test_a_hidden_file_that_cannot_be_removed_at_first_is_removed_at_the_end(
     assert names(here) == ["song.mp3"]
 
 
+@pytest.mark.parametrize("command", ["download", "generate"])
+def test_a_hidden_file_that_somebody_moves_away(ft: Runner, here: Path, command: str) -> None:
+    """No whole track is anywhere, and none is said to be."""
+    track = ft.sandbox.add_generation()["id"]
+    fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)
+    argv = ("download", track) if command == "download" else ("generate", "a song")
+    running = ft.start(*argv, "-o", "song.mp3", check=1)
+    assert fault.reached.wait(20)
+    deadline = time.monotonic() + 20
+    while not names(here):
+        assert time.monotonic() < deadline
+    for name in names(here):
+        (here / name).unlink()
+    fault.release()
+    result = running.finish()
+    error = "error: cannot write song.mp3: its hidden file or directory was moved or removed\n"
+    assert error in result.stderr
+    assert command == "download" or result.stderr.endswith(" --wait -o song.mp3\n")
+
+
 @pytest.fixture
 def small_disk(here: Path) -> Iterator[Path]:
     disk = here / "disk"
@@ -608,6 +652,17 @@ def test_a_full_disk(ft: Runner, small_disk: Path, track: str) -> None:
     assert f"ft download {ft.sandbox.book[0]} --wait -o disk/song.mp3" in result.stderr
     assert (small_disk / "song.mp3").read_bytes() == OLD
     assert names(small_disk) == ["song.mp3"]
+
+
+@pytest.mark.needs("mount", "umount")
+def test_what_did_not_fit_is_among_the_rest(ft: Runner, small_disk: Path) -> None:
+    """And not only what was not begun. What the service refuses is not."""
+    ft.sandbox.track_bytes = 60_000
+    ids = [str(ft.sandbox.add_generation()["id"]) for _ in range(10)]
+    result = ft("download", "nope", *ids, "-o", "disk/", check=1)
+    (command,) = re.findall("hint: to get the rest: ft (download .*)", result.stderr)
+    saved = {path.stem[-8:] for path in small_disk.glob("*.mp3")}
+    assert sorted(command.split()[1:-2]) == sorted(i for i in ids if i[:8] not in saved)
 
 
 @pytest.mark.needs("mount", "umount")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import signal
 from pathlib import Path
 
@@ -56,6 +58,22 @@ def test_json_names_what_was_saved_and_what_was_not(ft: Runner, here: Path) -> N
     document = ft("download", track, "-o", "x.mp3", "--json", check=0).json
     assert document == {"data": {"saved": [{"id": track, "path": "x.mp3"}], "errors": []}}
     ft("download", track, "-o", "-", "--json", check=2)
+
+
+def test_a_hint_asks_the_same_service_and_can_be_pasted(ft: Runner, here: Path) -> None:
+    """A directory whose name begins with a dash, a config.json and a base URL of one's own."""
+    (config,) = ft.config_dir.iterdir()
+    for flag in (f"--config={config}", f"--base-url={ft.sandbox.api_url}"):
+        fault = ft.sandbox.fault("stall", origin="media", times=None, where="start")
+        process = ft.start(flag, "download", *make(ft, 2), "--output=-d/", check=130)
+        assert fault.reached.wait(20)
+        process.send_signal(signal.SIGINT)
+        stderr = process.finish().stderr
+        fault.release()
+        (command,) = re.findall("^hint: to get the rest: ft (.*)$", stderr, re.MULTILINE)
+        ft.sandbox.heal()
+        assert shlex.split(command)[:2] == [flag, "download"]
+        assert ft(*shlex.split(command), check=0).stdout.count("Saved to -d/") == 2
 
 
 def test_ctrl_c_says_how_to_get_the_rest(ft: Runner, here: Path) -> None:

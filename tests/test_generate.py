@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jumping_clock
 import pytest
 from commands import SUBMITTING, Command, each
 from conftest import Runner
@@ -298,8 +299,27 @@ def test_in_a_directory_that_is_gone(ft: Runner) -> None:
     ft.config_dir.rename(ft.home / "conf")
     env = {"FINETUNING_CONFIG_HOME": str(ft.home / "conf")}
     result = ft.sh(script + "ft generate dark trap", env=env, check=1)
-    assert "error: cannot write track-00000000.mp3: No such file or directory\n" in result.stderr
+    assert (
+        "error: cannot write a track into the working directory: No such file or directory\n"
+        in result.stderr
+    )
     assert not ft.sandbox.requests
+
+
+def test_a_directory_that_is_a_file(ft: Runner, here: Path) -> None:
+    (here / "f").touch()
+    result = ft("generate", "dark trap", "-o", "f/", check=1)
+    assert result.stderr == "error: cannot write a track into f/: File exists\n"
+    assert not ft.sandbox.requests
+
+
+def test_a_bug_of_our_own_loses_no_track(ft: Runner, here: Path) -> None:
+    changes = "def save(*arguments): raise ZeroDivisionError\nft.save_track = save"
+    result = jumping_clock.run(ft, "generate", "dark trap", changes=changes, check=1)
+    assert (
+        f"hint: the track is not lost: ft download {ft.sandbox.book[0]} --wait\n" in result.stderr
+    )
+    assert "error: internal error: ZeroDivisionError" in result.stderr
 
 
 def test_an_output_that_begins_with_a_dash_can_be_pasted(ft: Runner, tmp_path: Path) -> None:

@@ -65,10 +65,12 @@ def test_our_own_directory_is_made_0700_even_when_it_was_there(ft: Runner) -> No
 
 
 def test_a_directory_that_the_user_named_keeps_its_mode(ft: Runner) -> None:
-    ft.config_dir.chmod(0o750)
-    login(ft)
-    assert mode(ft.config_dir) == 0o750
-    assert mode(credentials(ft)) == 0o600
+    for name in ("config", "finetuning"):
+        ft.config_dir = ft.config_dir.rename(ft.home / name)
+        ft.config_dir.chmod(0o750)
+        login(ft)
+        assert mode(ft.config_dir) == 0o750
+        assert mode(credentials(ft)) == 0o600
 
 
 def test_a_named_directory_that_is_not_there_is_made_0700(ft: Runner) -> None:

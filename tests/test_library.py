@@ -85,6 +85,8 @@ def test_an_empty_library_is_no_failure(ft: Runner, argv: str) -> None:
     assert ft(*argv.split(), "-q", check=0).stderr == ""
     document = ft(*argv.split(), "--json", check=0).json
     assert document == {"data": {"saved": [], "errors": []}}
+    document = ft(*argv.split(), "--json", "--skip-existing", check=0).json
+    assert document == {"data": {"saved": [], "errors": [], "skipped": []}}
 
 
 def test_a_list_that_fails_is_an_error(ft: Runner, here: Path) -> None:

@@ -35,6 +35,27 @@ def batches(ft: Runner, end: str = "/tracks") -> list[list[str]]:
     return [r.json["trackIds"] for r in ft.sandbox.requests if r.path.endswith(end)]
 
 
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name_is_no_playlist(ft: Runner, name: str) -> None:
+    """As of a variable that is not set, even if there is a playlist without a name."""
+    ft.sandbox.add_playlist("", [LOFI])
+    for argv in (("playlist", "remove", name, LOFI), ("download", "--playlist", name)):
+        assert "error: the name of the playlist is empty\n" in ft(*argv, check=2).stderr
+    assert not any(request.method == "POST" for request in ft.sandbox.requests)
+
+
+def test_a_short_id_of_a_track_that_is_in_a_playlist_twice(ft: Runner) -> None:
+    ft.sandbox.add_playlist("Twice", [LOFI, LOFI])
+    ft("playlist", "remove", "Twice", LOFI[:8], check=0)
+    assert batches(ft, "/bulk-remove") == [[LOFI]]
+
+
+def test_the_case_of_an_id_does_not_make_two_of_it(ft: Runner) -> None:
+    result = ft("playlist", "add", "Drafts", LOFI, LOFI.upper(), check=0)
+    assert result.stdout == "Added 1 of 1 track(s)\n"
+    assert batches(ft) == [[LOFI]]
+
+
 # --- playlists ------------------------------------------------------------------------------------
 
 
@@ -89,7 +110,7 @@ def test_a_playlist_is_given_by_its_id_or_by_its_name_in_any_case(ft: Runner, gi
     assert ft("playlist", "show", given, "--json", check=0).json["data"]["id"] == FOCUS_BEATS
 
 
-@pytest.mark.parametrize("given", ["Focus", "Focus Beats!", "FocusBeats", ""])
+@pytest.mark.parametrize("given", ["Focus", "Focus Beats!", "FocusBeats"])
 def test_only_the_whole_name_counts(ft: Runner, given: str) -> None:
     result = ft("playlist", "show", given, check=2)
     assert result.stderr.startswith("error: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -79,6 +80,13 @@ def test_the_path_only(ft: Runner, here: Path, command: Command) -> None:
     (line,) = result.stderr.splitlines()
     assert line.startswith("note: queued as ")
     assert paid in line or command.name == "sfx generate"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="its names are text")
+def test_a_path_is_printed_as_it_is_even_if_stdout_lacks_a_letter(ft: Runner, here: Path) -> None:
+    env = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
+    result = ft("download", TRACK, "-q", "-o", "für-élise.mp3", env=env, check=0)
+    assert result.stdout == "für-élise.mp3\n"
 
 
 @each(ONE_AT_A_TIME)

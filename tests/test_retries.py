@@ -155,12 +155,14 @@ def test_retry_after_in_seconds(ft: Runner, status: int) -> None:
     "date_form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"]
 )
 def test_retry_after_as_a_date(ft: Runner, date_form: str) -> None:
-    """In each of the three forms that HTTP knows, all UTC, wherever the client is."""
-    now = int(time.time())
-    date = time.strftime(date_form, time.gmtime(now + 30))
-    ft.sandbox.fault("status", status=429, retry_after=date)
-    changes = f"time.time = lambda: {now}"
-    jumping_clock.run(ft, "me", changes=changes, env={"TZ": "Asia/Tokyo"}, check=0)
+    """In each of the three forms that HTTP knows, all UTC, wherever the client is.
+
+    It is as far away as the Date of the same answer says, because the client's clock may be wrong.
+    """
+    now, then = (time.strftime(date_form, time.gmtime(n)) for n in (2_245_838_402, 2_245_838_432))
+    head = f"HTTP/1.1 429 Slow\r\nDate: {now}\r\nRetry-After: {then}\r\nContent-Length: 0\r\n\r\n"
+    ft.sandbox.fault("raw", data=head)
+    jumping_clock.run(ft, "me", env={"TZ": "Asia/Tokyo"}, check=0)
     assert jumping_clock.slept(ft) == pytest.approx([30], abs=0.1)
 
 

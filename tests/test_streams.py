@@ -17,6 +17,7 @@ from typing import Any
 
 import jumping_clock
 import pytest
+from commands import TRACK
 from conftest import PYPY, Result, Runner
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="about POSIX descriptors")
@@ -200,10 +201,19 @@ def test_a_paid_track_is_named_although_the_disk_is_nearly_full(
 
 
 @posix
-def test_a_paid_track_is_named_although_stdout_is_closed(ft: Runner) -> None:
-    result = ft.sh("ft generate x --no-wait >&-", check=1)
-    assert "error: cannot write output: stdout is closed\n" in result.stderr
-    assert f"ft download {ft.sandbox.book[0]} --wait\n" in result.stderr
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *("--no-wait >&-", "--json >&-", "--fields id >&-", "-o - >&-", "-o /dev/stdout >&-"),
+        *("-o /dev/stderr 2>&-", "-o /dev/stdin <&-", "-o /dev/fd/1 >&-"),
+    ],
+)
+def test_nothing_is_paid_for_that_a_closed_stream_would_lose(ft: Runner, flags: str) -> None:
+    result = ft.sh(f"ft generate x {flags}", check=1)
+    assert ("closed" in result.stderr) == ("2>&-" not in flags)
+    assert ft.sandbox.requests == []
+    if "-o" in flags:
+        assert ft.sh(f"ft download {TRACK} {flags}", check=1).stdout == ""
 
 
 @posix
@@ -302,6 +312,21 @@ def test_closed_descriptors_and_the_exit_code(
     result = ft.sh(f"ft {command} {closed}", check=code)
     assert "Traceback" not in result.stderr and "Exception" not in result.stderr
     assert "error" not in result.stdout
+
+
+@posix
+def test_descriptors_that_select_cannot_wait_for(ft: Runner, track: str) -> None:
+    """Of a program that has over a thousand files open, and is told to write into a pipe."""
+    launch = (
+        "import os, resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (2000, 2000))\n"
+        "for _ in range(1100): os.set_inheritable(os.dup(2), True)\n"
+        "os.set_inheritable(os.dup2(1, 1090), True)\n"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
+    )
+    argv = (str(ft.program), "download", track, "-o", "/dev/fd/1090")
+    result = ft.start("-c", launch, *argv, _program=ft.python, check=0).finish()
+    assert result.stdout_bytes.startswith(ft.sandbox.track(track))
 
 
 # --- encodings ------------------------------------------------------------------------------------

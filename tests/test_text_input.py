@@ -45,6 +45,7 @@ def test_lyrics_from_a_file_and_from_stdin(ft: Runner, here: Path) -> None:
             "cannot read none.txt: No such file",
         ),
         (["generate", "x", "--lyrics-file", "."], None, "cannot read .: "),
+        (["generate", "x", "--lyrics-file", ""], None, "--lyrics-file needs a file"),
         (["generate", "-", "--lyrics-file", "-"], "x", "cannot both come from stdin"),
         (["generate", "x", "--lyrics", "a", "--lyrics-file", "b"], None, "cannot be used together"),
         (["generate", "x", "--lyrics-file", "-"], "y" * 2001, "the lyrics have 2001 characters"),

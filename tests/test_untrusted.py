@@ -258,6 +258,26 @@ def test_pages_that_lead_nowhere(ft: Runner, value: Any) -> None:
     assert len(ft.sandbox.requests) <= 5
 
 
+@pytest.mark.parametrize("value", ['"99"', "99.0", "null", "true", "-1", "0"])
+@pytest.mark.parametrize("argv", ["list --all -q", "download --all -o x/"])
+def test_a_list_that_is_cut_short_is_no_whole_one(ft: Runner, value: str, argv: str) -> None:
+    """There are more records, but no way to get them."""
+    for _ in range(100):
+        ft.sandbox.add_generation()
+    ft.sandbox.fault("literal", path="/v1/generations", field="nextOffset", value=value)
+    result = run(ft, *argv.split(), check=3)
+    assert "unexpected reply from the service: more records, but no next page" in result.stderr
+    assert not any(request.origin == "media" for request in ft.sandbox.requests)
+
+
+def test_the_same_page_again_and_again(ft: Runner) -> None:
+    for n in range(1, 60):
+        page = {"data": {"generations": [{"id": ID}], "hasMore": True, "nextOffset": n}}
+        ft.sandbox.fault("body", path="/v1/generations", status=200, data=json.dumps(page))
+    assert run(ft, "list", "--all", "-q").code == 3
+    assert len(ft.sandbox.requests) == 5
+
+
 def test_pages_without_an_end(ft: Runner) -> None:
     for n in range(1, 60):
         page = {"data": {"generations": [], "hasMore": True, "nextOffset": n}}
