@@ -4439,7 +4439,7 @@ def save_track(
     owner = owners.setdefault(path, identifier)
     if owner != identifier:
         raise FtError(f"{path} is the name of {owner} too")
-    size = record.get("fileSize")
+    size: Any = record.get("fileSize")
     expected = size if is_number(size) and size < 1e12 else 0  # whatever is no size does not count
     with open_destination(ft.console, ft.part_files, path) as file:
         download_file(ft.http, url, file, progress, expected)
