@@ -9,6 +9,8 @@ one that starts fast. Marked `both_forms`, it runs a second time against ft.py. 
 - WINDOWS_PYTHON=PATH: a python.exe, which Wine runs. Without it, the tests that ask for
   `windows_ft` are skipped elsewhere than on Windows, whatever FT_REQUIRE_ALL says: it is in no
   package of Debian.
+- WINDOWS_POWERSHELL=COMMAND: a command that runs a PowerShell for Windows under Wine. With it and
+  WINDOWS_PYTHON, install.ps1 is tested elsewhere than on Windows, too.
 - FT_REQUIRE_ALL=1: a missing program that a test `needs` is a failure, not a skip.
 - FT_COVERAGE=DIRECTORY: measures the processes; `data` there is what `coverage report` reads.
 """

@@ -1,5 +1,5 @@
 """install.ps1. Its Python program runs without PowerShell: what it refuses on every system, what it
-installs where there is a Python for Windows. The script itself needs a PowerShell on Windows.
+installs where there is a Python for Windows. The script itself needs a PowerShell for Windows, too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -47,6 +46,11 @@ def server(site: Path) -> Iterator[ReleaseServer]:
         yield started
 
 
+def windows_path(path: Path, python: list[str]) -> str:
+    """How the Python under test calls a file: the root directory is drive Z of Wine."""
+    return "Z:" + str(path).replace("/", "\\") if python[0] == "wine" else str(path)
+
+
 class Installer:
     """Runs the program in install.ps1 as the script does. It installs into `bin`."""
 
@@ -56,9 +60,7 @@ class Installer:
         self.ft = self.bin / "ft.exe"
 
     def path(self, path: Path) -> str:
-        """How the Python under test calls a file: the root directory is drive Z of Wine."""
-        is_wine = self.runner.python[0] == "wine"
-        return "Z:" + str(path).replace("/", "\\") if is_wine else str(path)
+        return windows_path(path, self.runner.python)
 
     def __call__(self, check: int = 0, **parameters: Any) -> Result:
         values: dict[str, Any] = dict.fromkeys(("version", "launcher", "from"), "")
@@ -284,22 +286,31 @@ def test_what_an_older_script_installed_is_replaced_or_removed(
 
 # --- the script, with PowerShell ------------------------------------------------------------------
 
-POWERSHELLS = [path for path in map(shutil.which, ("powershell", "pwsh")) if path and WINDOWS]
+NAMES = ("powershell", "pwsh") if WINDOWS else (os.environ.get("WINDOWS_POWERSHELL", ""),)
+POWERSHELLS = [path for path in map(shutil.which, NAMES) if path]
 
 
 class PowerShell:
-    """Runs install.ps1, with the Python that runs the tests on PATH. It installs into `bin`."""
+    """Runs install.ps1, with the Python under test on PATH. It installs into `bin`."""
 
-    def __init__(self, shell: str, directory: Path, server: ReleaseServer) -> None:
-        self.shell, self.directory, self.server = shell, directory, server
+    def __init__(
+        self, shell: str, python: list[str], directory: Path, server: ReleaseServer
+    ) -> None:
+        self.shell, self.python = shell, python
+        self.directory, self.server = directory, server
         self.bin = directory / "home" / "two [words]"
         self.ft = self.bin / "ft.exe"
 
+    def path(self, path: Path) -> str:
+        return windows_path(path, self.python)
+
     def run(self, *argv: str, check: int = 0, **env: str) -> Result:
+        programs = os.path.dirname(self.python[-1])
         everything = {
             **os.environ,
-            "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"],
-            "FT_INSTALL_DIR": str(self.bin),
+            "PATH": programs + os.pathsep + os.environ["PATH"],
+            "WINEPATH": self.path(Path(programs)),  # what Wine puts before its own PATH
+            "FT_INSTALL_DIR": self.path(self.bin),
             "FT_RELEASE_URL": self.server.url,
             "FT_NO_PATH": "1",
             **env,
@@ -309,23 +320,28 @@ class PowerShell:
         return Process(command, env=kept, cwd=self.directory, check=check).finish()
 
     def __call__(self, *parameters: str, **how: Any) -> Result:
-        return self.run("-File", str(ROOT / "install.ps1"), *parameters, **how)
+        return self.run("-File", self.path(ROOT / "install.ps1"), *parameters, **how)
+
+    def version(self) -> bytes:
+        """What the installed program says of itself."""
+        argv = [*self.python[:-1], str(self.ft), "--version"]
+        return subprocess.run(argv, capture_output=True, check=True).stdout.rstrip()
 
 
 @pytest.fixture(params=POWERSHELLS or [None])
 def powershell(request: pytest.FixtureRequest, tmp_path: Path, server: ReleaseServer) -> PowerShell:
     if not request.param:
-        pytest.skip("needs a PowerShell on Windows")
-    return PowerShell(request.param, tmp_path, server)
+        pytest.skip("needs a PowerShell on Windows, or Wine and WINDOWS_POWERSHELL=COMMAND")
+    python = request.getfixturevalue("windows_python")
+    return PowerShell(request.param, python, tmp_path, server)
 
 
 def test_powershell_installs_upgrades_and_removes(powershell: PowerShell) -> None:
     for version in ("0.1.0", "0.2.0"):
         result = powershell("-Version", version)
-        assert f"Installed ft {version} in {powershell.ft}" in result.stdout
+        assert f"Installed ft {version} in {powershell.path(powershell.ft)}" in result.stdout
         assert os.listdir(powershell.bin) == ["ft.exe"]
-        ran = subprocess.run([powershell.ft, "--version"], capture_output=True, check=True)
-        assert ran.stdout.split() == [b"ft", version.encode()]
+        assert powershell.version() == f"ft {version}".encode()
     powershell("-Uninstall")
     assert not powershell.bin.exists()
 
@@ -346,7 +362,7 @@ def test_powershell_reports_a_failure_once_and_exits_with_1(
 def test_nothing_stays_in_the_session_and_redirected_streams_are_fine(
     powershell: PowerShell, tmp_path: Path
 ) -> None:
-    script = str(ROOT / "install.ps1").replace("'", "''")
+    script = powershell.path(ROOT / "install.ps1").replace("'", "''")
     lines = [
         "$Version = 'mine'; $Prefix = 'mine'; $ErrorActionPreference = 'Stop'",
         "function Count { @(Get-ChildItem function: | Where-Object { -not $_.Source }).Count }",
@@ -363,48 +379,54 @@ def test_nothing_stays_in_the_session_and_redirected_streams_are_fine(
     assert os.listdir(powershell.bin) == ["ft.exe"]
 
 
+USER_PATH = """
+import json, sys, winreg
+with winreg.CreateKeyEx(winreg.HKEY_CURRENT_USER, "Environment", 0, winreg.KEY_ALL_ACCESS) as key:
+    if len(sys.argv) > 1:
+        value, kind = json.loads(sys.argv[1])
+        if kind is None:
+            winreg.DeleteValue(key, "Path")
+        else:
+            winreg.SetValueEx(key, "Path", 0, kind, value)
+    try:
+        print(json.dumps(winreg.QueryValueEx(key, "Path")))
+    except FileNotFoundError:
+        print(json.dumps((None, None)))
+"""
+
+
 @pytest.fixture
-def user_path() -> Iterator[Any]:
+def user_path(windows_python: list[str]) -> Iterator[Any]:
     """Reads and writes the user's PATH as (value, kind); what was there comes back in the end."""
-    if sys.platform != "win32":
-        pytest.skip("needs Windows")
-    import winreg
 
-    with winreg.CreateKeyEx(
-        winreg.HKEY_CURRENT_USER, "Environment", 0, winreg.KEY_ALL_ACCESS
-    ) as key:
+    def access(*value: Any) -> Any:
+        argv = [*windows_python, "-c", USER_PATH, *([json.dumps(value)] if value else [])]
+        return tuple(json.loads(subprocess.run(argv, capture_output=True, check=True).stdout))
 
-        def access(*value: Any) -> Any:
-            if value:
-                winreg.SetValueEx(key, "Path", 0, value[1], value[0])
-            return winreg.QueryValueEx(key, "Path")
-
-        try:
-            before = access()
-        except FileNotFoundError:
-            before = None
-        yield access
-        access(*before) if before else winreg.DeleteValue(key, "Path")
+    before = access()
+    yield access
+    access(*before)
 
 
 @pytest.mark.parametrize("kind", [1, 2], ids=["REG_SZ", "REG_EXPAND_SZ"])
 def test_path_keeps_its_kind_and_gets_one_entry(
     powershell: PowerShell, user_path: Any, kind: int
 ) -> None:
+    directory = powershell.path(powershell.bin)
     user_path(r"%USERPROFILE%\x;C:\y", kind)
     for _ in range(2):
         powershell(FT_NO_PATH="", GITHUB_PATH="")
-        assert user_path() == (rf"%USERPROFILE%\x;C:\y;{powershell.bin}", kind)
+        assert user_path() == (rf"%USERPROFILE%\x;C:\y;{directory}", kind)
     powershell("-Uninstall", FT_NO_PATH="", GITHUB_PATH="")
     assert user_path() == (r"%USERPROFILE%\x;C:\y", kind)
     user_path("", kind)
     powershell(FT_NO_PATH="", GITHUB_PATH="")
-    assert user_path() == (str(powershell.bin), kind)
+    assert user_path() == (directory, kind)
 
 
 def test_a_runner_of_github_gets_it_through_its_file(powershell: PowerShell) -> None:
     paths = powershell.directory / "paths"
-    powershell(FT_NO_PATH="", GITHUB_PATH=str(paths))
-    assert paths.read_text() == f"{powershell.bin}\n"
-    result = powershell(FT_NO_PATH="", GITHUB_PATH=str(powershell.directory))
+    powershell(FT_NO_PATH="", GITHUB_PATH=powershell.path(paths))
+    assert paths.read_text() == f"{powershell.path(powershell.bin)}\n"
+    result = powershell(FT_NO_PATH="", GITHUB_PATH=powershell.path(powershell.directory))
     assert "GITHUB_PATH" in result.stdout + result.stderr
