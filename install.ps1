@@ -340,14 +340,19 @@ except OSError as error:
     }
     if ($options -and $python -like '*.exe') { $launcher = $python }
     if (-not $Prefix -and -not $env:USERPROFILE) { throw 'USERPROFILE is not set: say with -Prefix where to install ft' }
-    $directory = if ($Prefix) { $Prefix } else { Join-Path $env:USERPROFILE '.local\bin' }
     $paths = $ExecutionContext.SessionState.Path
-    $directory = $paths.GetUnresolvedProviderPathFromPSPath($directory)
+    try {
+        $directory = if ($Prefix) { $Prefix } else { Join-Path $env:USERPROFILE '.local\bin' }
+        $directory = $paths.GetUnresolvedProviderPathFromPSPath($directory)
+        if ($From) { $From = $paths.GetUnresolvedProviderPathFromPSPath($From) }
+        if (-not [IO.Path]::IsPathRooted($directory)) { throw "not a directory: $directory" }
+    } catch {
+        throw $_.Exception.GetBaseException().Message # else PowerShell would print it and go on
+    }
     if ($directory.Length -gt 3) { $directory = $directory.TrimEnd('\') }
     $parameters = ConvertTo-Json -Compress @{
         version = $Version; directory = $directory; base = $BaseUrl; launcher = $launcher
-        'from' = $(if ($From) { $paths.GetUnresolvedProviderPathFromPSPath($From) } else { '' })
-        quiet = [bool]$Quiet; uninstall = [bool]$Uninstall
+        'from' = $From; quiet = [bool]$Quiet; uninstall = [bool]$Uninstall
     }
     $start = 'import sys, json; read = sys.stdin.buffer; parameters = json.loads(read.readline()); exec(read.read())'
     $OutputEncoding = New-Object Text.UTF8Encoding $false

@@ -359,6 +359,22 @@ def test_powershell_reports_a_failure_once_and_exits_with_1(
     assert powershell.ft.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (("-From", r"Unknown:\ft.exe"), "Cannot find drive"),
+        (("-Prefix", r"Unknown:\x"), "Cannot find drive"),
+        (("-Prefix", r"HKCU:\x"), r"not a directory: HKEY_CURRENT_USER\x"),
+    ],
+)
+def test_a_path_outside_the_file_system_stops_powershell(
+    powershell: PowerShell, parameters: tuple[str, str], message: str
+) -> None:
+    result = powershell(*parameters, check=1)
+    assert message in result.stderr
+    assert powershell.server.requests == []
+
+
 def test_nothing_stays_in_the_session_and_redirected_streams_are_fine(
     powershell: PowerShell, tmp_path: Path
 ) -> None:
