@@ -134,12 +134,21 @@ def fetch(version):
 
 
 def holds_ft(path):
-    """Return whether a file is an archive with ft.py in it, as ft.exe and ft.pyz are."""
+    """Return whether a file is an archive with ft.py in it, as ft.exe and ft.pyz are. Raises OSError."""
     try:
         with zipfile.ZipFile(path) as archive:
             return "ft.py" in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except zipfile.BadZipFile:
         return False
+
+
+def check_target(path):
+    """Raise Failure if the file at path is not an ft, or if that cannot be known."""
+    try:
+        if os.path.lexists(path) and not holds_ft(path):
+            raise Failure(f"{path} is not from this script; it was left alone")
+    except OSError as error:
+        raise Failure(f"cannot read {path}: {error.strerror or error}; nothing was changed")
 
 
 def try_remove(path):
@@ -157,10 +166,10 @@ def leftovers(directory):
     starter, archive = os.path.join(directory, "ft.cmd"), os.path.join(directory, "ft.pyz")
     try:
         with open(starter, "rb") as file:
-            is_ours = file.read(1000).endswith(b'"%~dp0ft.pyz" %*\r\n')
+            is_ours = file.read(1000).endswith(b'"%~dp0ft.pyz" %*\r\n') and holds_ft(archive)
     except OSError:
         is_ours = False
-    return paths + ([starter, archive] if is_ours and holds_ft(archive) else [])
+    return paths + ([starter, archive] if is_ours else [])
 
 
 def set_aside(path):
@@ -216,8 +225,7 @@ def install(directory):
     if version and not re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", version, re.ASCII):
         raise Failure(f"not a version such as 0.1.0: {version}")
     target = os.path.join(directory, "ft.exe")
-    if os.path.lexists(target) and not holds_ft(target):
-        raise Failure(f"{target} is not from this script; it was left alone")
+    check_target(target)
     # What this Python writes there goes into a copy of its own, which no other program sees.
     if "\\WindowsApps\\" in sys.executable and re.search(r"(?i)\\AppData\\", target):
         raise Failure(
@@ -282,8 +290,7 @@ def uninstall(directory):
     old = leftovers(directory) if os.path.isdir(directory) else []
     if not os.path.lexists(target) and not old:
         raise Failure(f"there is no ft in {directory}; say with -Prefix where it is")
-    if os.path.lexists(target) and not holds_ft(target):
-        raise Failure(f"{target} is not from this script; it was left alone")
+    check_target(target)
     for path in [target, *old]:
         try:
             if os.path.lexists(path):

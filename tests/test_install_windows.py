@@ -169,6 +169,15 @@ def test_a_program_of_somebody_else_is_left_alone(install: Installer) -> None:
     assert install.server.requests == []
 
 
+def test_a_target_that_cannot_be_read_is_one_line(install: Installer) -> None:
+    install.ft.mkdir(parents=True)
+    for uninstall in (False, True):
+        result = install(check=1, uninstall=uninstall)
+        assert result.stdout.startswith(f"error: cannot read {install.ft}: ")
+        assert result.stdout.endswith("; nothing was changed\n")
+    assert install.server.requests == []
+
+
 def test_a_target_that_cannot_be_written_is_one_line(install: Installer) -> None:
     install.bin.parent.mkdir()
     install.bin.write_text("a file, not a directory")
