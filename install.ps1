@@ -309,7 +309,10 @@ def uninstall(directory):
 
 if os.name == "nt":  # print what PowerShell reads
     code_page = ctypes.windll.kernel32.GetConsoleOutputCP() or ctypes.windll.kernel32.GetOEMCP()
-    sys.stdout.reconfigure(encoding=f"cp{code_page}")
+    try:
+        sys.stdout.reconfigure(encoding=f"cp{code_page}")
+    except LookupError:  # Python knows ISO 8859 and some others by other names
+        sys.stdout.reconfigure(encoding="ascii")
 sys.stdout.reconfigure(errors="backslashreplace")
 try:
     (uninstall if parameters["uninstall"] else install)(parameters["directory"])

@@ -389,6 +389,8 @@ def test_nothing_stays_in_the_session_and_redirected_streams_are_fine(
 ) -> None:
     script = powershell.path(ROOT / "install.ps1").replace("'", "''")
     lines = [
+        # A code page that Python does not know by its number.
+        "[Console]::OutputEncoding = [Text.Encoding]::GetEncoding(28591)",
         "$Version = 'mine'; $Prefix = 'mine'; $ErrorActionPreference = 'Stop'",
         "function Count { @(Get-ChildItem function: | Where-Object { -not $_.Source }).Count }",
         "$before = Count",
