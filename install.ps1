@@ -377,6 +377,10 @@ except OSError as error:
     }
     if ($LASTEXITCODE -ne 0) { throw $(if ($failure) { $failure } else { 'the installation failed' }) }
     if ($NoPath) { return }
+    if ($directory -like '*;*') {
+        if (-not $Uninstall) { Write-Warning "cannot add $directory to PATH: a semicolon ends its entries" }
+        return
+    }
     if ($env:GITHUB_PATH) {
         try {
             if (-not $Uninstall) { [IO.File]::AppendAllText($env:GITHUB_PATH, "$directory`n") }

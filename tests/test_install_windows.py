@@ -451,6 +451,16 @@ def test_path_keeps_its_kind_and_gets_one_entry(
     assert user_path() == (directory, kind)
 
 
+def test_a_directory_that_path_cannot_hold_is_not_added(
+    powershell: PowerShell, user_path: Any
+) -> None:
+    user_path(r"C:\y", 1)
+    other = powershell.path(powershell.directory / "a;b")
+    result = powershell("-Prefix", other, FT_NO_PATH="", GITHUB_PATH="")
+    assert "to PATH: a semicolon ends its entries" in result.stdout + result.stderr
+    assert user_path() == (r"C:\y", 1)
+
+
 def test_a_runner_of_github_gets_it_through_its_file(powershell: PowerShell) -> None:
     paths = powershell.directory / "paths"
     powershell(FT_NO_PATH="", GITHUB_PATH=powershell.path(paths))
