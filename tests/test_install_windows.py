@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -423,16 +424,29 @@ with winreg.CreateKeyEx(winreg.HKEY_CURRENT_USER, "Environment", 0, winreg.KEY_A
 
 
 @pytest.fixture
-def user_path(windows_python: list[str]) -> Iterator[Any]:
+def user_path(windows_python: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Reads and writes the user's PATH as (value, kind); what was there comes back in the end."""
+    lock = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the workers take turns
+        lock = lock.parent
+    lock /= "user_path"
+    while True:
+        try:
+            lock.mkdir()
+            break
+        except FileExistsError:
+            time.sleep(0.1)
 
     def access(*value: Any) -> Any:
         argv = [*windows_python, "-c", USER_PATH, *([json.dumps(value)] if value else [])]
         return tuple(json.loads(subprocess.run(argv, capture_output=True, check=True).stdout))
 
-    before = access()
-    yield access
-    access(*before)
+    try:
+        before = access()
+        yield access
+        access(*before)
+    finally:
+        lock.rmdir()
 
 
 @pytest.mark.parametrize("kind", [1, 2], ids=["REG_SZ", "REG_EXPAND_SZ"])
