@@ -141,6 +141,7 @@ POLL_INTERVAL, POLL_BACKOFF, POLL_MAX_INTERVAL, POLL_TIMEOUT = 3.0, 1.3, 15.0, 3
 SEARCH_TIME = 60.0  # for a track whose submission was not answered
 LAST_LOOK = 1.0  # for it, after a signal
 CLOCK_TOLERANCE = 2.0  # of the service's times, which are whole seconds
+CLOCK_DOUBT = 60.0  # how far a record's time may be from that of the service's answers
 KEYCHAIN_TIMEOUT = 3.0
 UNLOCK_TIMEOUT = 30.0  # where a person may have to answer the keychain's prompt
 
@@ -3165,6 +3166,20 @@ def get_records(container: Any, name: str) -> list[Json]:
     return found
 
 
+def steady_time() -> float:
+    """Return the seconds of a clock that nobody sets, and that goes on while the machine sleeps.
+
+    time.monotonic stands still meanwhile, on macOS because it is not the system's CLOCK_MONOTONIC.
+    """
+    for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):
+        try:
+            seconds: float = time.clock_gettime(getattr(time, name))
+            return seconds
+        except (AttributeError, OSError):  # unknown to Python or to the system
+            pass
+    return time.monotonic()
+
+
 class Api:
     """The service's API: one method an endpoint, in the order of its documentation.
 
@@ -3181,13 +3196,13 @@ class Api:
         # only them.
         self.gate = Gate(http.console)
         self.submission_gate = Gate(http.console)
-        self._clock = ("", 0.0)  # the last answer's Date, and when it came by time.monotonic
+        self._clock = ("", 0.0)  # the last answer's Date, and when it came by steady_time
 
     def read_clock(self) -> float | None:
         """Return the service's time, by its last answer. None if that had no Date."""
         header, arrival = self._clock
         date = parse_http_date(header) if header else None
-        return None if date is None else date + time.monotonic() - arrival
+        return None if date is None else date + steady_time() - arrival
 
     def get_health(self) -> Json:
         """Send GET /health, which needs no key."""
@@ -3334,7 +3349,7 @@ class Api:
         with self.http.request(
             method, url, headers, data, gate=gate, deadline=deadline, reuse=reuse
         ) as response:
-            self._clock = (response.headers.get("Date", ""), time.monotonic())
+            self._clock = (response.headers.get("Date", ""), steady_time())
             # A redirect would carry the key elsewhere, or turn a POST into a GET.
             if 300 <= response.status < 400:
                 target = response.headers.get("Location", "nowhere")
@@ -4089,13 +4104,15 @@ class Workers:
 class Submission:
     """What to submit, as plain data: the kind of its record, the endpoint and the request body.
 
-    A member of `body` that is None is left out.
+    A member of `body` that is None is left out. `is_marked` means that ft has made up the seed, so
+    that no other track has it.
     """
 
-    def __init__(self, kind: Kind, endpoint: str, body: Json) -> None:
+    def __init__(self, kind: Kind, endpoint: str, body: Json, is_marked: bool = False) -> None:
         self.kind = kind
         self.endpoint = endpoint
         self.body = {name: value for name, value in body.items() if value is not None}
+        self.is_marked = is_marked
 
 
 # What the service makes of a number that is out of range, by endpoint and field.
@@ -4114,6 +4131,12 @@ def may_be_accepted(error: BaseException) -> bool:
     return isinstance(error, NetworkError) and error.sent
 
 
+def has_prompt(record: Json, submission: Submission) -> bool:
+    """Return whether a record has the prompt of a submission, however its words are spaced."""
+    prompt = field_text(submission.body, "tags" if "tags" in submission.body else "prompt")
+    return field_text(record, "prompt").split() == prompt.split()
+
+
 def is_answer_to(record: Json, submission: Submission) -> bool:
     """Return whether a record may be the track of a submission, by its prompt and parameters.
 
@@ -4124,29 +4147,44 @@ def is_answer_to(record: Json, submission: Submission) -> bool:
     if "requestedDuration" in record:  # of a sound effect, which has no parameters
         parameters.setdefault("duration", record["requestedDuration"])
     kind = "instrumental" if submission.endpoint == "instrumental" else "music"
-    prompt = field_text(body, "tags" if "tags" in body else "prompt")
-    if field_text(record, "prompt").split() != prompt.split():
+    if not has_prompt(record, submission):
         return False
     if submission.kind is GENERATION and field_text(record, "type", kind) != kind:
         return False
-    if "seed" in body and parameters.get("seed") != body["seed"]:
+    if "seed" in body and read_number(parameters.get("seed")) != body["seed"]:
         return False
     key, _, scale = field_text(parameters, "keyscale", "").partition(" ")
-    if not all(
-        text in ("", field_text(body, name, text))
-        for name, text in (
+    return all(
+        got in (None, "") or is_same_value(body.get(name, got), got)
+        for name, got in (
             ("key", key),
             ("scale", scale),
-            ("timesignature", field_text(parameters, "timesignature", "")),
-            ("language", field_text(parameters, "language", "")),
-            ("enhance", field_text(parameters, "enhance", "")),
+            ("timesignature", parameters.get("timesignature")),
+            ("language", parameters.get("language")),
+            ("enhance", parameters.get("enhance")),
         )
-    ):
-        return False
-    return all(
+    ) and all(
         is_same_number(submission.endpoint, name, body.get(name), parameters.get(name))
         for name in ("duration", "bpm")
     )
+
+
+def read_number(value: Any) -> Any:
+    """Return a number, or the one that a text is. None for anything else."""
+    if isinstance(value, str):
+        try:
+            value = parse_json(value)
+        except ValueError:
+            return None
+    return value if is_number(value) else None
+
+
+def is_same_value(sent: Any, got: Any) -> bool:
+    """Return whether two values are the same number, 4 or "4" or 4.0, or else the same text."""
+    number = read_number(sent)
+    if number is not None:
+        return bool(number == read_number(got))
+    return field_text({"": sent}, "") == field_text({"": got}, "")
 
 
 def is_same_number(endpoint: str, name: str, sent: Any, got: Any) -> bool:
@@ -4155,7 +4193,9 @@ def is_same_number(endpoint: str, name: str, sent: Any, got: Any) -> bool:
         return True
     low, high = CLAMPS[endpoint].get(name, (sent, sent))
     step = INSTRUMENTAL_STEP if endpoint == "instrumental" else 1
-    return bool(got == sent or abs(min(max(sent, low), high) - got) < step)
+    clamped = min(max(sent, low), high)
+    # Not their difference: no float is as large as an integer can be.
+    return bool(got == sent or clamped - step < got < clamped + step)
 
 
 def find_answers(
@@ -4164,26 +4204,44 @@ def find_answers(
     since: float,
     until: float,
     known: Container[str],
-) -> list[Json]:
-    """Return the records that may be the track of a submission.
+) -> tuple[list[Json], list[Json]]:
+    """Return the records that answer a submission, and others that may be its track.
 
-    They were made between two times of the service, and have ids that are not known yet.
+    None has an id that is known already. A seed that ft made up proves all, whenever the record
+    says that it was made; records whose seed cannot be seen are then suspects. Otherwise a record
+    has to have the same parameters, and a time between `since` and `until`, of the service.
     """
-    found = []
-    for record in records:
-        created = parse_time(record.get("createdAt"))
-        identifier = field_text(record, "id", "").strip()
-        if created is None or not since <= created <= until:
-            continue
-        if identifier and identifier not in known and is_answer_to(record, submission):
-            found.append(record)
-    return found
+    fresh = [
+        record
+        for record in records
+        if has_prompt(record, submission)
+        and (identifier := field_text(record, "id", "").strip())
+        and identifier not in known
+    ]
+    if submission.is_marked:
+        seeds = [read_number(get_parameters(record).get("seed")) for record in fresh]
+        found = [r for r, seed in zip(fresh, seeds) if seed == submission.body["seed"]]
+        suspects = [
+            record
+            for record, seed in zip(fresh, seeds)
+            if seed is None and was_made(record, since - CLOCK_DOUBT, float("inf"), True)
+        ]
+        return found, [] if found else suspects
+    return [
+        r for r in fresh if was_made(r, since, until, False) and is_answer_to(r, submission)
+    ], []
+
+
+def was_made(record: Json, since: float, until: float, otherwise: bool) -> bool:
+    """Return whether a record was made between two times, `otherwise` if it does not say when."""
+    created = parse_time(record.get("createdAt"))
+    return otherwise if created is None else since <= created <= until
 
 
 class Sending:
     """One submission, which is sent once, and the search for its track if the answer is lost.
 
-    The search is for a record with the same prompt and parameters that was made since the sending
+    The search is for a record that `find_answers` takes for its track, made since the sending
     began, by the service's own clock. `known` are ids that it cannot have.
     """
 
@@ -4194,8 +4252,9 @@ class Sending:
         self.api = api
         self.submission = submission
         self._known = known
-        self._began = 0.0
+        self._began = 0.0  # of steady_time
         self.has_begun = False
+        self._suspects: list[Json] = []  # records that may be its track, the last time
         self._failure = ""  # why the list could not be read, the last time
 
     def send(self) -> Json:
@@ -4204,7 +4263,7 @@ class Sending:
         Raises what Api.submit raises; what the service may have accepted is explained.
         """
         submission = self.submission
-        self._began = time.monotonic()
+        self._began = steady_time()
         self.has_begun = True
         try:
             return self.api.submit(submission.kind, submission.endpoint, submission.body)
@@ -4212,9 +4271,15 @@ class Sending:
             if not may_be_accepted(error):
                 raise
             self.console.note(f"{error.message}; looking for the track in the list")
-            found = self._search()
+            try:
+                found = self._search()
+            except Exception as bug:  # whatever it is, the user has to know what may be paid for
+                if find_stop(bug):
+                    raise
+                self._failure = getattr(bug, "message", f"internal error: {bug!r}")
+                raise self._explain(error, []) from bug
             if len(found) != 1:
-                raise self._explain(error, found) from None
+                raise self._explain(error, found or self._suspects) from None
         self.console.note("the submission was accepted: its track is in the list")
         return {"data": found[0]}
 
@@ -4254,11 +4319,14 @@ class Sending:
             return []
         self._failure = ""
         now = self.api.read_clock()
-        if now is None:
+        if now is None and not self.submission.is_marked:
             self._failure = "the service does not say what time it is"
             return []
-        since = now - (time.monotonic() - self._began) - CLOCK_TOLERANCE
-        return find_answers(page, self.submission, since, float("inf"), self._known)
+        since = (now or 0.0) - (steady_time() - self._began) - CLOCK_TOLERANCE
+        found, self._suspects = find_answers(
+            page, self.submission, since, float("inf"), self._known
+        )
+        return found
 
     def _explain(self, error: NetworkError | ApiError, found: list[Json]) -> FtError:
         """Return the error to raise where the search has not found exactly one track."""
@@ -4267,7 +4335,7 @@ class Sending:
             seen = f"the list could not be read: {self._failure}"
         elif found:
             ids = ", ".join(field_text(record, "id") for record in found)
-            seen = f"{len(found)} tracks in the list may be it: {ids}"
+            seen = f"{plural(len(found), 'track')} in the list may be it: {ids}"
         list_command = self.submission.kind.list_command
         advice = f"{seen}; do not submit again before `{list_command}` has told you"
         if isinstance(error, ApiError):
@@ -6593,6 +6661,7 @@ MAX_BATCH_BYTES = 64 << 20
 MAX_WARNINGS = 20  # of lines that a run did not come to
 MAX_UNKNOWN = 3  # submissions in a row without an answer
 MAX_BATCH_WAIT = 600.0  # seconds that a 429 may ask for
+LIST_MARGIN = 3600.0  # seconds that the list is read back beyond a lost submission
 UNKNOWN_DELAY = 120.0  # seconds after which an unanswered submission will not be accepted any more
 SECONDS_PER_READ = 1.5  # so that polling stays below 60 requests a minute
 
@@ -6640,13 +6709,26 @@ class BatchLine:
         import random
 
         body = dict(self.submission.body)
-        if self.type != "sfx":
-            body.setdefault("seed", random.randrange(1 << 31))
-        return Submission(self.submission.kind, self.submission.endpoint, body)
+        is_marked = self.type != "sfx" and "seed" not in body
+        if is_marked:
+            body["seed"] = random.randrange(1 << 31)
+        return Submission(self.submission.kind, self.submission.endpoint, body, is_marked)
 
     def sent_submission(self) -> Submission:
         """Return what an earlier run has sent, by the journal."""
-        return Submission(self.submission.kind, self.submission.endpoint, self.history["body"])
+        body, is_marked = self.history["body"], self.history.get("seedIsRandom") is True
+        return Submission(self.submission.kind, self.submission.endpoint, body, is_marked)
+
+    @property
+    def time_sent(self) -> float:
+        """Return when an earlier run has sent it, or minus infinity where the journal is silent."""
+        sent: Any = self.history.get("time")
+        return sent if is_number(sent) else float("-inf")
+
+    @property
+    def was_timed_here(self) -> bool:
+        """Return whether that is by the clock of this machine, which may be wrong."""
+        return self.history.get("clock") == "local"
 
     def was_sent_otherwise(self) -> bool:
         """Return whether its track was made with other flags than those of this run."""
@@ -7309,44 +7391,68 @@ class Batch:
     def recover(self) -> None:
         """Look for the tracks of submissions whose answer an earlier run has lost.
 
-        The pages of the list are turned back to the time of the first of them.
+        The pages of the list are turned back to an hour before the first of them.
         """
-        lost = [
-            line
-            for line in self.file.lines
-            if line.state == "sending" and is_number(line.history.get("time"))
-        ]
+        lost = [line for line in self.file.lines if line.state == "sending"]
         if lost and self.args.retry_unknown:
-            self._await_late_answers(max(line.history["time"] for line in lost))
+            self._await_late_answers(lost)
         for kind in (GENERATION, SOUND_EFFECT):
             lines = [line for line in lost if line.submission.kind is kind]
             if lines:
-                since = min(line.history["time"] for line in lines) - CLOCK_TOLERANCE
+                since = min(line.time_sent for line in lines) - LIST_MARGIN
                 records = list(list_records_since(self.ft.api, kind, since))
-                for line in lines:
-                    self._adopt(line, records)
+                for equal in group_equal(lines):
+                    self._adopt(equal, records)
 
-    def _await_late_answers(self, last: float) -> None:
-        """Wait until what was sent at the time `last` is in the list, or never will be."""
-        left = last + UNKNOWN_DELAY - (self.ft.api.read_clock() or last)
+    def _await_late_answers(self, lost: list[BatchLine]) -> None:
+        """Wait until what was sent is in the list, or never will be."""
+        left = max(map(self._find_delay, lost))
         if left > 0:
             self.console.note(
                 f"the answer to a submission was lost a moment ago: waiting {left:.0f} s for it"
             )
             self.console.sleep_with_status(left, lambda: "waiting for a track to appear")
 
-    def _adopt(self, line: BatchLine, records: list[Json]) -> None:
-        """Take over the track of a line, if exactly one of `records` can be it."""
+    def _find_delay(self, line: BatchLine) -> float:
+        """Return for how many seconds the service may still accept what was sent."""
+        now = time.time() if line.was_timed_here else self.ft.api.read_clock()
+        if now is None or line.time_sent == float("-inf"):
+            return UNKNOWN_DELAY
+        return min(line.time_sent + UNKNOWN_DELAY - now, UNKNOWN_DELAY)  # a clock may be wrong
+
+    def _adopt(self, lines: list[BatchLine], records: list[Json]) -> None:
+        """Take over the tracks of equal lines, those first sent first, from `records`.
+
+        If there are as many as lines, it does not matter which is whose.
+        """
+        answers = [self._find_tracks(line, records) for line in lines]
+        ids = {field_text(record, "id"): record for found, _ in answers for record in found}
+        by_time = sorted(ids.values(), key=lambda r: parse_time(r.get("createdAt")) or 0.0)
+        if len(by_time) == len(lines) and all(
+            record in found for record, (found, _) in zip(by_time, answers)
+        ):
+            answers = [([record], []) for record in by_time]
+        # From the last line on: what may be its track may be that of an earlier one, too.
+        for line, (found, suspects) in reversed(list(zip(lines, answers))):
+            fresh = [r for r in found if field_text(r, "id") not in self.journal.ids]
+            line.suspects = [field_text(record, "id") for record in fresh + suspects]
+            line.is_missing = not line.suspects
+            if len(fresh) == 1:
+                self.console.note(f"{self._title(line)}: its track is in the list")
+                self._write(line, "submitted", id=field_text(fresh[0], "id"))
+
+    def _find_tracks(self, line: BatchLine, records: list[Json]) -> tuple[list[Json], list[Json]]:
+        """Return the records that answer a line's submission, and others that may be its track."""
         sent = line.sent_submission()
-        since = line.history["time"] - CLOCK_TOLERANCE
+        is_doubtful = line.was_timed_here or line.time_sent == float("-inf")
+        since = line.time_sent - (LIST_MARGIN if is_doubtful else CLOCK_TOLERANCE)
         # A seed tells its track from all others. Without one, the time has to be right, too.
-        until = float("inf") if "seed" in sent.body else since + UNKNOWN_DELAY + 2 * CLOCK_TOLERANCE
-        found = find_answers(records, sent, since, until, self.journal.ids)
-        line.is_missing = not found
-        line.suspects = [field_text(record, "id") for record in found]
-        if len(found) == 1:
-            self.console.note(f"{self._title(line)}: its track is in the list")
-            self._write(line, "submitted", id=field_text(found[0], "id"))
+        until = float("inf")
+        if "seed" not in sent.body and not is_doubtful:
+            until = since + UNKNOWN_DELAY + 2 * CLOCK_TOLERANCE
+        found, suspects = find_answers(records, sent, since, until, self.journal.ids)
+        # Without the service's time, nothing but a made-up seed proves anything.
+        return (found, suspects) if sent.is_marked or not is_doubtful else ([], found)
 
     def sort_lines(self) -> None:
         """Decide what is left to do for each line."""
@@ -7474,8 +7580,7 @@ class Batch:
     def _submit(self, line: BatchLine) -> None:
         """Submit a line, and write to the journal before and after."""
         submission = line.marked_submission()
-        now = self.ft.api.read_clock()
-        if not self._write(line, "sending", type=line.type, body=submission.body, time=now):
+        if not self._write(line, "sending", **self._describe_sending(line, submission)):
             line.history = {}  # it is not sent without a journal
             return
         if self.args.webhook:
@@ -7505,6 +7610,16 @@ class Batch:
                 self.report.done(line)
                 if not self.args.json:
                     report_queued(self.console, record)
+
+    def _describe_sending(self, line: BatchLine, submission: Submission) -> Json:
+        """Return what the journal has to know to find the track if its answer is lost."""
+        now = self.ft.api.read_clock()
+        return {
+            "type": line.type,
+            "body": submission.body,
+            "seedIsRandom": submission.is_marked,
+            **({"time": time.time(), "clock": "local"} if now is None else {"time": now}),
+        }
 
     def _refused(self, line: BatchLine, error: NetworkError | ApiError) -> None:
         """Deal with a submission that failed."""
@@ -7683,6 +7798,15 @@ def next_step(line: BatchLine, args: argparse.Namespace) -> str:
     if line.state == "sending":
         return "submit" if args.retry_unknown and line.is_missing else "unknown"
     return "submit"
+
+
+def group_equal(lines: list[BatchLine]) -> list[list[BatchLine]]:
+    """Return lines in groups that were sent with the same body, the first sent first."""
+    groups: dict[tuple[str, str], list[BatchLine]] = {}
+    for line in sorted(lines, key=lambda line: line.time_sent):
+        sent = line.sent_submission()
+        groups.setdefault((sent.endpoint, format_json(sent.body)), []).append(line)
+    return list(groups.values())
 
 
 def list_records_since(api: Api, kind: Kind, since: float) -> Iterator[Json]:
