@@ -6684,6 +6684,7 @@ class BatchLine:
         self.is_missing = False  # its answer was lost, and its track is not in the list
         self.suspects: list[str] = []  # ids of tracks that may be it
         self.deadline = float("inf")  # for its track, of time.monotonic
+        self.unknown_since: float | None = None  # when the service first did not know its track
 
     @property
     def state(self) -> str:
@@ -7001,8 +7002,9 @@ class Journal:
 
     The first line names the service and the account. Each of the others is the state of a line of
     the batch: "sending" is written before a submission is sent, and then "submitted" or, if it was
-    certainly not accepted, "unsent" or "failed"; at the end "saved" or "failed". `records` has what
-    is known of each line by its key, `ids` all ids of tracks.
+    certainly not accepted, "unsent" or "failed"; at the end "saved" or "failed", or "gone" if the
+    service does not know the id of its track any more. `records` has what is known of each line by
+    its key, `ids` all ids of tracks.
     """
 
     STATES: Mapping[str, Mapping[str, Any]] = {  # the fields that each must have
@@ -7010,6 +7012,7 @@ class Journal:
         "unsent": {},
         "submitted": {"id": str},
         "failed": {"error": str},
+        "gone": {"error": str},
         "saved": {"path": str, "output": str},
     }
 
@@ -7389,10 +7392,13 @@ class Batch:
                 check(path)
 
     def recover(self) -> None:
-        """Look for the tracks of submissions whose answer an earlier run has lost.
+        """Look for tracks that an earlier run has lost: their ids, or the answers with them.
 
         The pages of the list are turned back to an hour before the first of them.
         """
+        for line in self.file.lines:
+            if line.state == "gone":
+                self._ask_again(line)
         lost = [line for line in self.file.lines if line.state == "sending"]
         if lost and self.args.retry_unknown:
             self._await_late_answers(lost)
@@ -7403,6 +7409,16 @@ class Batch:
                 records = list(list_records_since(self.ft.api, kind, since))
                 for equal in group_equal(lines):
                     self._adopt(equal, records)
+
+    def _ask_again(self, line: BatchLine) -> None:
+        """Ask once more for a track whose id the service did not know in an earlier run."""
+        try:
+            self.ft.api.get_record(line.submission.kind, line.identifier)
+        except ApiError as error:
+            if error.code != "NOT_FOUND":
+                raise
+        else:
+            self._write(line, "submitted", id=line.identifier)
 
     def _await_late_answers(self, lost: list[BatchLine]) -> None:
         """Wait until what was sent is in the list, or never will be."""
@@ -7674,28 +7690,65 @@ class Batch:
     def _poll(self) -> None:
         """Ask what has become of all tracks in flight. A failure that may pass is noted."""
         reads = 0
+        self._poll_failure = None
         try:
             for kind in (GENERATION, SOUND_EFFECT):
                 ids = [i for i, line in self._in_flight.items() if line.submission.kind is kind]
                 if ids:
-                    found, count = self.console.shield.call(poll_records, self.ft.api, kind, ids)
-                    reads += count
-                    for identifier, record in found.items():
-                        self._take_record(self._in_flight.pop(identifier), record)
-            self._poll_failure = None
+                    polled = self.console.shield.call(poll_records, self.ft.api, kind, ids)
+                    reads += polled.reads
+                    self._take_poll(polled)
         except (NetworkError, ApiError) as error:
-            if isinstance(error, ApiError) and error.status != 429 and error.status < 500:
-                raise
-            self.console.note(f"{error.message}; asking again")
-            self._poll_failure = error if isinstance(error, NetworkError) else None
+            self._note_poll_failure(error)
         self._give_up_late()
         wait = max(self._poll_interval, self.ft.api.gate.time_left(), reads * SECONDS_PER_READ)
         self._next_poll = time.monotonic() + wait
         self._poll_interval = min(self._poll_interval * POLL_BACKOFF, POLL_MAX_INTERVAL)
 
+    def _take_poll(self, polled: PollResult) -> None:
+        """Go on with the lines whose tracks were in flight."""
+        for identifier, record in polled.found.items():
+            self._take_record(self._in_flight.pop(identifier), record)
+        for identifier in polled.unknown:
+            self._take_unknown(self._in_flight.pop(identifier))
+        if polled.failure:
+            self._note_poll_failure(polled.failure)
+
+    def _note_poll_failure(self, error: NetworkError | ApiError) -> None:
+        """Note a failure that may pass. Raises any other."""
+        if isinstance(error, ApiError) and error.status not in (404, 429) and error.status < 500:
+            raise error
+        self.console.note(f"{error.message}; asking again")
+        self._poll_failure = error if isinstance(error, NetworkError) else None
+
+    def _take_unknown(self, line: BatchLine) -> None:
+        """Ask for a track that the service does not know again, but not for ever.
+
+        One that is saved stays so: it cannot be made again.
+        """
+        now = time.monotonic()
+        line.unknown_since = now if line.unknown_since is None else line.unknown_since
+        if now - line.unknown_since < SEARCH_TIME:
+            self._in_flight[line.identifier] = line
+            return
+        self.pace.track_ended()
+        self._fail(
+            line, "gone", f"the service does not know its track ID {line.identifier} any more"
+        )
+
+    def _fail(self, line: BatchLine, state: str, why: str) -> None:
+        """Report a line whose track cannot be had, and write that down unless it is saved."""
+        if line.state == "saved":
+            self.report.missed(line, FtError(f"{why}; it was saved to {line.history['path']}"))
+            return
+        self._write(line, state, error=why)
+        if self.waits:
+            self._miss_failed(line)
+
     def _take_record(self, line: BatchLine, record: Json) -> None:
         """Go on with a line whose track was in flight, as its record says."""
         status = field_text(record, "status")
+        line.unknown_since = None
         if status not in ("completed", "failed"):
             # At the end, so that tracks that no page has shown are asked for before it.
             self._in_flight[line.identifier] = line
@@ -7703,10 +7756,7 @@ class Batch:
         self._poll_interval = POLL_INTERVAL
         self.pace.track_ended()
         if status == "failed":
-            error = field_text(record, "errorMessage", "the generation failed")
-            self._write(line, "failed", error=error)
-            if self.waits:
-                self._miss_failed(line)
+            self._fail(line, "failed", field_text(record, "errorMessage", "the generation failed"))
         elif self.waits:
             self._downloads += 1
             self._workers.add((line, record))
@@ -7793,7 +7843,7 @@ def next_step(line: BatchLine, args: argparse.Namespace) -> str:
         return "nothing"
     if line.state in ("submitted", "saved"):
         return "save"
-    if line.state == "failed":
+    if line.state in ("failed", "gone"):
         return "submit" if args.retry_failed else "failed"
     if line.state == "sending":
         return "submit" if args.retry_unknown and line.is_missing else "unknown"
@@ -7818,30 +7868,42 @@ def list_records_since(api: Api, kind: Kind, since: float) -> Iterator[Json]:
             return
 
 
-def poll_records(api: Api, kind: Kind, ids: Sequence[str]) -> tuple[dict[str, Json], int]:
-    """Return records of `ids`, by their ids, and the number of requests.
+class PollResult:
+    """What the service says of tracks in flight."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Json] = {}  # records, by their ids
+        self.unknown: list[str] = []  # ids that the service does not know
+        self.failure: ApiError | None = None  # of an id that is in neither
+        self.reads = 0  # requests
+
+
+def poll_records(api: Api, kind: Kind, ids: Sequence[str]) -> PollResult:
+    """Ask for the records of `ids`.
 
     As in `find_records`, the list's pages are read while that costs less than asking for each; of
-    what they do not show, the first few are asked for. A track that is gone counts as failed.
+    what they do not show, the first few are asked for. Only the service's own NOT_FOUND means that
+    it does not know an id, not any 404 of something before it.
     """
-    wanted = set(ids)
-    found: dict[str, Json] = {}
-    reads = 0
+    result = PollResult()
+    found, wanted = result.found, set(ids)
     for records in library_pages(api, kind, retry=POLL):
-        reads += 1
+        result.reads += 1
         found.update({field_text(r, "id"): r for r in records if field_text(r, "id") in wanted})
-        if len(found) == len(wanted) or (reads + 1) * MIN_IDS_FOR_PAGES > len(ids):
+        if len(found) == len(wanted) or (result.reads + 1) * MIN_IDS_FOR_PAGES > len(ids):
             break
     for identifier in [i for i in ids if i not in found][:MIN_IDS_FOR_PAGES]:
-        reads += 1
+        result.reads += 1
         try:
             found[identifier] = api.get_record(kind, identifier, POLL)["data"]
         except ApiError as error:
             if error.status != 404:
                 raise
-            gone = "the track is not in the library any more"
-            found[identifier] = {"id": identifier, "status": "failed", "errorMessage": gone}
-    return found, reads
+            if error.code == "NOT_FOUND":
+                result.unknown.append(identifier)
+            else:
+                result.failure = error
+    return result
 
 
 def is_free(path: str) -> bool:

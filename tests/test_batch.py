@@ -9,12 +9,14 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import jumping_clock
 import pytest
 from conftest import Process, Result, Runner
+from sandbox import stamp
 
 SPEED = 20  # the first poll comes after a sixth of a second
 MUSIC = {
@@ -543,6 +545,100 @@ def test_a_sound_effect_made_later_by_hand_is_not_taken(ft: Runner) -> None:
     assert "its answer was lost" in batch(ft, file="p.csv", check=1).stderr
 
 
+def lose(ft: Runner, text: str, file: str = "p.csv", **how: Any) -> list[dict[str, Any]]:
+    """Submit a file whose answers are all lost, and return the records that the service has."""
+    write(ft, text, file)
+    before = len(ft.sandbox.generations), len(ft.sandbox.sound_effects)
+    ft.sandbox.fault("lost", method="POST", times=None)
+    lists = "/v1/(generations|sound-effects)"
+    ft.sandbox.fault("close", path=lists, method="GET", times=None)
+    batch(ft, "--no-wait", file=file, speed=60, **how)
+    ft.sandbox.heal()
+    assert set(states(ft, file)) == {"sending"}
+    path = ft.cwd / f"{file}.journal.jsonl"
+    began = journal(ft, file)[1]["time"]  # the clock of the test jumps, but not the service's
+    path.write_text(re.sub('"time": [0-9.]+', f'"time": {began}', path.read_text()))
+    music, effects = ft.sandbox.generations.values(), ft.sandbox.sound_effects.values()
+    return [*list(music)[before[0] :], *list(effects)[before[1] :]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"createdAt": None},
+        {"createdAt": "yesterday"},
+        {"createdAt": "2020-01-01 00:00:00"},
+        {"type": None},
+        {"prompt": " one "},
+        {"parameters": {"bpm": 1, "keyscale": "H", "timesignature": 4.0, "language": "xx"}},
+        {"seed": str},
+        {"seed": float},
+    ],
+    ids=str,
+)
+def test_its_seed_alone_tells_a_track(ft: Runner, change: dict[str, Any]) -> None:
+    [record] = lose(ft, "prompt\none\n")
+    seed, as_type = record["parameters"]["seed"], change.pop("seed", int)
+    record.update(change)
+    record["parameters"]["seed"] = as_type(seed)
+    assert "its track is in the list" in batch(ft, file="p.csv", check=0).stderr
+    assert len(ft.sandbox.posts()) == 1 == len(tracks(ft.cwd))
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"seed": None}, {"seed": "random"}], ids=str)
+@pytest.mark.parametrize("created", [-30, 0, None], ids=str)
+def test_a_track_whose_seed_cannot_be_seen_is_not_paid_for_again(
+    ft: Runner, parameters: Any, created: float | None
+) -> None:
+    [record] = lose(ft, "prompt\none\n")
+    record["parameters"] = parameters
+    record["createdAt"] = None if created is None else stamp(time.time() + created, rfc=False)
+    result = batch(ft, "--retry-unknown", file="p.csv", check=1, speed=1000)
+    assert f"any of these tracks may be it: {record['id']}" in result.stderr
+    assert len(ft.sandbox.posts()) == 1
+
+
+@pytest.mark.parametrize("change", [{"prompt": "other"}, {"parameters": {"seed": 5}}, {"age": 300}])
+def test_a_track_that_cannot_be_it_is_no_suspect(ft: Runner, change: dict[str, Any]) -> None:
+    write(ft, "one\n")
+    ft.sandbox.fault("close", method="POST")
+    batch(ft, check=1, speed=60)
+    ft.sandbox.add_generation(**{"prompt": "one", "parameters": None, **change})
+    batch(ft, "--retry-unknown", check=0, speed=1000)
+    assert len(ft.sandbox.posts()) == 2
+
+
+@pytest.mark.parametrize("row", ["same,7,", "a door,,sfx"])
+def test_equal_lines_get_as_many_tracks_in_their_order(ft: Runner, row: str) -> None:
+    ids = [record["id"] for record in lose(ft, f"prompt,seed,type\n{row}\n{row}\n")]
+    result = batch(ft, "--json", file="p.csv", check=0)
+    assert [item["id"] for item in result.json["data"]["generated"]] == ids
+    assert len(ft.sandbox.posts()) == 2
+
+
+@pytest.mark.parametrize("row", ["one,", "a door,sfx"])
+def test_without_a_date_the_time_is_that_of_this_machine(ft: Runner, row: str) -> None:
+    """It proves nothing: without a seed of its own, a track is only named."""
+    ft.sandbox.fault("header", name="Date", path="/v1/me", times=None)
+    [record] = lose(ft, f"prompt,type\n{row}\n")
+    entry = journal(ft, "p.csv")[1]
+    assert entry["clock"] == "local" and abs(entry["time"] - time.time()) < 3600
+    result = batch(ft, "--retry-unknown", file="p.csv", speed=1000)
+    assert result.code == (1 if "sfx" in row else 0)
+    assert ("its track is in the list" if result.code == 0 else record["id"]) in result.stderr
+    assert len(ft.sandbox.posts()) == 1
+
+
+def test_a_journal_without_the_time_means_the_whole_list(ft: Runner) -> None:
+    lose(ft, "prompt\none\n")
+    path = ft.cwd / "p.csv.journal.jsonl"
+    path.write_text(re.sub('"time": [0-9.]+', '"time": null', path.read_text()))
+    for number in range(120):
+        ft.sandbox.add_generation(prompt=f"another {number}")
+    batch(ft, file="p.csv", check=0)
+    assert len(ft.sandbox.posts()) == 1
+
+
 def test_three_unknowns_in_a_row_end_the_submitting(ft: Runner) -> None:
     write(ft, "one\ntwo\nthree\nfour\nfive\n")
     ft.sandbox.fault("close", method="POST", after=1, times=None)
@@ -651,13 +747,75 @@ def test_a_track_that_the_list_does_not_show_is_asked_for(ft: Runner) -> None:
     assert len(tracks(ft.cwd)) == 1
 
 
-def test_a_track_that_was_deleted_has_failed(ft: Runner) -> None:
+UNLISTED = '{"data": {"generations": [], "hasMore": false}}'
+RECORD = "/v1/generations/.+"
+
+
+@pytest.mark.parametrize(
+    "fault", [{"code": "NOT_FOUND"}, {"body": "html"}, {"code": "ROUTE_NOT_FOUND"}], ids=str
+)
+def test_a_track_that_is_unknown_for_a_moment_is_asked_for_again(
+    ft: Runner, fault: dict[str, Any]
+) -> None:
+    write(ft, "one\n")
+    ft.sandbox.fault("body", path="/v1/generations", method="GET", data=UNLISTED, times=3)
+    ft.sandbox.fault("status", path=RECORD, method="GET", status=404, times=3, **fault)
+    batch(ft, check=0)
+    assert states(ft) == ["saved"] and len(ft.sandbox.posts()) == 1
+
+
+def test_another_404_never_gives_a_track_up(ft: Runner) -> None:
+    write(ft, "one\n")
+    batch(ft, "--no-wait", check=0)
+    ft.sandbox.fault("status", method="GET", path=f"{RECORD}|/v1/generations", status=404,
+                     body="html", times=None)  # fmt: skip
+    jumping_clock.run(ft, "batch", "prompts.txt", "--yes", check=1)
+    assert states(ft) == ["submitted"]
+    ft.sandbox.heal()
+    batch(ft, check=0)
+
+
+def test_a_track_that_stays_unknown_is_given_up_and_asked_for_once_more(ft: Runner) -> None:
+    write(ft, "one\n")
+    batch(ft, "--no-wait", check=0)
+    identifier = ft.sandbox.book[0]
+    record = ft.sandbox.generations.pop(identifier)
+    result = jumping_clock.run(ft, "batch", "prompts.txt", "--yes", check=1)
+    why = f"warning: prompts.txt:1: the service does not know its track ID {identifier} any more\n"
+    assert why in result.stderr and "`--retry-failed`" in result.stderr
+    assert 60 <= sum(jumping_clock.slept(ft)) < 90 and states(ft) == ["gone"]
+    assert why in batch(ft, check=1).stderr
+    ft.sandbox.generations[identifier] = record
+    batch(ft, "--retry-failed", check=0)
+    assert len(ft.sandbox.posts()) == 1 == len(tracks(ft.cwd))
+
+
+def test_a_track_that_is_still_unknown_is_made_again_when_asked_for(ft: Runner) -> None:
     write(ft, "one\n")
     batch(ft, "--no-wait", check=0)
     del ft.sandbox.generations[ft.sandbox.book[0]]
-    result = batch(ft, check=1)
-    assert "the track is not in the library any more" in result.stderr
-    assert states(ft) == ["failed"]
+    jumping_clock.run(ft, "batch", "prompts.txt", "--yes", check=1)
+    ft.sandbox.fault("status", path=RECORD, method="GET", status=404, body="html")
+    batch(ft, "--retry-failed", check=1)
+    assert len(ft.sandbox.posts()) == 1
+    batch(ft, "--retry-failed", check=0)
+    assert len(ft.sandbox.posts()) == 2 and states(ft) == ["saved"]
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_a_saved_track_stays_saved_whatever_the_service_says(ft: Runner, is_deleted: bool) -> None:
+    write(ft, "prompt,output\none,a.mp3\n", "p.csv")
+    batch(ft, file="p.csv", check=0)
+    ft.sandbox.generations[ft.sandbox.book[0]]["status"] = "failed"
+    if is_deleted:
+        del ft.sandbox.generations[ft.sandbox.book[0]]
+    write(ft, "prompt,output\none,b.mp3\n", "p.csv")
+    before = journal(ft, "p.csv")
+    result = jumping_clock.run(ft, "batch", "p.csv", "--yes", "--retry-failed", check=1)
+    assert f"; it was saved to {ft.cwd / 'a.mp3'}\n" in result.stderr
+    assert journal(ft, "p.csv") == before
+    write(ft, "prompt,output\none,a.mp3\n", "p.csv")
+    batch(ft, file="p.csv", check=0)
 
 
 def test_a_track_gets_five_minutes(ft: Runner) -> None:
