@@ -6678,7 +6678,7 @@ class BatchLine:
         self.cells = cells
         self.output = output
         self.type: str = cells["type"]
-        self.key = ""  # the name of the line in the journal
+        self.key = ""  # the name of the line in the journal, which gives it
         self.submission: Submission
         self.history: Json = {}
         self.is_missing = False  # its answer was lost, and its track is not in the list
@@ -6737,6 +6737,17 @@ class BatchLine:
             return False
         sent, now = self.history["body"], self.submission.body
         return any(sent.get(name) != now.get(name) for name in {*sent, *now} - {"seed"})
+
+    def digest(self) -> str:
+        """Return a text that only equal lines share: those with the same cells but the output."""
+        import hashlib
+
+        # 30.0 is as long as 30.
+        plain = {
+            name: int(value) if is_number(value) and value == int(value) else value
+            for name, value in sorted(self.cells.items())
+        }
+        return hashlib.sha256(format_json(plain).encode()).hexdigest()[:20]
 
     def is_in_place(self) -> bool:
         """Return whether the track was saved as the line wants it and is still there."""
@@ -6921,7 +6932,6 @@ class BatchFile:
         self.directory = directory
         self.lines: list[BatchLine] = []
         self.problems: list[tuple[int, str]] = []
-        self._takes: dict[str, int] = {}
         self._owners: dict[str, int] = {}
         self._real_directories: dict[str, str] = {}
 
@@ -6948,21 +6958,7 @@ class BatchFile:
             owner = self._owners.setdefault(path, number)
             if owner != number:
                 raise UsageError(f"line {owner} has the output {line.output!r}, too")
-        line.key = self._name(cells)
         self.lines.append(line)
-
-    def _name(self, cells: Json) -> str:
-        """Return the name of a line in the journal: its cells, and which of equal lines it is."""
-        import hashlib
-
-        # 30.0 is as long as 30.
-        plain = {
-            name: int(value) if is_number(value) and value == int(value) else value
-            for name, value in sorted(cells.items())
-        }
-        digest = hashlib.sha256(format_json(plain).encode()).hexdigest()[:20]
-        self._takes[digest] = self._takes.get(digest, 0) + 1
-        return f"{digest}-{self._takes[digest]}"
 
     def path_of(self, line: BatchLine) -> str | None:
         """Return where the track of a line goes, as -o would say it."""
@@ -7016,7 +7012,8 @@ class Journal:
         "saved": {"path": str, "output": str},
     }
 
-    def __init__(self, path: str, base_url: str) -> None:
+    def __init__(self, console: Console, path: str, base_url: str) -> None:
+        self.console = console
         self.path = path
         self.base_url = base_url
         self.records: dict[str, Json] = {}
@@ -7024,46 +7021,66 @@ class Journal:
         self._account: str | None = None  # of the first line
         self._descriptor = -1
         self._end = 0  # of the last whole line
+        self._lacks_line_feed = False  # that line
         self._is_new = False
+        self._has_warned = False  # that the file was replaced
 
     def __enter__(self) -> Journal:
         """Open and lock the file, and read it. Raises FtError if that is impossible."""
         self._is_new = not os.path.lexists(self.path)
+        self._descriptor = self._open()
+        self.read()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._is_new and not self._end and self._is_at_path(self._descriptor):
+            try_remove(self.path)  # nothing was submitted
+        os.close(self._descriptor)
+
+    def _open(self) -> int:
+        """Return a descriptor of the file, locked. Raises FtError if that is impossible."""
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         try:
             # A pipe must not make ft wait for its other end.
             flags |= getattr(os, "O_NONBLOCK", 0)
-            self._descriptor = os.open(self.path, flags, 0o666)
-            if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-                raise FtError(f"the journal {self.path} is not a regular file")
+            descriptor = os.open(self.path, flags, 0o666)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise FtError(
                 f"cannot open the journal {self.path}: {why}", "--journal names another place"
             ) from None
         try:
-            lock_file(self._descriptor)
+            self._lock(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _lock(self, descriptor: int) -> None:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise FtError(f"the journal {self.path} is not a regular file")
+        try:
+            lock_file(descriptor)
         except OSError as error:
             is_held = error.errno in (errno.EAGAIN, errno.EACCES, getattr(errno, "EDEADLOCK", None))
             why = "another `ft batch` is using it" if is_held else error.strerror or str(error)
             raise FtError(f"cannot lock the journal {self.path}: {why}") from None
         # The run that made the file may have removed it again just now.
-        if not os.path.lexists(self.path) or not os.path.samestat(
-            os.stat(self.path), os.fstat(self._descriptor)
-        ):
+        if not self._is_at_path(descriptor):
             raise FtError(f"cannot lock the journal {self.path}: another `ft batch` is using it")
-        self.read()
-        return self
 
-    def __exit__(self, *exception: object) -> None:
-        if self._is_new and not self._end:
-            try_remove(self.path)  # nothing was submitted
-        os.close(self._descriptor)
+    def _is_at_path(self, descriptor: int) -> bool:
+        """Return whether the path still leads to an open file."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(descriptor))
+        except OSError:
+            return False
 
     def read(self) -> None:
         """Take in the file, if there is one. Raises UsageError if it is damaged.
 
-        What follows the last line feed was torn off when a run was killed, and does not count.
+        What follows the last line feed was torn off when a run was killed, and does not count,
+        unless it is whole: some editors take away the last line feed.
         """
         try:
             with open(self.path, "rb") as file:
@@ -7083,6 +7100,11 @@ class Journal:
             except (ValueError, RecursionError):
                 raise self._damaged(number, "not a journal" if number == 1 else "damaged") from None
         self._end = len(content) - len(torn)
+        try:
+            self._take(len(lines) + 1, parse_entry(torn))
+        except (ValueError, RecursionError):
+            return
+        self._end, self._lacks_line_feed = len(content), True
 
     def _take(self, number: int, entry: Json) -> None:
         """Take in a line of the file. Raises ValueError if it is damaged."""
@@ -7131,30 +7153,128 @@ class Journal:
                 f"the journal {self.path} is about another account", "--journal names another file"
             )
 
+    def match(self, lines: Iterable[BatchLine]) -> None:
+        """Give each line its name in the journal, and what that knows of it.
+
+        Equal lines are several takes. Each keeps the take with its output; the others are given
+        theirs in order.
+        """
+        from itertools import chain, count
+
+        takes: dict[str, list[str]] = {}
+        for key in sorted(self.records, key=lambda key: (len(key), key)):
+            takes.setdefault(key.rpartition("-")[0], []).append(key)
+        groups: dict[str, list[BatchLine]] = {}
+        for line in lines:
+            groups.setdefault(line.digest(), []).append(line)
+        for digest, equal in groups.items():
+            keys = takes.get(digest, [])
+            by_output: dict[str, list[str]] = {}
+            for key in reversed(keys):
+                output = self.records[key].get("output")
+                if isinstance(output, str):
+                    by_output.setdefault(output, []).append(key)
+            for line in equal:
+                line.key = (by_output.get(line.output) or [""]).pop()
+            used = {line.key for line in equal}
+            fresh = (f"{digest}-{number}" for number in count(1))
+            others = (key for key in chain(keys, fresh) if key not in used)
+            for line in equal:
+                line.key = line.key or next(others)
+                used.add(line.key)
+                line.history = self.records.get(line.key, {})
+
     def add(self, line: BatchLine, state: str, **fields: Any) -> None:
         """Write a new state of a line to the disk. Raises FtError if that fails."""
         entry = {"line": line.key, "state": state, **fields}
         self._update(entry)
         line.history = self.records[line.key]
-        data = self._format(entry)
+        failure = self._follow()
+        # What is not sent needs no entry. Others are kept, should the file be followed later.
+        if not failure or state != "sending":
+            self._append(self._format(entry))
+        if failure:
+            raise failure
+
+    def _append(self, data: bytes) -> None:
+        """Write whole lines at the end of the file, after the first one if it has none."""
         if not self._end:
-            data = (
-                self._format({"journal": 1, "baseUrl": self.base_url, "account": self._account})
-                + data
-            )
+            first = {"journal": 1, "baseUrl": self.base_url, "account": self._account}
+            data = self._format(first) + data
+        elif self._lacks_line_feed:
+            data = b"\n" + data
+        self._end = self._write(self._descriptor, self._end, data)
+        self._lacks_line_feed = False
+
+    def _write(self, descriptor: int, end: int, data: bytes) -> int:
+        """Write data at the `end` of a file, and return the new one. Raises FtError."""
         try:
+            if os.fstat(descriptor).st_size < end:
+                raise FtError(f"the journal {self.path} was cut short by something else")
             # What a run that was killed has written in part, or this one on a full disk.
-            os.ftruncate(self._descriptor, self._end)
+            os.ftruncate(descriptor, end)
             written = 0
             while written < len(data):
-                written += os.write(self._descriptor, data[written:])
-            sync(self._descriptor)
-            if not self._end:
+                written += os.write(descriptor, data[written:])
+            sync(descriptor)
+            if not end:
                 sync_directory(self.path)
         except OSError as error:
             why = error.strerror or error
             raise FtError(f"cannot write the journal {self.path}: {why}") from None
-        self._end += len(data)
+        return end + len(data)
+
+    def _follow(self) -> FtError | None:
+        """Go on with what is at the path now, if this run's file was removed or replaced.
+
+        Returns why that is impossible, if it is.
+        """
+        if self._is_at_path(self._descriptor):
+            return None
+        try:
+            descriptor = self._open()
+            try:
+                self._take_over(descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        except FtError as error:
+            return error
+        except OSError as error:
+            return FtError(f"cannot read the journal {self.path}: {error.strerror}")
+        if not self._has_warned:
+            self._has_warned = True
+            self.console.warning(
+                f"the journal {self.path} was removed or replaced meanwhile: "
+                "what it lacks has been written again"
+            )
+        return None
+
+    def _take_over(self, descriptor: int) -> None:
+        """Write to another file from now on, first the lines that it lacks.
+
+        Raises FtError if it has others than this run's.
+        """
+        from collections import Counter
+
+        ours = list(filter(None, read_descriptor(self._descriptor)[: self._end].split(b"\n")))
+        content = read_descriptor(descriptor)
+        *theirs, torn = content.split(b"\n")
+        is_whole = torn in ours  # but for its line feed
+        is_part = not torn or any(line.startswith(torn) for line in ours)
+        if not is_part or not set(theirs) <= set(ours):
+            raise FtError(f"the journal {self.path} was replaced by another file")
+        there = Counter([*theirs, torn])
+        data = b""
+        for line in ours:
+            there[line] -= 1
+            if there[line] < 0:
+                data += line + b"\n"
+        end = len(content) if is_whole else len(content) - len(torn)
+        self._end = self._write(descriptor, end, b"\n" + data if is_whole else data)
+        self._lacks_line_feed = False
+        os.close(self._descriptor)
+        self._descriptor = descriptor
 
     @staticmethod
     def _format(entry: Json) -> bytes:
@@ -7189,6 +7309,13 @@ def lock_file(descriptor: int) -> None:
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def read_descriptor(descriptor: int) -> bytes:
+    """Return all bytes of an open file."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with open(descriptor, "rb", closefd=False) as file:
+        return file.read()
 
 
 def sync(descriptor: int) -> None:
@@ -7371,8 +7498,7 @@ class Batch:
         self._start = 0.0
         self._done_before = 0
         self._ended_types: dict[str, str] = {}  # types that are not submitted any more, and why
-        for line in file.lines:
-            line.history = journal.records.get(line.key, {})
+        journal.match(file.lines)
 
     # Before anything is sent
 
@@ -7632,6 +7758,7 @@ class Batch:
         now = self.ft.api.read_clock()
         return {
             "type": line.type,
+            "output": line.output,
             "body": submission.body,
             "seedIsRandom": submission.is_marked,
             **({"time": time.time(), "clock": "local"} if now is None else {"time": now}),
@@ -8009,7 +8136,7 @@ def read_batch(ft: Context, args: argparse.Namespace) -> tuple[BatchFile, Journa
             "save it as .csv or .txt, or name its format with --format",
         )
     file_format = args.format or FORMATS_BY_EXTENSION.get(extension, "text")
-    journal = Journal(args.journal or f"{args.file}.journal.jsonl", ft.base_url)
+    journal = Journal(ft.console, args.journal or default_journal(args.file), ft.base_url)
     file.read(read_input(ft.console, args.file, file.name), file_format)
     file.protect(journal.path, "journal")
     if not is_stdin:
@@ -8018,6 +8145,11 @@ def read_batch(ft: Context, args: argparse.Namespace) -> tuple[BatchFile, Journa
     for line in file.lines:
         line.submission = line.make_submission(defaults, ft.settings)
     return file, journal
+
+
+def default_journal(path: str) -> str:
+    """Return the name of an input's journal, the same for all links to one file."""
+    return f"{os.path.realpath(path) if os.path.islink(path) else path}.journal.jsonl"
 
 
 def read_input(console: Console, path: str, name: str) -> str:
@@ -8047,8 +8179,8 @@ STEP_WORDS = {"nothing": "saved", "submit": "to submit"}  # the others are words
 def print_batch(ft: Context, file: BatchFile, journal: Journal) -> None:
     """Print what there is to do for each line."""
     lines: list[Json] = []
+    journal.match(file.lines)
     for line in file.lines:
-        line.history = journal.records.get(line.key, {})
         step = next_step(line, ft.args)
         if step == "save":
             step = "in progress" if line.state == "submitted" else "to download"

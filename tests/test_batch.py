@@ -4,6 +4,7 @@ stopped goes on: nothing is paid for twice, and nothing that is paid for is lost
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -397,6 +398,35 @@ def test_lines_may_be_added_removed_and_moved(ft: Runner) -> None:
     assert result.stdout.endswith("Generated 6 of 6 track(s)\n")
     fresh = [(body["tags"], body["bpm"]) for body in sent(ft)[3:]]
     assert fresh == [("four", 120), ("two", 91), ("one", 120)]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "fresh"),
+    [
+        ("ab", "ba", ""),
+        ("ab", "b", ""),
+        ("abc", "cxab", "x"),
+        ("ab", "b-", "-"),  # a line without an output of its own
+        ("-a", "a-", ""),
+    ],
+)
+@pytest.mark.parametrize("flags", [(), ("--no-wait",)])
+def test_equal_lines_keep_their_tracks_when_they_are_moved(
+    ft: Runner, first: str, then: str, fresh: str, flags: tuple[str, ...]
+) -> None:
+    """Where an output is gone, its track is there for the next one: nothing is paid for."""
+
+    def rows(names: str) -> str:
+        return "".join(f"same,{n if n == '-' else f'{n}.mp3'}\n" for n in names).replace("-", "")
+
+    write(ft, f"prompt,output\n{rows(first)}", "p.csv")
+    batch(ft, *flags, file="p.csv", check=0)
+    batch(ft, file="p.csv", check=0)
+    before = {name: (ft.cwd / name).read_bytes() for name in tracks(ft.cwd)}
+    write(ft, f"prompt,output\n{rows(then)}", "p.csv")
+    batch(ft, file="p.csv", check=0)
+    assert {name: (ft.cwd / name).read_bytes() for name in before} == before
+    assert len(ft.sandbox.posts()) == max(len(first), len(then))
 
 
 def test_other_flags_make_nothing_again(ft: Runner) -> None:
@@ -940,6 +970,87 @@ def test_a_torn_last_line_is_cut_off(ft: Runner, lines: int, share: float) -> No
     batch(ft, check=0, speed=60)
     assert path.read_bytes().count(b"\n") == len(journal(ft))  # every line is whole again
     assert len(ft.sandbox.posts()) == (1 if lines > 1 else 2)
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3, 4])
+def test_a_last_line_without_its_line_feed_counts(ft: Runner, lines: int) -> None:
+    """Some editors take it away."""
+    write(ft, "one\n")
+    batch(ft, check=0)
+    path = ft.cwd / "prompts.txt.journal.jsonl"
+    whole = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(whole[:lines]).rstrip(b"\n"))
+    batch(ft, check=0)
+    assert path.read_bytes().count(b"\n") == len(journal(ft)) - (lines == 4)
+    assert len(ft.sandbox.posts()) == (1 if lines > 1 else 2)
+
+
+def test_a_link_to_a_file_has_its_journal(ft: Runner) -> None:
+    write(ft, "one\n")
+    batch(ft, check=0)
+    (ft.cwd / "elsewhere").mkdir()
+    (ft.cwd / "elsewhere" / "link").symlink_to("../prompts.txt")
+    batch(ft, file="elsewhere/link", check=0)
+    assert len(ft.sandbox.posts()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced there")
+@pytest.mark.parametrize(
+    "replace",
+    [
+        lambda text: None,
+        lambda text: "",
+        lambda text: text,
+        lambda text: text.rstrip("\n"),
+        lambda text: text[: text.index("\n") + 1],
+        lambda text: text[:-20],
+    ],
+    ids=["removed", "empty", "copied", "without its line feed", "first line", "torn"],
+)
+def test_a_journal_that_is_replaced_meanwhile_is_written_again(ft: Runner, replace: Any) -> None:
+    write(ft, "one\ntwo\nthree\n")
+    path = ft.cwd / "prompts.txt.journal.jsonl"
+    gate = ft.sandbox.hold("/v1/generations", method="POST")
+    process = start(ft, "--no-wait", check=0)
+    assert gate.reached.wait(20)
+    text = replace(path.read_text())
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    gate.release()
+    result = process.finish()
+    assert result.stderr.count("warning: ") == 1 and " was removed or replaced " in result.stderr
+    assert [entry.get("state") for entry in journal(ft)] == [None, *["sending", "submitted"] * 3]
+    batch(ft, check=0)
+    assert len(ft.sandbox.posts()) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced there")
+@pytest.mark.parametrize("what", ["another", "locked", "directory", "cut short"])
+def test_a_journal_that_cannot_be_followed_ends_the_submitting(ft: Runner, what: str) -> None:
+    write(ft, "one\ntwo\n")
+    path = ft.cwd / "prompts.txt.journal.jsonl"
+    gate = ft.sandbox.hold("/v1/generations", method="POST")
+    process = start(ft, check=1)
+    assert gate.reached.wait(20)
+    text = path.read_text()
+    if what == "cut short":
+        os.truncate(path, 10)
+    else:
+        path.unlink()
+    if what == "another":
+        path.write_text(text.replace("sending", "unsent"))
+    elif what == "directory":
+        path.mkdir()
+    with contextlib.ExitStack() as stack:
+        if what == "locked":
+            import fcntl
+
+            fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX)
+        gate.release()
+        result = process.finish()
+    assert re.search("^error: .*journal prompts.txt.journal.jsonl", result.stderr, re.MULTILINE)
+    assert len(ft.sandbox.posts()) == 1 == len(tracks(ft.cwd))
 
 
 @pytest.mark.parametrize(
