@@ -5496,9 +5496,10 @@ def read_prompt(console: Console, words: Sequence[str]) -> str:
 
 
 def check_prompt(prompt: str) -> str:
-    """Return `prompt`. Raises UsageError if it is empty or too long."""
+    """Return `prompt`. Raises UsageError if it is empty, too long or no text."""
     if not prompt:
         raise UsageError("the prompt is empty")
+    refuse_controls(prompt, "prompt")
     if len(prompt) > MAX_PROMPT:
         raise UsageError(f"the prompt has {len(prompt)} characters, more than {MAX_PROMPT}")
     return prompt
@@ -5523,10 +5524,19 @@ def read_lyrics(console: Console, args: argparse.Namespace, stdin_is_taken: bool
 
 
 def check_lyrics(lyrics: str) -> str:
-    """Return `lyrics`. Raises UsageError if they are too long."""
+    """Return `lyrics`. Raises UsageError if they are too long or no text."""
+    refuse_controls(lyrics, "lyrics")
     if len(lyrics) > MAX_LYRICS:
         raise UsageError(f"the lyrics have {len(lyrics)} characters, more than {MAX_LYRICS}")
     return lyrics
+
+
+def refuse_controls(text: str, what: str) -> None:
+    """Raise UsageError if a text has control characters other than white space."""
+    match = re.search("[\0-\x08\x0e-\x1f\x7f]", text)
+    if match:
+        hint = "is the text UTF-16? save it as UTF-8" if "\0" in text else ""
+        raise UsageError(f"control character U+{ord(match[0]):04X} in the {what}", hint)
 
 
 def refuse_file_name(text: str, what: str, hint: str) -> None:
@@ -6658,6 +6668,7 @@ FORMATS_BY_EXTENSION = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjso
 # Their lines are no prompts, and each would cost a credit.
 NO_TEXT_EXTENSIONS = (".json", ".xls", ".xlsx", ".ods", ".numbers", ".doc", ".docx", ".pdf")
 MAX_BATCH_BYTES = 64 << 20
+MAX_PROBLEMS = 100  # of an input that are printed
 MAX_WARNINGS = 20  # of lines that a run did not come to
 MAX_UNKNOWN = 3  # submissions in a row without an answer
 MAX_BATCH_WAIT = 600.0  # seconds that a 429 may ask for
@@ -6678,6 +6689,7 @@ class BatchLine:
         self.cells = cells
         self.output = output
         self.type: str = cells["type"]
+        self.directory = ""  # where -o wants the track; "" if there is no -o
         self.key = ""  # the name of the line in the journal, which gives it
         self.submission: Submission
         self.history: Json = {}
@@ -6750,9 +6762,13 @@ class BatchLine:
         return hashlib.sha256(format_json(plain).encode()).hexdigest()[:20]
 
     def is_in_place(self) -> bool:
-        """Return whether the track was saved as the line wants it and is still there."""
-        is_wanted = self.state == "saved" and self.history["output"] == self.output
-        return is_wanted and os.path.isfile(self.history["path"])
+        """Return whether the track was saved as the line and -o want it and is still there."""
+        if self.state != "saved" or self.history["output"] != self.output:
+            return False
+        path = self.history["path"]
+        if self.directory and resolve_directory(os.path.dirname(path)) != self.directory:
+            return False
+        return file_size(path) > 0
 
 
 def split_lines(text: str) -> list[str]:
@@ -6932,8 +6948,8 @@ class BatchFile:
         self.directory = directory
         self.lines: list[BatchLine] = []
         self.problems: list[tuple[int, str]] = []
-        self._owners: dict[str, int] = {}
-        self._real_directories: dict[str, str] = {}
+        self._hint = ""  # for them
+        self._owners: dict[str, int] = {}  # numbers of the lines with outputs, by their paths
 
     def read(self, text: str, file_format: str) -> None:
         """Add the lines of a text, and a problem for each that cannot be understood."""
@@ -6950,11 +6966,16 @@ class BatchFile:
                 self._add(number, parse_row(row))
             except UsageError as error:
                 self.problems.append((number, error.message))
+                self._hint = self._hint or error.hint
+        self._check_directories()
 
     def _add(self, number: int, cells: Json) -> None:
         line = BatchLine(number, cells, cells.pop("output", ""))
+        path = os.path.join(self.directory, line.output)
+        directory = resolve_directory(os.path.dirname(path))
+        line.directory = directory if self.directory else ""
         if line.output:
-            path = self.resolve(line.output)
+            path = resolve_path(path)
             owner = self._owners.setdefault(path, number)
             if owner != number:
                 raise UsageError(f"line {owner} has the output {line.output!r}, too")
@@ -6966,31 +6987,62 @@ class BatchFile:
             return os.path.join(self.directory, "") or None
         return os.path.join(self.directory, line.output)
 
-    def resolve(self, output: str) -> str:
-        """Return the absolute path of an output, in a form in which paths can be compared."""
-        directory, name = os.path.split(os.path.join(self.directory, output))
-        if directory not in self._real_directories:
-            self._real_directories[directory] = os.path.realpath(directory)
-        path = os.path.join(self._real_directories[directory], name)
-        if os.path.islink(path):
-            path = os.path.realpath(path)
-        return fold_name(path) if sys.platform in ("darwin", "win32") else path
+    def _check_directories(self) -> None:
+        """Add a problem for each directory of an output that is the output of another line."""
+        directories: dict[str, int] = {}
+        for path, number in self._owners.items():
+            directories.setdefault(os.path.dirname(path), number)
+        for directory, number in directories.items():
+            parent, child = directory, ""
+            while parent != child:
+                if parent in self._owners:
+                    why = (
+                        f"the directory of the output is the output of line {self._owners[parent]}"
+                    )
+                    self.problems.append((number, why))
+                parent, child = os.path.dirname(parent), parent
 
     def protect(self, path: str, what: str) -> None:
         """Add a problem if a track would replace the file `path`."""
-        owner = self._owners.get(self.resolve(os.path.abspath(path)))
+        owner = self._owners.get(resolve_path(path))
         if owner is not None:
             self.problems.append((owner, f"the output is the file of the {what}"))
 
     def report_problems(self, console: Console) -> None:
         """Print all problems. Raises UsageError if there are any, or if there are no lines."""
-        *others, last = [f"{self.name}:{n}: {why}" for n, why in sorted(self.problems)] or [""]
+        problems = [f"{self.name}:{n}: {why}" for n, why in sorted(self.problems)]
+        if len(problems) > MAX_PROBLEMS:
+            more = plural(len(problems) - MAX_PROBLEMS, "more problem")
+            problems[MAX_PROBLEMS:] = [f"{self.name}: and {more}"]
+        *others, last = problems or [""]
         for problem in others:
             console.error(problem)
         if last:
-            raise UsageError(last, "nothing was sent")
+            raise UsageError(last, "; ".join(filter(None, [self._hint, "nothing was sent"])))
         if not self.lines:
             raise UsageError(f"{self.name} contains no lines to generate")
+
+
+@lru_cache(maxsize=None)
+def resolve_directory(path: str) -> str:
+    """Return the absolute path of a directory, in a form in which paths can be compared.
+
+    Raises FtError if it is relative and the current directory was removed.
+    """
+    try:
+        path = os.path.realpath(path)
+    except FileNotFoundError:
+        raise FtError("the current directory does not exist any more") from None
+    return fold_name(path) if sys.platform in ("darwin", "win32") else path
+
+
+def resolve_path(path: str) -> str:
+    """Return the absolute path of a file, as `resolve_directory` does."""
+    directory, name = os.path.split(path)
+    if os.path.islink(path):
+        return resolve_directory(path)
+    name = fold_name(name) if sys.platform in ("darwin", "win32") else name
+    return os.path.join(resolve_directory(directory), name)
 
 
 class Journal:
@@ -7640,6 +7692,23 @@ class Batch:
                 f"`{GENERATION.list_command}` shows what was accepted"
             )
 
+    def note_replaced(self) -> None:
+        """Say which files will be replaced that this batch has not made."""
+        paths = [
+            path
+            for line in self.file.lines
+            if self.waits and line.output and next_step(line, self.args) in ("submit", "save")
+            for path in [self.file.path_of(line)]
+            if path and os.path.isfile(path)
+        ]
+        records = self.journal.records.values() if paths else ()
+        own = {resolve_path(r["path"]) for r in records if r["state"] == "saved"}
+        others = [path for path in paths if resolve_path(path) not in own]
+        if others:
+            count = plural(len(others), "existing file")
+            first = others[0] if len(others) == 1 else f"{others[0]} is the first"
+            self.console.note(f"{count} will be replaced: {first}")
+
     def is_confirmed(self, account: Json) -> bool:
         """Ask whether to submit what is left, if there is anything and nobody said --yes."""
         if self.args.yes or not self._to_submit:
@@ -7797,9 +7866,8 @@ class Batch:
             if error.status == 401:
                 raise error
         elif not self.pace.refused(error, len(self._in_flight)):
-            self.console.note(
-                f"{error.message}: no more lines of the type {line.type} are submitted"
-            )
+            why = f"{error.message}: no more lines of the type {line.type} are submitted"
+            self.console.note("; ".join(filter(None, [why, error.hint])))
             self._ended_types[line.type] = error.message
             kept = [other for other in self._to_submit if other.type != line.type]
             self._to_submit.clear()
@@ -7950,7 +8018,11 @@ class Batch:
 
     def _explain_left(self, failure: BaseException | None, line: BatchLine) -> str:
         """Return why a line is not done that this run has not come to."""
-        why = "interrupted" if find_stop(failure) else getattr(failure, "message", "internal error")
+        why = getattr(failure, "message", "internal error")
+        if find_stop(failure):
+            why = "interrupted"
+        elif isinstance(failure, BrokenPipeError):
+            why = "nobody reads stdout any more"
         if line.state == "submitted":
             return f"in progress: {why}"
         if line.state == "sending":
@@ -8104,15 +8176,16 @@ def generate_batch(ft: Context, args: argparse.Namespace) -> int | None:
             for line in file.lines
         ):
             ft.console.require_terminal()
-        batch.check_destinations()
         account = api.get_account()["data"]
-        journal.require_account(field_text(account, "id"))
+        journal.require_account(get_member(account, "id", str))
         batch.recover()
         batch.sort_lines()
         batch.note_differences()
+        batch.note_replaced()
         if not batch.is_confirmed(account):
             (ft.console.note if args.json else ft.console.print)("Aborted.")
             return None
+        batch.check_destinations()  # which makes directories
         return batch.run()
 
 
@@ -8122,6 +8195,10 @@ def read_batch(ft: Context, args: argparse.Namespace) -> tuple[BatchFile, Journa
     Raises UsageError if anything is wrong with the input, after all of it has been reported.
     """
     is_stdin = args.file == "-"
+    if not args.file:
+        raise UsageError("missing file of prompts", "`-` stands for stdin")
+    if args.journal in ("", "-") or (args.journal and is_same_file(args.journal, args.file)):
+        raise UsageError("--journal needs a file of its own")
     if is_stdin and not args.journal:
         raise UsageError("stdin needs a journal", "--journal names the file")
     lyrics = read_lyrics(ft.console, args, is_stdin)
@@ -8141,10 +8218,20 @@ def read_batch(ft: Context, args: argparse.Namespace) -> tuple[BatchFile, Journa
     file.protect(journal.path, "journal")
     if not is_stdin:
         file.protect(args.file, "input")
+    if args.lyrics_file not in (None, "-"):
+        file.protect(args.lyrics_file, "lyrics")
     file.report_problems(ft.console)
     for line in file.lines:
         line.submission = line.make_submission(defaults, ft.settings)
     return file, journal
+
+
+def is_same_file(path: str, other: str) -> bool:
+    """Return whether two paths lead to the same file, which exists."""
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):
+        return False
 
 
 def default_journal(path: str) -> str:

@@ -225,6 +225,10 @@ BAD = [  # a name, its text, the line and what is wrong with it
     ("p.csv", "prompt,output\none,b/a.mp3\ntwo,b//a.mp3\n", 3, "line 2 has the output"),
     ("p.csv", "prompt,output\none,p.csv\n", 2, "the output is the file of the input"),
     ("p.csv", "prompt,output\none,p.csv.journal.jsonl\n", 2, "the file of the journal"),
+    ("p.csv", "prompt,output\none,a.mp3\ntwo,a.mp3/b\n", 3, "the output is the output of line 2"),
+    ("p.csv", "prompt,output\none,a/b/c/d\ntwo,./a/b\n", 2, "the output is the output of line 3"),
+    ("p.txt", "one\x1b[31m\n", 1, "control character U+001B in the prompt"),
+    ("p.csv", "prompt,lyrics\none,la\x7f\n", 2, "control character U+007F in the lyrics"),
     ("p.csv", f"prompt,lyrics\none,{'x' * 2001}\n", 2, "the lyrics have 2001 characters"),
     ("p.csv", f"prompt\nft_live_{'a' * 32}\n", 2, "the prompt contains an API key"),
     ("p.txt", "one\n" + "x" * 701 + "\n", 2, "the prompt has 701 characters, more than 700"),
@@ -262,6 +266,49 @@ def test_all_bad_lines_are_listed(ft: Runner) -> None:
     assert result.stderr.endswith("hint: nothing was sent\n")
 
 
+def test_of_many_bad_lines_a_hundred_are_listed(ft: Runner) -> None:
+    for count, more in ((100, 0), (101, 1), (250, 150)):
+        write(ft, "prompt,bpm\n" + "one,fast\n" * count, "p.csv")
+        errors = re.findall("^error: (.*)", batch(ft, file="p.csv", check=2).stderr, re.MULTILINE)
+        assert len(errors) == 100 + bool(more)
+        assert not more or errors[-1] == f"p.csv: and {more} more problem{'s' * (more > 1)}"
+
+
+def test_the_files_of_the_input_are_protected(ft: Runner) -> None:
+    write(ft, "prompt,output\none,sub/words\n", "p.csv")
+    (ft.cwd / "sub").mkdir()
+    write(ft, "la la", "sub/words")
+    result = batch(ft, "--lyrics-file", "sub/words", file="p.csv", check=2)
+    assert "p.csv:2: the output is the file of the lyrics" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["", "--journal", "j"], "missing file of prompts"),
+        (["prompts.txt", "--journal", "-"], "--journal needs a file of its own"),
+        (["prompts.txt", "--journal", ""], "--journal needs a file of its own"),
+        (["prompts.txt", "--journal", "./prompts.txt"], "--journal needs a file of its own"),
+    ],
+)
+def test_file_names_that_cannot_be(ft: Runner, argv: list[str], why: str) -> None:
+    write(ft, "one\n")
+    assert why in ft("batch", *argv, "--yes", check=2).stderr
+    assert not ft.sandbox.requests
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="removes its own directory")
+@pytest.mark.needs("mkdir", "rmdir")
+@pytest.mark.parametrize("flags", ["", "-o out", "--journal j"])
+@pytest.mark.parametrize("text", ["prompt,output\none,a.mp3\n", "prompt\none\n"])
+def test_a_directory_that_was_removed(ft: Runner, text: str, flags: str) -> None:
+    file = write(ft, text, "p.csv")
+    script = f'mkdir gone && cd gone && rmdir "$PWD" && ft batch "{file}" --yes {flags}'
+    result = ft.sh(script, check=1)
+    assert result.stderr.endswith("error: the current directory does not exist any more\n")
+    assert not ft.sandbox.requests
+
+
 @pytest.mark.parametrize(
     ("name", "text"), [("p", ""), ("p", "# only\n\n"), ("p.csv", ""), ("p.csv", "prompt\n\n")]
 )
@@ -283,10 +330,17 @@ def test_files_that_cannot_be_read_or_are_no_lists(ft: Runner) -> None:
 def test_hostile_text_is_harmless(ft: Runner) -> None:
     write(ft, "prompt\x1b]0;owned\x07,bpm\none,90\n", "p.csv")
     assert "\x1b" not in batch(ft, file="p.csv", check=2).stderr
-    write(ft, "one \x1b[2J please fail\n")
+    write(ft, "one \x9b2J please fail\n")
     result = batch(ft, check=1)
-    assert "\x1b" not in result.stderr + result.stdout
-    assert "\x1b" not in ft("batch", "prompts.txt", "--dry-run", check=0).stdout
+    assert "\x9b" not in result.stderr + result.stdout
+    assert "\x9b" not in ft("batch", "prompts.txt", "--dry-run", check=0).stdout
+
+
+def test_utf_16_is_asked_about(ft: Runner) -> None:
+    write(ft, "one\ntwo\n".encode("utf-16-le"))
+    result = batch(ft, check=2)
+    assert "error: prompts.txt:1: control character U+0000 in the prompt\n" in result.stderr
+    assert result.stderr.endswith("hint: is the text UTF-16? save it as UTF-8; nothing was sent\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes")
@@ -307,7 +361,7 @@ def test_a_destination_that_cannot_be(ft: Runner) -> None:
     write(ft, "one\n")
     assert "cannot write a/" in batch(ft, "-o", "a", check=1).stderr
     assert "-o needs a directory" in batch(ft, "-o", "-", check=2).stderr
-    assert not ft.sandbox.requests
+    assert not ft.sandbox.posts()
 
 
 # --- asking first ---------------------------------------------------------------------------------
@@ -316,11 +370,11 @@ def test_a_destination_that_cannot_be(ft: Runner) -> None:
 def test_it_asks_on_a_terminal(ft: Runner) -> None:
     write(ft, "prompt,type\none,\ntwo,\nthree,sfx\n", "p.csv")
     question = "Submit 2 generations for 2 credits (1,968 left) and 1 sound effect? [y/N] "
-    process = ft.tty("batch", "p.csv", speed=SPEED)
+    process = ft.tty("batch", "p.csv", "-o", "new/directory", speed=SPEED)
     process.expect(question)
     process.send("n\r")
     result = process.finish()
-    assert result.code == 0 and "Aborted." in result.stdout
+    assert result.code == 0 and "Aborted." in result.stdout and not (ft.cwd / "new").exists()
     assert not ft.sandbox.posts() and not (ft.cwd / "p.csv.journal.jsonl").exists()
     process = ft.tty("batch", "p.csv", speed=SPEED, check=0)
     process.expect(question)
@@ -369,6 +423,51 @@ def test_what_is_saved_is_left_alone(ft: Runner) -> None:
     assert result.stdout == "Generated 2 of 2 track(s)\n"
     assert [request.path for request in ft.sandbox.requests[before:]] == ["/v1/me"]
     assert tracks(ft.cwd) == names
+
+
+def test_a_relative_directory_is_that_of_this_run(ft: Runner) -> None:
+    """What was saved elsewhere is downloaded again, unless there is no -o."""
+    write(ft, "prompt,output\none,\ntwo,a.mp3\n", "p.csv")
+    elsewhere = ft.cwd / "elsewhere"
+    elsewhere.mkdir()
+    batch(ft, file="p.csv", check=0)
+    first = tracks(ft.cwd)
+    batch(ft, "-o", ".", file="p.csv", check=0)
+    assert tracks(ft.cwd) == first
+    batch(ft, "-o", ".", file="../p.csv", cwd=elsewhere, check=0)
+    assert tracks(elsewhere) == first
+    batch(ft, "-o", "elsewhere", file="p.csv", check=0)
+    result = batch(ft, file="p.csv", check=0)
+    assert len(tracks(ft.cwd)) == 4 and result.stdout == "Generated 2 of 2 track(s)\n"
+    assert len(ft.sandbox.posts()) == 2
+
+
+def test_an_empty_file_is_downloaded_again(ft: Runner) -> None:
+    write(ft, "one\n")
+    batch(ft, check=0)
+    path = ft.cwd / tracks(ft.cwd)[0]
+    path.write_bytes(b"")
+    batch(ft, check=0)
+    assert path.stat().st_size and len(ft.sandbox.posts()) == 1
+
+
+def test_what_others_made_is_noted_before_it_is_replaced(ft: Runner) -> None:
+    write(ft, "prompt,output\none,a.mp3\n", "p.csv")
+    batch(ft, file="p.csv", check=0)
+    write(ft, "prompt,output\nchanged,a.mp3\n", "p.csv")
+    assert "replaced" not in batch(ft, file="p.csv", check=0).stderr  # by its own line
+    (ft.cwd / "out").mkdir()
+    for name in ("a.mp3", "b.mp3"):
+        write(ft, "old", f"out/{name}")
+    write(ft, "prompt,output\none,b.mp3\ntwo,a.mp3\nthree,\n", "p.csv")
+    process = ft.tty("batch", "p.csv", "-o", "out", speed=SPEED)
+    process.expect("2 existing files will be replaced: out/b.mp3 is the first")
+    process.expect("[y/N]")
+    process.send("n\r")
+    process.finish()
+    (ft.cwd / "out" / "a.mp3").unlink()
+    result = batch(ft, "-o", "out", file="p.csv", check=0)
+    assert "note: 1 existing file will be replaced: out/b.mp3\n" in result.stderr
 
 
 def test_a_file_that_is_gone_is_downloaded_again(ft: Runner) -> None:
@@ -721,6 +820,8 @@ def test_a_long_wait_ends_the_type(ft: Runner) -> None:
     assert len(tracks(ft.cwd)) == 2 and len(ft.sandbox.posts()) == 3
     assert "warning: p.csv:2: not submitted: Too many requests" in result.stderr
     assert "warning: p.csv:4: not submitted: Too many requests" in result.stderr
+    why = "no more lines of the type sfx are submitted; .*; retry after 40000 s\n"
+    assert re.search(why, result.stderr)
     batch(ft, file="p.csv", check=0)
 
 
@@ -809,6 +910,7 @@ def test_a_track_that_stays_unknown_is_given_up_and_asked_for_once_more(ft: Runn
     write(ft, "one\n")
     batch(ft, "--no-wait", check=0)
     identifier = ft.sandbox.book[0]
+    ft.sandbox.finish(identifier)
     record = ft.sandbox.generations.pop(identifier)
     result = jumping_clock.run(ft, "batch", "prompts.txt", "--yes", check=1)
     why = f"warning: prompts.txt:1: the service does not know its track ID {identifier} any more\n"
@@ -1127,6 +1229,14 @@ def test_a_file_system_without_locks_is_refused(ft: Runner) -> None:
     assert not ft.sandbox.requests
 
 
+def test_an_account_without_an_id_has_no_journal(ft: Runner) -> None:
+    write(ft, "one\n")
+    for data in ('{"data": {}}', '{"data": {"id": 5}}'):
+        ft.sandbox.fault("body", path="/v1/me", data=data)
+        assert "unexpected reply from the service: no `id`" in batch(ft, check=3).stderr
+    assert not ft.sandbox.posts() and not (ft.cwd / "prompts.txt.journal.jsonl").exists()
+
+
 # --- signals and what is shown --------------------------------------------------------------------
 
 
@@ -1163,6 +1273,14 @@ def test_ctrl_c_during_a_submission_takes_one_look(ft: Runner) -> None:
     gate.release()
     batch(ft, check=0)
     assert len(ft.sandbox.posts()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes")
+def test_a_reader_of_stdout_that_goes_away(ft: Runner) -> None:
+    write(ft, "one\ntwo\n")
+    script = "trap '' PIPE; (sleep 0.5; ft batch prompts.txt --yes --no-wait) | true"
+    result = ft.sh(script)
+    assert "warning: prompts.txt:2: not submitted: nobody reads stdout any more\n" in result.stderr
 
 
 @pytest.mark.sandbox(seconds=1, queue_limit=2)
