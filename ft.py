@@ -8863,7 +8863,8 @@ HELP_TOPICS = {
         "~/.config/finetuning/credentials": "the API key in plain text, only on a Linux without a "
         "keychain",
         "FILE.journal.jsonl": "what became of each line of a file given to `ft batch`, with its "
-        "prompts but without the key. Without it, the same command pays for the lines again",
+        "prompts but without the key; of a link, that of the file it leads to. Without "
+        "it, the same command pays for the lines again",
     },
     "batch-files": {
         "prompts.txt": "a prompt a line. Empty lines, and those that begin with `#`, are skipped",
@@ -8875,13 +8876,16 @@ HELP_TOPICS = {
         "duration, bpm, key, scale, time_sig, language, lyrics, seed": "as the flags of "
         "`ft generate`. Where a line says nothing, the flags of `ft batch` count, and then "
         "config.json",
-        "output": "the name of the track, relative to the directory of `-o`",
+        "output": "the name of the track, relative to the directory of `-o`. No two lines may have "
+        "the same, and none may be the directory of another",
         "type": "`music`, `instrumental` (which takes duration and seed) or `sfx` (which takes "
         "duration)",
         "going on": "a line is known by its own cells but the output, so lines may be added, "
-        "removed and moved. A changed line is a new track, and equal lines are several takes. What "
-        "was refused or has failed is submitted again with `--retry-failed`, what was sent and "
-        "never answered with `--retry-unknown`, if its track is not in the list",
+        "removed and moved. A changed line is a new track, and equal lines are several takes, each "
+        "of which stays with its output. A track that is missing, empty or not in the directory of "
+        "`-o` is downloaded again. What was refused or has failed, or what the service does not "
+        "know any more, is submitted again with `--retry-failed`; what was sent and never "
+        "answered with `--retry-unknown`, if no track in the list may be it",
     },
     "scripting": {
         "Download what is new, each night": "ft download --all --skip-existing --metadata "
