@@ -355,11 +355,11 @@ def test_a_directory_that_cannot_be_written(ft: Runner) -> None:
 def test_a_destination_that_cannot_be(ft: Runner) -> None:
     write(ft, "prompt,output\none,a/b.mp3\n", "p.csv")
     write(ft, "", "a")
-    assert "cannot write a/" in batch(ft, file="p.csv", check=1).stderr
+    assert "cannot write a track into a/: " in batch(ft, file="p.csv", check=1).stderr
     write(ft, f"prompt,output\none,{'x' * 300}\n", "p.csv")
     assert "cannot write xxx" in batch(ft, file="p.csv", check=1).stderr
     write(ft, "one\n")
-    assert "cannot write a/" in batch(ft, "-o", "a", check=1).stderr
+    assert "cannot write a track into a/: " in batch(ft, "-o", "a", check=1).stderr
     assert "-o needs a directory" in batch(ft, "-o", "-", check=2).stderr
     assert not ft.sandbox.posts()
 
