@@ -141,6 +141,7 @@ POLL_INTERVAL, POLL_BACKOFF, POLL_MAX_INTERVAL, POLL_TIMEOUT = 3.0, 1.3, 15.0, 3
 SEARCH_TIME = 60.0  # for a track whose submission was not answered
 LAST_LOOK = 1.0  # for it, after a signal
 CLOCK_TOLERANCE = 2.0  # of the service's times, which are whole seconds
+CLOCK_DOUBT = 60.0  # how far a record's time may be from that of the service's answers
 KEYCHAIN_TIMEOUT = 3.0
 UNLOCK_TIMEOUT = 30.0  # where a person may have to answer the keychain's prompt
 
@@ -3165,6 +3166,20 @@ def get_records(container: Any, name: str) -> list[Json]:
     return found
 
 
+def steady_time() -> float:
+    """Return the seconds of a clock that nobody sets, and that goes on while the machine sleeps.
+
+    time.monotonic stands still meanwhile, on macOS because it is not the system's CLOCK_MONOTONIC.
+    """
+    for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):
+        try:
+            seconds: float = time.clock_gettime(getattr(time, name))
+            return seconds
+        except (AttributeError, OSError):  # unknown to Python or to the system
+            pass
+    return time.monotonic()
+
+
 class Api:
     """The service's API: one method an endpoint, in the order of its documentation.
 
@@ -3181,13 +3196,13 @@ class Api:
         # only them.
         self.gate = Gate(http.console)
         self.submission_gate = Gate(http.console)
-        self._clock = ("", 0.0)  # the last answer's Date, and when it came by time.monotonic
+        self._clock = ("", 0.0)  # the last answer's Date, and when it came by steady_time
 
     def read_clock(self) -> float | None:
         """Return the service's time, by its last answer. None if that had no Date."""
         header, arrival = self._clock
         date = parse_http_date(header) if header else None
-        return None if date is None else date + time.monotonic() - arrival
+        return None if date is None else date + steady_time() - arrival
 
     def get_health(self) -> Json:
         """Send GET /health, which needs no key."""
@@ -3334,7 +3349,7 @@ class Api:
         with self.http.request(
             method, url, headers, data, gate=gate, deadline=deadline, reuse=reuse
         ) as response:
-            self._clock = (response.headers.get("Date", ""), time.monotonic())
+            self._clock = (response.headers.get("Date", ""), steady_time())
             # A redirect would carry the key elsewhere, or turn a POST into a GET.
             if 300 <= response.status < 400:
                 target = response.headers.get("Location", "nowhere")
@@ -4089,13 +4104,15 @@ class Workers:
 class Submission:
     """What to submit, as plain data: the kind of its record, the endpoint and the request body.
 
-    A member of `body` that is None is left out.
+    A member of `body` that is None is left out. `is_marked` means that ft has made up the seed, so
+    that no other track has it.
     """
 
-    def __init__(self, kind: Kind, endpoint: str, body: Json) -> None:
+    def __init__(self, kind: Kind, endpoint: str, body: Json, is_marked: bool = False) -> None:
         self.kind = kind
         self.endpoint = endpoint
         self.body = {name: value for name, value in body.items() if value is not None}
+        self.is_marked = is_marked
 
 
 # What the service makes of a number that is out of range, by endpoint and field.
@@ -4114,6 +4131,12 @@ def may_be_accepted(error: BaseException) -> bool:
     return isinstance(error, NetworkError) and error.sent
 
 
+def has_prompt(record: Json, submission: Submission) -> bool:
+    """Return whether a record has the prompt of a submission, however its words are spaced."""
+    prompt = field_text(submission.body, "tags" if "tags" in submission.body else "prompt")
+    return field_text(record, "prompt").split() == prompt.split()
+
+
 def is_answer_to(record: Json, submission: Submission) -> bool:
     """Return whether a record may be the track of a submission, by its prompt and parameters.
 
@@ -4124,29 +4147,44 @@ def is_answer_to(record: Json, submission: Submission) -> bool:
     if "requestedDuration" in record:  # of a sound effect, which has no parameters
         parameters.setdefault("duration", record["requestedDuration"])
     kind = "instrumental" if submission.endpoint == "instrumental" else "music"
-    prompt = field_text(body, "tags" if "tags" in body else "prompt")
-    if field_text(record, "prompt").split() != prompt.split():
+    if not has_prompt(record, submission):
         return False
     if submission.kind is GENERATION and field_text(record, "type", kind) != kind:
         return False
-    if "seed" in body and parameters.get("seed") != body["seed"]:
+    if "seed" in body and read_number(parameters.get("seed")) != body["seed"]:
         return False
     key, _, scale = field_text(parameters, "keyscale", "").partition(" ")
-    if not all(
-        text in ("", field_text(body, name, text))
-        for name, text in (
+    return all(
+        got in (None, "") or is_same_value(body.get(name, got), got)
+        for name, got in (
             ("key", key),
             ("scale", scale),
-            ("timesignature", field_text(parameters, "timesignature", "")),
-            ("language", field_text(parameters, "language", "")),
-            ("enhance", field_text(parameters, "enhance", "")),
+            ("timesignature", parameters.get("timesignature")),
+            ("language", parameters.get("language")),
+            ("enhance", parameters.get("enhance")),
         )
-    ):
-        return False
-    return all(
+    ) and all(
         is_same_number(submission.endpoint, name, body.get(name), parameters.get(name))
         for name in ("duration", "bpm")
     )
+
+
+def read_number(value: Any) -> Any:
+    """Return a number, or the one that a text is. None for anything else."""
+    if isinstance(value, str):
+        try:
+            value = parse_json(value)
+        except ValueError:
+            return None
+    return value if is_number(value) else None
+
+
+def is_same_value(sent: Any, got: Any) -> bool:
+    """Return whether two values are the same number, 4 or "4" or 4.0, or else the same text."""
+    number = read_number(sent)
+    if number is not None:
+        return bool(number == read_number(got))
+    return field_text({"": sent}, "") == field_text({"": got}, "")
 
 
 def is_same_number(endpoint: str, name: str, sent: Any, got: Any) -> bool:
@@ -4155,7 +4193,9 @@ def is_same_number(endpoint: str, name: str, sent: Any, got: Any) -> bool:
         return True
     low, high = CLAMPS[endpoint].get(name, (sent, sent))
     step = INSTRUMENTAL_STEP if endpoint == "instrumental" else 1
-    return bool(got == sent or abs(min(max(sent, low), high) - got) < step)
+    clamped = min(max(sent, low), high)
+    # Not their difference: no float is as large as an integer can be.
+    return bool(got == sent or clamped - step < got < clamped + step)
 
 
 def find_answers(
@@ -4164,26 +4204,44 @@ def find_answers(
     since: float,
     until: float,
     known: Container[str],
-) -> list[Json]:
-    """Return the records that may be the track of a submission.
+) -> tuple[list[Json], list[Json]]:
+    """Return the records that answer a submission, and others that may be its track.
 
-    They were made between two times of the service, and have ids that are not known yet.
+    None has an id that is known already. A seed that ft made up proves all, whenever the record
+    says that it was made; records whose seed cannot be seen are then suspects. Otherwise a record
+    has to have the same parameters, and a time between `since` and `until`, of the service.
     """
-    found = []
-    for record in records:
-        created = parse_time(record.get("createdAt"))
-        identifier = field_text(record, "id", "").strip()
-        if created is None or not since <= created <= until:
-            continue
-        if identifier and identifier not in known and is_answer_to(record, submission):
-            found.append(record)
-    return found
+    fresh = [
+        record
+        for record in records
+        if has_prompt(record, submission)
+        and (identifier := field_text(record, "id", "").strip())
+        and identifier not in known
+    ]
+    if submission.is_marked:
+        seeds = [read_number(get_parameters(record).get("seed")) for record in fresh]
+        found = [r for r, seed in zip(fresh, seeds) if seed == submission.body["seed"]]
+        suspects = [
+            record
+            for record, seed in zip(fresh, seeds)
+            if seed is None and was_made(record, since - CLOCK_DOUBT, float("inf"), True)
+        ]
+        return found, [] if found else suspects
+    return [
+        r for r in fresh if was_made(r, since, until, False) and is_answer_to(r, submission)
+    ], []
+
+
+def was_made(record: Json, since: float, until: float, otherwise: bool) -> bool:
+    """Return whether a record was made between two times, `otherwise` if it does not say when."""
+    created = parse_time(record.get("createdAt"))
+    return otherwise if created is None else since <= created <= until
 
 
 class Sending:
     """One submission, which is sent once, and the search for its track if the answer is lost.
 
-    The search is for a record with the same prompt and parameters that was made since the sending
+    The search is for a record that `find_answers` takes for its track, made since the sending
     began, by the service's own clock. `known` are ids that it cannot have.
     """
 
@@ -4194,8 +4252,9 @@ class Sending:
         self.api = api
         self.submission = submission
         self._known = known
-        self._began = 0.0
+        self._began = 0.0  # of steady_time
         self.has_begun = False
+        self._suspects: list[Json] = []  # records that may be its track, the last time
         self._failure = ""  # why the list could not be read, the last time
 
     def send(self) -> Json:
@@ -4204,7 +4263,7 @@ class Sending:
         Raises what Api.submit raises; what the service may have accepted is explained.
         """
         submission = self.submission
-        self._began = time.monotonic()
+        self._began = steady_time()
         self.has_begun = True
         try:
             return self.api.submit(submission.kind, submission.endpoint, submission.body)
@@ -4212,9 +4271,15 @@ class Sending:
             if not may_be_accepted(error):
                 raise
             self.console.note(f"{error.message}; looking for the track in the list")
-            found = self._search()
+            try:
+                found = self._search()
+            except Exception as bug:  # whatever it is, the user has to know what may be paid for
+                if find_stop(bug):
+                    raise
+                self._failure = getattr(bug, "message", f"internal error: {bug!r}")
+                raise self._explain(error, []) from bug
             if len(found) != 1:
-                raise self._explain(error, found) from None
+                raise self._explain(error, found or self._suspects) from None
         self.console.note("the submission was accepted: its track is in the list")
         return {"data": found[0]}
 
@@ -4254,11 +4319,14 @@ class Sending:
             return []
         self._failure = ""
         now = self.api.read_clock()
-        if now is None:
+        if now is None and not self.submission.is_marked:
             self._failure = "the service does not say what time it is"
             return []
-        since = now - (time.monotonic() - self._began) - CLOCK_TOLERANCE
-        return find_answers(page, self.submission, since, float("inf"), self._known)
+        since = (now or 0.0) - (steady_time() - self._began) - CLOCK_TOLERANCE
+        found, self._suspects = find_answers(
+            page, self.submission, since, float("inf"), self._known
+        )
+        return found
 
     def _explain(self, error: NetworkError | ApiError, found: list[Json]) -> FtError:
         """Return the error to raise where the search has not found exactly one track."""
@@ -4267,7 +4335,7 @@ class Sending:
             seen = f"the list could not be read: {self._failure}"
         elif found:
             ids = ", ".join(field_text(record, "id") for record in found)
-            seen = f"{len(found)} tracks in the list may be it: {ids}"
+            seen = f"{plural(len(found), 'track')} in the list may be it: {ids}"
         list_command = self.submission.kind.list_command
         advice = f"{seen}; do not submit again before `{list_command}` has told you"
         if isinstance(error, ApiError):
@@ -5428,9 +5496,10 @@ def read_prompt(console: Console, words: Sequence[str]) -> str:
 
 
 def check_prompt(prompt: str) -> str:
-    """Return `prompt`. Raises UsageError if it is empty or too long."""
+    """Return `prompt`. Raises UsageError if it is empty, too long or no text."""
     if not prompt:
         raise UsageError("the prompt is empty")
+    refuse_controls(prompt, "prompt")
     if len(prompt) > MAX_PROMPT:
         raise UsageError(f"the prompt has {len(prompt)} characters, more than {MAX_PROMPT}")
     return prompt
@@ -5455,10 +5524,19 @@ def read_lyrics(console: Console, args: argparse.Namespace, stdin_is_taken: bool
 
 
 def check_lyrics(lyrics: str) -> str:
-    """Return `lyrics`. Raises UsageError if they are too long."""
+    """Return `lyrics`. Raises UsageError if they are too long or no text."""
+    refuse_controls(lyrics, "lyrics")
     if len(lyrics) > MAX_LYRICS:
         raise UsageError(f"the lyrics have {len(lyrics)} characters, more than {MAX_LYRICS}")
     return lyrics
+
+
+def refuse_controls(text: str, what: str) -> None:
+    """Raise UsageError if a text has control characters other than white space."""
+    match = re.search("[\0-\x08\x0e-\x1f\x7f]", text)
+    if match:
+        hint = "is the text UTF-16? save it as UTF-8" if "\0" in text else ""
+        raise UsageError(f"control character U+{ord(match[0]):04X} in the {what}", hint)
 
 
 def refuse_file_name(text: str, what: str, hint: str) -> None:
@@ -6590,9 +6668,11 @@ FORMATS_BY_EXTENSION = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjso
 # Their lines are no prompts, and each would cost a credit.
 NO_TEXT_EXTENSIONS = (".json", ".xls", ".xlsx", ".ods", ".numbers", ".doc", ".docx", ".pdf")
 MAX_BATCH_BYTES = 64 << 20
+MAX_PROBLEMS = 100  # of an input that are printed
 MAX_WARNINGS = 20  # of lines that a run did not come to
 MAX_UNKNOWN = 3  # submissions in a row without an answer
 MAX_BATCH_WAIT = 600.0  # seconds that a 429 may ask for
+LIST_MARGIN = 3600.0  # seconds that the list is read back beyond a lost submission
 UNKNOWN_DELAY = 120.0  # seconds after which an unanswered submission will not be accepted any more
 SECONDS_PER_READ = 1.5  # so that polling stays below 60 requests a minute
 
@@ -6609,12 +6689,14 @@ class BatchLine:
         self.cells = cells
         self.output = output
         self.type: str = cells["type"]
-        self.key = ""  # the name of the line in the journal
+        self.directory = ""  # where -o wants the track; "" if there is no -o
+        self.key = ""  # the name of the line in the journal, which gives it
         self.submission: Submission
         self.history: Json = {}
         self.is_missing = False  # its answer was lost, and its track is not in the list
         self.suspects: list[str] = []  # ids of tracks that may be it
         self.deadline = float("inf")  # for its track, of time.monotonic
+        self.unknown_since: float | None = None  # when the service first did not know its track
 
     @property
     def state(self) -> str:
@@ -6640,13 +6722,26 @@ class BatchLine:
         import random
 
         body = dict(self.submission.body)
-        if self.type != "sfx":
-            body.setdefault("seed", random.randrange(1 << 31))
-        return Submission(self.submission.kind, self.submission.endpoint, body)
+        is_marked = self.type != "sfx" and "seed" not in body
+        if is_marked:
+            body["seed"] = random.randrange(1 << 31)
+        return Submission(self.submission.kind, self.submission.endpoint, body, is_marked)
 
     def sent_submission(self) -> Submission:
         """Return what an earlier run has sent, by the journal."""
-        return Submission(self.submission.kind, self.submission.endpoint, self.history["body"])
+        body, is_marked = self.history["body"], self.history.get("seedIsRandom") is True
+        return Submission(self.submission.kind, self.submission.endpoint, body, is_marked)
+
+    @property
+    def time_sent(self) -> float:
+        """Return when an earlier run has sent it, or minus infinity where the journal is silent."""
+        sent: Any = self.history.get("time")
+        return sent if is_number(sent) else float("-inf")
+
+    @property
+    def was_timed_here(self) -> bool:
+        """Return whether that is by the clock of this machine, which may be wrong."""
+        return self.history.get("clock") == "local"
 
     def was_sent_otherwise(self) -> bool:
         """Return whether its track was made with other flags than those of this run."""
@@ -6655,10 +6750,25 @@ class BatchLine:
         sent, now = self.history["body"], self.submission.body
         return any(sent.get(name) != now.get(name) for name in {*sent, *now} - {"seed"})
 
+    def digest(self) -> str:
+        """Return a text that only equal lines share: those with the same cells but the output."""
+        import hashlib
+
+        # 30.0 is as long as 30.
+        plain = {
+            name: int(value) if is_number(value) and value == int(value) else value
+            for name, value in sorted(self.cells.items())
+        }
+        return hashlib.sha256(format_json(plain).encode()).hexdigest()[:20]
+
     def is_in_place(self) -> bool:
-        """Return whether the track was saved as the line wants it and is still there."""
-        is_wanted = self.state == "saved" and self.history["output"] == self.output
-        return is_wanted and os.path.isfile(self.history["path"])
+        """Return whether the track was saved as the line and -o want it and is still there."""
+        if self.state != "saved" or self.history["output"] != self.output:
+            return False
+        path = self.history["path"]
+        if self.directory and resolve_directory(os.path.dirname(path)) != self.directory:
+            return False
+        return file_size(path) > 0
 
 
 def split_lines(text: str) -> list[str]:
@@ -6838,9 +6948,8 @@ class BatchFile:
         self.directory = directory
         self.lines: list[BatchLine] = []
         self.problems: list[tuple[int, str]] = []
-        self._takes: dict[str, int] = {}
-        self._owners: dict[str, int] = {}
-        self._real_directories: dict[str, str] = {}
+        self._hint = ""  # for them
+        self._owners: dict[str, int] = {}  # numbers of the lines with outputs, by their paths
 
     def read(self, text: str, file_format: str) -> None:
         """Add the lines of a text, and a problem for each that cannot be understood."""
@@ -6857,29 +6966,20 @@ class BatchFile:
                 self._add(number, parse_row(row))
             except UsageError as error:
                 self.problems.append((number, error.message))
+                self._hint = self._hint or error.hint
+        self._check_directories()
 
     def _add(self, number: int, cells: Json) -> None:
         line = BatchLine(number, cells, cells.pop("output", ""))
+        path = os.path.join(self.directory, line.output)
+        directory = resolve_directory(os.path.dirname(path))
+        line.directory = directory if self.directory else ""
         if line.output:
-            path = self.resolve(line.output)
+            path = resolve_path(path)
             owner = self._owners.setdefault(path, number)
             if owner != number:
                 raise UsageError(f"line {owner} has the output {line.output!r}, too")
-        line.key = self._name(cells)
         self.lines.append(line)
-
-    def _name(self, cells: Json) -> str:
-        """Return the name of a line in the journal: its cells, and which of equal lines it is."""
-        import hashlib
-
-        # 30.0 is as long as 30.
-        plain = {
-            name: int(value) if is_number(value) and value == int(value) else value
-            for name, value in sorted(cells.items())
-        }
-        digest = hashlib.sha256(format_json(plain).encode()).hexdigest()[:20]
-        self._takes[digest] = self._takes.get(digest, 0) + 1
-        return f"{digest}-{self._takes[digest]}"
 
     def path_of(self, line: BatchLine) -> str | None:
         """Return where the track of a line goes, as -o would say it."""
@@ -6887,31 +6987,62 @@ class BatchFile:
             return os.path.join(self.directory, "") or None
         return os.path.join(self.directory, line.output)
 
-    def resolve(self, output: str) -> str:
-        """Return the absolute path of an output, in a form in which paths can be compared."""
-        directory, name = os.path.split(os.path.join(self.directory, output))
-        if directory not in self._real_directories:
-            self._real_directories[directory] = os.path.realpath(directory)
-        path = os.path.join(self._real_directories[directory], name)
-        if os.path.islink(path):
-            path = os.path.realpath(path)
-        return fold_name(path) if sys.platform in ("darwin", "win32") else path
+    def _check_directories(self) -> None:
+        """Add a problem for each directory of an output that is the output of another line."""
+        directories: dict[str, int] = {}
+        for path, number in self._owners.items():
+            directories.setdefault(os.path.dirname(path), number)
+        for directory, number in directories.items():
+            parent, child = directory, ""
+            while parent != child:
+                if parent in self._owners:
+                    why = (
+                        f"the directory of the output is the output of line {self._owners[parent]}"
+                    )
+                    self.problems.append((number, why))
+                parent, child = os.path.dirname(parent), parent
 
     def protect(self, path: str, what: str) -> None:
         """Add a problem if a track would replace the file `path`."""
-        owner = self._owners.get(self.resolve(os.path.abspath(path)))
+        owner = self._owners.get(resolve_path(path))
         if owner is not None:
             self.problems.append((owner, f"the output is the file of the {what}"))
 
     def report_problems(self, console: Console) -> None:
         """Print all problems. Raises UsageError if there are any, or if there are no lines."""
-        *others, last = [f"{self.name}:{n}: {why}" for n, why in sorted(self.problems)] or [""]
+        problems = [f"{self.name}:{n}: {why}" for n, why in sorted(self.problems)]
+        if len(problems) > MAX_PROBLEMS:
+            more = plural(len(problems) - MAX_PROBLEMS, "more problem")
+            problems[MAX_PROBLEMS:] = [f"{self.name}: and {more}"]
+        *others, last = problems or [""]
         for problem in others:
             console.error(problem)
         if last:
-            raise UsageError(last, "nothing was sent")
+            raise UsageError(last, "; ".join(filter(None, [self._hint, "nothing was sent"])))
         if not self.lines:
             raise UsageError(f"{self.name} contains no lines to generate")
+
+
+@lru_cache(maxsize=None)
+def resolve_directory(path: str) -> str:
+    """Return the absolute path of a directory, in a form in which paths can be compared.
+
+    Raises FtError if it is relative and the current directory was removed.
+    """
+    try:
+        path = os.path.realpath(path)
+    except FileNotFoundError:
+        raise FtError("the current directory does not exist any more") from None
+    return fold_name(path) if sys.platform in ("darwin", "win32") else path
+
+
+def resolve_path(path: str) -> str:
+    """Return the absolute path of a file, as `resolve_directory` does."""
+    directory, name = os.path.split(path)
+    if os.path.islink(path):
+        return resolve_directory(path)
+    name = fold_name(name) if sys.platform in ("darwin", "win32") else name
+    return os.path.join(resolve_directory(directory), name)
 
 
 class Journal:
@@ -6919,8 +7050,9 @@ class Journal:
 
     The first line names the service and the account. Each of the others is the state of a line of
     the batch: "sending" is written before a submission is sent, and then "submitted" or, if it was
-    certainly not accepted, "unsent" or "failed"; at the end "saved" or "failed". `records` has what
-    is known of each line by its key, `ids` all ids of tracks.
+    certainly not accepted, "unsent" or "failed"; at the end "saved" or "failed", or "gone" if the
+    service does not know the id of its track any more. `records` has what is known of each line by
+    its key, `ids` all ids of tracks.
     """
 
     STATES: Mapping[str, Mapping[str, Any]] = {  # the fields that each must have
@@ -6928,10 +7060,12 @@ class Journal:
         "unsent": {},
         "submitted": {"id": str},
         "failed": {"error": str},
+        "gone": {"error": str},
         "saved": {"path": str, "output": str},
     }
 
-    def __init__(self, path: str, base_url: str) -> None:
+    def __init__(self, console: Console, path: str, base_url: str) -> None:
+        self.console = console
         self.path = path
         self.base_url = base_url
         self.records: dict[str, Json] = {}
@@ -6939,46 +7073,66 @@ class Journal:
         self._account: str | None = None  # of the first line
         self._descriptor = -1
         self._end = 0  # of the last whole line
+        self._lacks_line_feed = False  # that line
         self._is_new = False
+        self._has_warned = False  # that the file was replaced
 
     def __enter__(self) -> Journal:
         """Open and lock the file, and read it. Raises FtError if that is impossible."""
         self._is_new = not os.path.lexists(self.path)
+        self._descriptor = self._open()
+        self.read()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._is_new and not self._end and self._is_at_path(self._descriptor):
+            try_remove(self.path)  # nothing was submitted
+        os.close(self._descriptor)
+
+    def _open(self) -> int:
+        """Return a descriptor of the file, locked. Raises FtError if that is impossible."""
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         try:
             # A pipe must not make ft wait for its other end.
             flags |= getattr(os, "O_NONBLOCK", 0)
-            self._descriptor = os.open(self.path, flags, 0o666)
-            if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-                raise FtError(f"the journal {self.path} is not a regular file")
+            descriptor = os.open(self.path, flags, 0o666)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise FtError(
                 f"cannot open the journal {self.path}: {why}", "--journal names another place"
             ) from None
         try:
-            lock_file(self._descriptor)
+            self._lock(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _lock(self, descriptor: int) -> None:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise FtError(f"the journal {self.path} is not a regular file")
+        try:
+            lock_file(descriptor)
         except OSError as error:
             is_held = error.errno in (errno.EAGAIN, errno.EACCES, getattr(errno, "EDEADLOCK", None))
             why = "another `ft batch` is using it" if is_held else error.strerror or str(error)
             raise FtError(f"cannot lock the journal {self.path}: {why}") from None
         # The run that made the file may have removed it again just now.
-        if not os.path.lexists(self.path) or not os.path.samestat(
-            os.stat(self.path), os.fstat(self._descriptor)
-        ):
+        if not self._is_at_path(descriptor):
             raise FtError(f"cannot lock the journal {self.path}: another `ft batch` is using it")
-        self.read()
-        return self
 
-    def __exit__(self, *exception: object) -> None:
-        if self._is_new and not self._end:
-            try_remove(self.path)  # nothing was submitted
-        os.close(self._descriptor)
+    def _is_at_path(self, descriptor: int) -> bool:
+        """Return whether the path still leads to an open file."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(descriptor))
+        except OSError:
+            return False
 
     def read(self) -> None:
         """Take in the file, if there is one. Raises UsageError if it is damaged.
 
-        What follows the last line feed was torn off when a run was killed, and does not count.
+        What follows the last line feed was torn off when a run was killed, and does not count,
+        unless it is whole: some editors take away the last line feed.
         """
         try:
             with open(self.path, "rb") as file:
@@ -6998,6 +7152,11 @@ class Journal:
             except (ValueError, RecursionError):
                 raise self._damaged(number, "not a journal" if number == 1 else "damaged") from None
         self._end = len(content) - len(torn)
+        try:
+            self._take(len(lines) + 1, parse_entry(torn))
+        except (ValueError, RecursionError):
+            return
+        self._end, self._lacks_line_feed = len(content), True
 
     def _take(self, number: int, entry: Json) -> None:
         """Take in a line of the file. Raises ValueError if it is damaged."""
@@ -7046,30 +7205,128 @@ class Journal:
                 f"the journal {self.path} is about another account", "--journal names another file"
             )
 
+    def match(self, lines: Iterable[BatchLine]) -> None:
+        """Give each line its name in the journal, and what that knows of it.
+
+        Equal lines are several takes. Each keeps the take with its output; the others are given
+        theirs in order.
+        """
+        from itertools import chain, count
+
+        takes: dict[str, list[str]] = {}
+        for key in sorted(self.records, key=lambda key: (len(key), key)):
+            takes.setdefault(key.rpartition("-")[0], []).append(key)
+        groups: dict[str, list[BatchLine]] = {}
+        for line in lines:
+            groups.setdefault(line.digest(), []).append(line)
+        for digest, equal in groups.items():
+            keys = takes.get(digest, [])
+            by_output: dict[str, list[str]] = {}
+            for key in reversed(keys):
+                output = self.records[key].get("output")
+                if isinstance(output, str):
+                    by_output.setdefault(output, []).append(key)
+            for line in equal:
+                line.key = (by_output.get(line.output) or [""]).pop()
+            used = {line.key for line in equal}
+            fresh = (f"{digest}-{number}" for number in count(1))
+            others = (key for key in chain(keys, fresh) if key not in used)
+            for line in equal:
+                line.key = line.key or next(others)
+                used.add(line.key)
+                line.history = self.records.get(line.key, {})
+
     def add(self, line: BatchLine, state: str, **fields: Any) -> None:
         """Write a new state of a line to the disk. Raises FtError if that fails."""
         entry = {"line": line.key, "state": state, **fields}
         self._update(entry)
         line.history = self.records[line.key]
-        data = self._format(entry)
+        failure = self._follow()
+        # What is not sent needs no entry. Others are kept, should the file be followed later.
+        if not failure or state != "sending":
+            self._append(self._format(entry))
+        if failure:
+            raise failure
+
+    def _append(self, data: bytes) -> None:
+        """Write whole lines at the end of the file, after the first one if it has none."""
         if not self._end:
-            data = (
-                self._format({"journal": 1, "baseUrl": self.base_url, "account": self._account})
-                + data
-            )
+            first = {"journal": 1, "baseUrl": self.base_url, "account": self._account}
+            data = self._format(first) + data
+        elif self._lacks_line_feed:
+            data = b"\n" + data
+        self._end = self._write(self._descriptor, self._end, data)
+        self._lacks_line_feed = False
+
+    def _write(self, descriptor: int, end: int, data: bytes) -> int:
+        """Write data at the `end` of a file, and return the new one. Raises FtError."""
         try:
+            if os.fstat(descriptor).st_size < end:
+                raise FtError(f"the journal {self.path} was cut short by something else")
             # What a run that was killed has written in part, or this one on a full disk.
-            os.ftruncate(self._descriptor, self._end)
+            os.ftruncate(descriptor, end)
             written = 0
             while written < len(data):
-                written += os.write(self._descriptor, data[written:])
-            sync(self._descriptor)
-            if not self._end:
+                written += os.write(descriptor, data[written:])
+            sync(descriptor)
+            if not end:
                 sync_directory(self.path)
         except OSError as error:
             why = error.strerror or error
             raise FtError(f"cannot write the journal {self.path}: {why}") from None
-        self._end += len(data)
+        return end + len(data)
+
+    def _follow(self) -> FtError | None:
+        """Go on with what is at the path now, if this run's file was removed or replaced.
+
+        Returns why that is impossible, if it is.
+        """
+        if self._is_at_path(self._descriptor):
+            return None
+        try:
+            descriptor = self._open()
+            try:
+                self._take_over(descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        except FtError as error:
+            return error
+        except OSError as error:
+            return FtError(f"cannot read the journal {self.path}: {error.strerror}")
+        if not self._has_warned:
+            self._has_warned = True
+            self.console.warning(
+                f"the journal {self.path} was removed or replaced meanwhile: "
+                "what it lacks has been written again"
+            )
+        return None
+
+    def _take_over(self, descriptor: int) -> None:
+        """Write to another file from now on, first the lines that it lacks.
+
+        Raises FtError if it has others than this run's.
+        """
+        from collections import Counter
+
+        ours = list(filter(None, read_descriptor(self._descriptor)[: self._end].split(b"\n")))
+        content = read_descriptor(descriptor)
+        *theirs, torn = content.split(b"\n")
+        is_whole = torn in ours  # but for its line feed
+        is_part = not torn or any(line.startswith(torn) for line in ours)
+        if not is_part or not set(theirs) <= set(ours):
+            raise FtError(f"the journal {self.path} was replaced by another file")
+        there = Counter([*theirs, torn])
+        data = b""
+        for line in ours:
+            there[line] -= 1
+            if there[line] < 0:
+                data += line + b"\n"
+        end = len(content) if is_whole else len(content) - len(torn)
+        self._end = self._write(descriptor, end, b"\n" + data if is_whole else data)
+        self._lacks_line_feed = False
+        os.close(self._descriptor)
+        self._descriptor = descriptor
 
     @staticmethod
     def _format(entry: Json) -> bytes:
@@ -7104,6 +7361,13 @@ def lock_file(descriptor: int) -> None:
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def read_descriptor(descriptor: int) -> bytes:
+    """Return all bytes of an open file."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with open(descriptor, "rb", closefd=False) as file:
+        return file.read()
 
 
 def sync(descriptor: int) -> None:
@@ -7286,8 +7550,7 @@ class Batch:
         self._start = 0.0
         self._done_before = 0
         self._ended_types: dict[str, str] = {}  # types that are not submitted any more, and why
-        for line in file.lines:
-            line.history = journal.records.get(line.key, {})
+        journal.match(file.lines)
 
     # Before anything is sent
 
@@ -7307,46 +7570,83 @@ class Batch:
                 check(path)
 
     def recover(self) -> None:
-        """Look for the tracks of submissions whose answer an earlier run has lost.
+        """Look for tracks that an earlier run has lost: their ids, or the answers with them.
 
-        The pages of the list are turned back to the time of the first of them.
+        The pages of the list are turned back to an hour before the first of them.
         """
-        lost = [
-            line
-            for line in self.file.lines
-            if line.state == "sending" and is_number(line.history.get("time"))
-        ]
+        for line in self.file.lines:
+            if line.state == "gone":
+                self._ask_again(line)
+        lost = [line for line in self.file.lines if line.state == "sending"]
         if lost and self.args.retry_unknown:
-            self._await_late_answers(max(line.history["time"] for line in lost))
+            self._await_late_answers(lost)
         for kind in (GENERATION, SOUND_EFFECT):
             lines = [line for line in lost if line.submission.kind is kind]
             if lines:
-                since = min(line.history["time"] for line in lines) - CLOCK_TOLERANCE
+                since = min(line.time_sent for line in lines) - LIST_MARGIN
                 records = list(list_records_since(self.ft.api, kind, since))
-                for line in lines:
-                    self._adopt(line, records)
+                for equal in group_equal(lines):
+                    self._adopt(equal, records)
 
-    def _await_late_answers(self, last: float) -> None:
-        """Wait until what was sent at the time `last` is in the list, or never will be."""
-        left = last + UNKNOWN_DELAY - (self.ft.api.read_clock() or last)
+    def _ask_again(self, line: BatchLine) -> None:
+        """Ask once more for a track whose id the service did not know in an earlier run."""
+        try:
+            self.ft.api.get_record(line.submission.kind, line.identifier)
+        except ApiError as error:
+            if error.code != "NOT_FOUND":
+                raise
+        else:
+            self._write(line, "submitted", id=line.identifier)
+
+    def _await_late_answers(self, lost: list[BatchLine]) -> None:
+        """Wait until what was sent is in the list, or never will be."""
+        left = max(map(self._find_delay, lost))
         if left > 0:
             self.console.note(
                 f"the answer to a submission was lost a moment ago: waiting {left:.0f} s for it"
             )
             self.console.sleep_with_status(left, lambda: "waiting for a track to appear")
 
-    def _adopt(self, line: BatchLine, records: list[Json]) -> None:
-        """Take over the track of a line, if exactly one of `records` can be it."""
+    def _find_delay(self, line: BatchLine) -> float:
+        """Return for how many seconds the service may still accept what was sent."""
+        now = time.time() if line.was_timed_here else self.ft.api.read_clock()
+        if now is None or line.time_sent == float("-inf"):
+            return UNKNOWN_DELAY
+        return min(line.time_sent + UNKNOWN_DELAY - now, UNKNOWN_DELAY)  # a clock may be wrong
+
+    def _adopt(self, lines: list[BatchLine], records: list[Json]) -> None:
+        """Take over the tracks of equal lines, those first sent first, from `records`.
+
+        If there are as many as lines, it does not matter which is whose.
+        """
+        answers = [self._find_tracks(line, records) for line in lines]
+        ids = {field_text(record, "id"): record for found, _ in answers for record in found}
+        by_time = sorted(ids.values(), key=lambda r: parse_time(r.get("createdAt")) or 0.0)
+        if len(by_time) == len(lines) and all(
+            record in found for record, (found, _) in zip(by_time, answers)
+        ):
+            answers = [([record], []) for record in by_time]
+        # From the last line on: what may be its track may be that of an earlier one, too.
+        for line, (found, suspects) in reversed(list(zip(lines, answers))):
+            fresh = [r for r in found if field_text(r, "id") not in self.journal.ids]
+            line.suspects = [field_text(record, "id") for record in fresh + suspects]
+            line.is_missing = not line.suspects
+            if len(fresh) == 1:
+                self.console.note(f"{self._title(line)}: its track is in the list")
+                self._write(line, "submitted", id=field_text(fresh[0], "id"))
+
+    def _find_tracks(self, line: BatchLine, records: list[Json]) -> tuple[list[Json], list[Json]]:
+        """Return the records that answer a line's submission, and others that may be its track."""
         sent = line.sent_submission()
-        since = line.history["time"] - CLOCK_TOLERANCE
+        is_doubtful = line.was_timed_here or line.time_sent == float("-inf")
+        since = line.time_sent - (LIST_MARGIN if is_doubtful else CLOCK_TOLERANCE)
         # A seed tells its track from all others. Without one, the time has to be right, too.
-        until = float("inf") if "seed" in sent.body else since + UNKNOWN_DELAY + 2 * CLOCK_TOLERANCE
-        found = find_answers(records, sent, since, until, self.journal.ids)
-        line.is_missing = not found
-        line.suspects = [field_text(record, "id") for record in found]
-        if len(found) == 1:
-            self.console.note(f"{self._title(line)}: its track is in the list")
-            self._write(line, "submitted", id=field_text(found[0], "id"))
+        until = float("inf")
+        if "seed" not in sent.body and not is_doubtful:
+            until = since + UNKNOWN_DELAY + 2 * CLOCK_TOLERANCE
+        found, suspects = find_answers(records, sent, since, until, self.journal.ids)
+        # Without the service's time, nothing but a made-up seed proves anything.
+        return (found, suspects) if sent.is_marked or not is_doubtful else ([], found)
 
     def sort_lines(self) -> None:
         """Decide what is left to do for each line."""
@@ -7391,6 +7691,23 @@ class Batch:
                 f"the answer was lost for {plural(unknown, 'line')} gone from the file: "
                 f"`{GENERATION.list_command}` shows what was accepted"
             )
+
+    def note_replaced(self) -> None:
+        """Say which files will be replaced that this batch has not made."""
+        paths = [
+            path
+            for line in self.file.lines
+            if self.waits and line.output and next_step(line, self.args) in ("submit", "save")
+            for path in [self.file.path_of(line)]
+            if path and os.path.isfile(path)
+        ]
+        records = self.journal.records.values() if paths else ()
+        own = {resolve_path(r["path"]) for r in records if r["state"] == "saved"}
+        others = [path for path in paths if resolve_path(path) not in own]
+        if others:
+            count = plural(len(others), "existing file")
+            first = others[0] if len(others) == 1 else f"{others[0]} is the first"
+            self.console.note(f"{count} will be replaced: {first}")
 
     def is_confirmed(self, account: Json) -> bool:
         """Ask whether to submit what is left, if there is anything and nobody said --yes."""
@@ -7474,8 +7791,7 @@ class Batch:
     def _submit(self, line: BatchLine) -> None:
         """Submit a line, and write to the journal before and after."""
         submission = line.marked_submission()
-        now = self.ft.api.read_clock()
-        if not self._write(line, "sending", type=line.type, body=submission.body, time=now):
+        if not self._write(line, "sending", **self._describe_sending(line, submission)):
             line.history = {}  # it is not sent without a journal
             return
         if self.args.webhook:
@@ -7505,6 +7821,17 @@ class Batch:
                 self.report.done(line)
                 if not self.args.json:
                     report_queued(self.console, record)
+
+    def _describe_sending(self, line: BatchLine, submission: Submission) -> Json:
+        """Return what the journal has to know to find the track if its answer is lost."""
+        now = self.ft.api.read_clock()
+        return {
+            "type": line.type,
+            "output": line.output,
+            "body": submission.body,
+            "seedIsRandom": submission.is_marked,
+            **({"time": time.time(), "clock": "local"} if now is None else {"time": now}),
+        }
 
     def _refused(self, line: BatchLine, error: NetworkError | ApiError) -> None:
         """Deal with a submission that failed."""
@@ -7539,9 +7866,8 @@ class Batch:
             if error.status == 401:
                 raise error
         elif not self.pace.refused(error, len(self._in_flight)):
-            self.console.note(
-                f"{error.message}: no more lines of the type {line.type} are submitted"
-            )
+            why = f"{error.message}: no more lines of the type {line.type} are submitted"
+            self.console.note("; ".join(filter(None, [why, error.hint])))
             self._ended_types[line.type] = error.message
             kept = [other for other in self._to_submit if other.type != line.type]
             self._to_submit.clear()
@@ -7559,28 +7885,65 @@ class Batch:
     def _poll(self) -> None:
         """Ask what has become of all tracks in flight. A failure that may pass is noted."""
         reads = 0
+        self._poll_failure = None
         try:
             for kind in (GENERATION, SOUND_EFFECT):
                 ids = [i for i, line in self._in_flight.items() if line.submission.kind is kind]
                 if ids:
-                    found, count = self.console.shield.call(poll_records, self.ft.api, kind, ids)
-                    reads += count
-                    for identifier, record in found.items():
-                        self._take_record(self._in_flight.pop(identifier), record)
-            self._poll_failure = None
+                    polled = self.console.shield.call(poll_records, self.ft.api, kind, ids)
+                    reads += polled.reads
+                    self._take_poll(polled)
         except (NetworkError, ApiError) as error:
-            if isinstance(error, ApiError) and error.status != 429 and error.status < 500:
-                raise
-            self.console.note(f"{error.message}; asking again")
-            self._poll_failure = error if isinstance(error, NetworkError) else None
+            self._note_poll_failure(error)
         self._give_up_late()
         wait = max(self._poll_interval, self.ft.api.gate.time_left(), reads * SECONDS_PER_READ)
         self._next_poll = time.monotonic() + wait
         self._poll_interval = min(self._poll_interval * POLL_BACKOFF, POLL_MAX_INTERVAL)
 
+    def _take_poll(self, polled: PollResult) -> None:
+        """Go on with the lines whose tracks were in flight."""
+        for identifier, record in polled.found.items():
+            self._take_record(self._in_flight.pop(identifier), record)
+        for identifier in polled.unknown:
+            self._take_unknown(self._in_flight.pop(identifier))
+        if polled.failure:
+            self._note_poll_failure(polled.failure)
+
+    def _note_poll_failure(self, error: NetworkError | ApiError) -> None:
+        """Note a failure that may pass. Raises any other."""
+        if isinstance(error, ApiError) and error.status not in (404, 429) and error.status < 500:
+            raise error
+        self.console.note(f"{error.message}; asking again")
+        self._poll_failure = error if isinstance(error, NetworkError) else None
+
+    def _take_unknown(self, line: BatchLine) -> None:
+        """Ask for a track that the service does not know again, but not for ever.
+
+        One that is saved stays so: it cannot be made again.
+        """
+        now = time.monotonic()
+        line.unknown_since = now if line.unknown_since is None else line.unknown_since
+        if now - line.unknown_since < SEARCH_TIME:
+            self._in_flight[line.identifier] = line
+            return
+        self.pace.track_ended()
+        self._fail(
+            line, "gone", f"the service does not know its track ID {line.identifier} any more"
+        )
+
+    def _fail(self, line: BatchLine, state: str, why: str) -> None:
+        """Report a line whose track cannot be had, and write that down unless it is saved."""
+        if line.state == "saved":
+            self.report.missed(line, FtError(f"{why}; it was saved to {line.history['path']}"))
+            return
+        self._write(line, state, error=why)
+        if self.waits:
+            self._miss_failed(line)
+
     def _take_record(self, line: BatchLine, record: Json) -> None:
         """Go on with a line whose track was in flight, as its record says."""
         status = field_text(record, "status")
+        line.unknown_since = None
         if status not in ("completed", "failed"):
             # At the end, so that tracks that no page has shown are asked for before it.
             self._in_flight[line.identifier] = line
@@ -7588,10 +7951,7 @@ class Batch:
         self._poll_interval = POLL_INTERVAL
         self.pace.track_ended()
         if status == "failed":
-            error = field_text(record, "errorMessage", "the generation failed")
-            self._write(line, "failed", error=error)
-            if self.waits:
-                self._miss_failed(line)
+            self._fail(line, "failed", field_text(record, "errorMessage", "the generation failed"))
         elif self.waits:
             self._downloads += 1
             self._workers.add((line, record))
@@ -7658,7 +8018,11 @@ class Batch:
 
     def _explain_left(self, failure: BaseException | None, line: BatchLine) -> str:
         """Return why a line is not done that this run has not come to."""
-        why = "interrupted" if find_stop(failure) else getattr(failure, "message", "internal error")
+        why = getattr(failure, "message", "internal error")
+        if find_stop(failure):
+            why = "interrupted"
+        elif isinstance(failure, BrokenPipeError):
+            why = "nobody reads stdout any more"
         if line.state == "submitted":
             return f"in progress: {why}"
         if line.state == "sending":
@@ -7678,11 +8042,20 @@ def next_step(line: BatchLine, args: argparse.Namespace) -> str:
         return "nothing"
     if line.state in ("submitted", "saved"):
         return "save"
-    if line.state == "failed":
+    if line.state in ("failed", "gone"):
         return "submit" if args.retry_failed else "failed"
     if line.state == "sending":
         return "submit" if args.retry_unknown and line.is_missing else "unknown"
     return "submit"
+
+
+def group_equal(lines: list[BatchLine]) -> list[list[BatchLine]]:
+    """Return lines in groups that were sent with the same body, the first sent first."""
+    groups: dict[tuple[str, str], list[BatchLine]] = {}
+    for line in sorted(lines, key=lambda line: line.time_sent):
+        sent = line.sent_submission()
+        groups.setdefault((sent.endpoint, format_json(sent.body)), []).append(line)
+    return list(groups.values())
 
 
 def list_records_since(api: Api, kind: Kind, since: float) -> Iterator[Json]:
@@ -7694,30 +8067,42 @@ def list_records_since(api: Api, kind: Kind, since: float) -> Iterator[Json]:
             return
 
 
-def poll_records(api: Api, kind: Kind, ids: Sequence[str]) -> tuple[dict[str, Json], int]:
-    """Return records of `ids`, by their ids, and the number of requests.
+class PollResult:
+    """What the service says of tracks in flight."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Json] = {}  # records, by their ids
+        self.unknown: list[str] = []  # ids that the service does not know
+        self.failure: ApiError | None = None  # of an id that is in neither
+        self.reads = 0  # requests
+
+
+def poll_records(api: Api, kind: Kind, ids: Sequence[str]) -> PollResult:
+    """Ask for the records of `ids`.
 
     As in `find_records`, the list's pages are read while that costs less than asking for each; of
-    what they do not show, the first few are asked for. A track that is gone counts as failed.
+    what they do not show, the first few are asked for. Only the service's own NOT_FOUND means that
+    it does not know an id, not any 404 of something before it.
     """
-    wanted = set(ids)
-    found: dict[str, Json] = {}
-    reads = 0
+    result = PollResult()
+    found, wanted = result.found, set(ids)
     for records in library_pages(api, kind, retry=POLL):
-        reads += 1
+        result.reads += 1
         found.update({field_text(r, "id"): r for r in records if field_text(r, "id") in wanted})
-        if len(found) == len(wanted) or (reads + 1) * MIN_IDS_FOR_PAGES > len(ids):
+        if len(found) == len(wanted) or (result.reads + 1) * MIN_IDS_FOR_PAGES > len(ids):
             break
     for identifier in [i for i in ids if i not in found][:MIN_IDS_FOR_PAGES]:
-        reads += 1
+        result.reads += 1
         try:
             found[identifier] = api.get_record(kind, identifier, POLL)["data"]
         except ApiError as error:
             if error.status != 404:
                 raise
-            gone = "the track is not in the library any more"
-            found[identifier] = {"id": identifier, "status": "failed", "errorMessage": gone}
-    return found, reads
+            if error.code == "NOT_FOUND":
+                result.unknown.append(identifier)
+            else:
+                result.failure = error
+    return result
 
 
 def is_free(path: str) -> bool:
@@ -7791,15 +8176,16 @@ def generate_batch(ft: Context, args: argparse.Namespace) -> int | None:
             for line in file.lines
         ):
             ft.console.require_terminal()
-        batch.check_destinations()
         account = api.get_account()["data"]
-        journal.require_account(field_text(account, "id"))
+        journal.require_account(get_member(account, "id", str))
         batch.recover()
         batch.sort_lines()
         batch.note_differences()
+        batch.note_replaced()
         if not batch.is_confirmed(account):
             (ft.console.note if args.json else ft.console.print)("Aborted.")
             return None
+        batch.check_destinations()  # which makes directories
         return batch.run()
 
 
@@ -7809,6 +8195,10 @@ def read_batch(ft: Context, args: argparse.Namespace) -> tuple[BatchFile, Journa
     Raises UsageError if anything is wrong with the input, after all of it has been reported.
     """
     is_stdin = args.file == "-"
+    if not args.file:
+        raise UsageError("missing file of prompts", "`-` stands for stdin")
+    if args.journal in ("", "-") or (args.journal and is_same_file(args.journal, args.file)):
+        raise UsageError("--journal needs a file of its own")
     if is_stdin and not args.journal:
         raise UsageError("stdin needs a journal", "--journal names the file")
     lyrics = read_lyrics(ft.console, args, is_stdin)
@@ -7823,15 +8213,30 @@ def read_batch(ft: Context, args: argparse.Namespace) -> tuple[BatchFile, Journa
             "save it as .csv or .txt, or name its format with --format",
         )
     file_format = args.format or FORMATS_BY_EXTENSION.get(extension, "text")
-    journal = Journal(args.journal or f"{args.file}.journal.jsonl", ft.base_url)
+    journal = Journal(ft.console, args.journal or default_journal(args.file), ft.base_url)
     file.read(read_input(ft.console, args.file, file.name), file_format)
     file.protect(journal.path, "journal")
     if not is_stdin:
         file.protect(args.file, "input")
+    if args.lyrics_file not in (None, "-"):
+        file.protect(args.lyrics_file, "lyrics")
     file.report_problems(ft.console)
     for line in file.lines:
         line.submission = line.make_submission(defaults, ft.settings)
     return file, journal
+
+
+def is_same_file(path: str, other: str) -> bool:
+    """Return whether two paths lead to the same file, which exists."""
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):
+        return False
+
+
+def default_journal(path: str) -> str:
+    """Return the name of an input's journal, the same for all links to one file."""
+    return f"{os.path.realpath(path) if os.path.islink(path) else path}.journal.jsonl"
 
 
 def read_input(console: Console, path: str, name: str) -> str:
@@ -7861,8 +8266,8 @@ STEP_WORDS = {"nothing": "saved", "submit": "to submit"}  # the others are words
 def print_batch(ft: Context, file: BatchFile, journal: Journal) -> None:
     """Print what there is to do for each line."""
     lines: list[Json] = []
+    journal.match(file.lines)
     for line in file.lines:
-        line.history = journal.records.get(line.key, {})
         step = next_step(line, ft.args)
         if step == "save":
             step = "in progress" if line.state == "submitted" else "to download"
@@ -8458,7 +8863,8 @@ HELP_TOPICS = {
         "~/.config/finetuning/credentials": "the API key in plain text, only on a Linux without a "
         "keychain",
         "FILE.journal.jsonl": "what became of each line of a file given to `ft batch`, with its "
-        "prompts but without the key. Without it, the same command pays for the lines again",
+        "prompts but without the key; of a link, that of the file it leads to. Without "
+        "it, the same command pays for the lines again",
     },
     "batch-files": {
         "prompts.txt": "a prompt a line. Empty lines, and those that begin with `#`, are skipped",
@@ -8470,13 +8876,16 @@ HELP_TOPICS = {
         "duration, bpm, key, scale, time_sig, language, lyrics, seed": "as the flags of "
         "`ft generate`. Where a line says nothing, the flags of `ft batch` count, and then "
         "config.json",
-        "output": "the name of the track, relative to the directory of `-o`",
+        "output": "the name of the track, relative to the directory of `-o`. No two lines may have "
+        "the same, and none may be the directory of another",
         "type": "`music`, `instrumental` (which takes duration and seed) or `sfx` (which takes "
         "duration)",
         "going on": "a line is known by its own cells but the output, so lines may be added, "
-        "removed and moved. A changed line is a new track, and equal lines are several takes. What "
-        "was refused or has failed is submitted again with `--retry-failed`, what was sent and "
-        "never answered with `--retry-unknown`, if its track is not in the list",
+        "removed and moved. A changed line is a new track, and equal lines are several takes, each "
+        "of which stays with its output. A track that is missing, empty or not in the directory of "
+        "`-o` is downloaded again. What was refused or has failed, or what the service does not "
+        "know any more, is submitted again with `--retry-failed`; what was sent and never "
+        "answered with `--retry-unknown`, if no track in the list may be it",
     },
     "scripting": {
         "Download what is new, each night": "ft download --all --skip-existing --metadata "

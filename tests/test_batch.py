@@ -4,17 +4,20 @@ stopped goes on: nothing is paid for twice, and nothing that is paid for is lost
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import jumping_clock
 import pytest
 from conftest import Process, Result, Runner
+from sandbox import stamp
 
 SPEED = 20  # the first poll comes after a sixth of a second
 MUSIC = {
@@ -222,6 +225,10 @@ BAD = [  # a name, its text, the line and what is wrong with it
     ("p.csv", "prompt,output\none,b/a.mp3\ntwo,b//a.mp3\n", 3, "line 2 has the output"),
     ("p.csv", "prompt,output\none,p.csv\n", 2, "the output is the file of the input"),
     ("p.csv", "prompt,output\none,p.csv.journal.jsonl\n", 2, "the file of the journal"),
+    ("p.csv", "prompt,output\none,a.mp3\ntwo,a.mp3/b\n", 3, "the output is the output of line 2"),
+    ("p.csv", "prompt,output\none,a/b/c/d\ntwo,./a/b\n", 2, "the output is the output of line 3"),
+    ("p.txt", "one\x1b[31m\n", 1, "control character U+001B in the prompt"),
+    ("p.csv", "prompt,lyrics\none,la\x7f\n", 2, "control character U+007F in the lyrics"),
     ("p.csv", f"prompt,lyrics\none,{'x' * 2001}\n", 2, "the lyrics have 2001 characters"),
     ("p.csv", f"prompt\nft_live_{'a' * 32}\n", 2, "the prompt contains an API key"),
     ("p.txt", "one\n" + "x" * 701 + "\n", 2, "the prompt has 701 characters, more than 700"),
@@ -259,6 +266,49 @@ def test_all_bad_lines_are_listed(ft: Runner) -> None:
     assert result.stderr.endswith("hint: nothing was sent\n")
 
 
+def test_of_many_bad_lines_a_hundred_are_listed(ft: Runner) -> None:
+    for count, more in ((100, 0), (101, 1), (250, 150)):
+        write(ft, "prompt,bpm\n" + "one,fast\n" * count, "p.csv")
+        errors = re.findall("^error: (.*)", batch(ft, file="p.csv", check=2).stderr, re.MULTILINE)
+        assert len(errors) == 100 + bool(more)
+        assert not more or errors[-1] == f"p.csv: and {more} more problem{'s' * (more > 1)}"
+
+
+def test_the_files_of_the_input_are_protected(ft: Runner) -> None:
+    write(ft, "prompt,output\none,sub/words\n", "p.csv")
+    (ft.cwd / "sub").mkdir()
+    write(ft, "la la", "sub/words")
+    result = batch(ft, "--lyrics-file", "sub/words", file="p.csv", check=2)
+    assert "p.csv:2: the output is the file of the lyrics" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["", "--journal", "j"], "missing file of prompts"),
+        (["prompts.txt", "--journal", "-"], "--journal needs a file of its own"),
+        (["prompts.txt", "--journal", ""], "--journal needs a file of its own"),
+        (["prompts.txt", "--journal", "./prompts.txt"], "--journal needs a file of its own"),
+    ],
+)
+def test_file_names_that_cannot_be(ft: Runner, argv: list[str], why: str) -> None:
+    write(ft, "one\n")
+    assert why in ft("batch", *argv, "--yes", check=2).stderr
+    assert not ft.sandbox.requests
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="removes its own directory")
+@pytest.mark.needs("mkdir", "rmdir")
+@pytest.mark.parametrize("flags", ["", "-o out", "--journal j"])
+@pytest.mark.parametrize("text", ["prompt,output\none,a.mp3\n", "prompt\none\n"])
+def test_a_directory_that_was_removed(ft: Runner, text: str, flags: str) -> None:
+    file = write(ft, text, "p.csv")
+    script = f'mkdir gone && cd gone && rmdir "$PWD" && ft batch "{file}" --yes {flags}'
+    result = ft.sh(script, check=1)
+    assert result.stderr.endswith("error: the current directory does not exist any more\n")
+    assert not ft.sandbox.requests
+
+
 @pytest.mark.parametrize(
     ("name", "text"), [("p", ""), ("p", "# only\n\n"), ("p.csv", ""), ("p.csv", "prompt\n\n")]
 )
@@ -280,10 +330,17 @@ def test_files_that_cannot_be_read_or_are_no_lists(ft: Runner) -> None:
 def test_hostile_text_is_harmless(ft: Runner) -> None:
     write(ft, "prompt\x1b]0;owned\x07,bpm\none,90\n", "p.csv")
     assert "\x1b" not in batch(ft, file="p.csv", check=2).stderr
-    write(ft, "one \x1b[2J please fail\n")
+    write(ft, "one \x9b2J please fail\n")
     result = batch(ft, check=1)
-    assert "\x1b" not in result.stderr + result.stdout
-    assert "\x1b" not in ft("batch", "prompts.txt", "--dry-run", check=0).stdout
+    assert "\x9b" not in result.stderr + result.stdout
+    assert "\x9b" not in ft("batch", "prompts.txt", "--dry-run", check=0).stdout
+
+
+def test_utf_16_is_asked_about(ft: Runner) -> None:
+    write(ft, "one\ntwo\n".encode("utf-16-le"))
+    result = batch(ft, check=2)
+    assert "error: prompts.txt:1: control character U+0000 in the prompt\n" in result.stderr
+    assert result.stderr.endswith("hint: is the text UTF-16? save it as UTF-8; nothing was sent\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes")
@@ -298,13 +355,13 @@ def test_a_directory_that_cannot_be_written(ft: Runner) -> None:
 def test_a_destination_that_cannot_be(ft: Runner) -> None:
     write(ft, "prompt,output\none,a/b.mp3\n", "p.csv")
     write(ft, "", "a")
-    assert "cannot write a/" in batch(ft, file="p.csv", check=1).stderr
+    assert "cannot write a track into a/: " in batch(ft, file="p.csv", check=1).stderr
     write(ft, f"prompt,output\none,{'x' * 300}\n", "p.csv")
     assert "cannot write xxx" in batch(ft, file="p.csv", check=1).stderr
     write(ft, "one\n")
-    assert "cannot write a/" in batch(ft, "-o", "a", check=1).stderr
+    assert "cannot write a track into a/: " in batch(ft, "-o", "a", check=1).stderr
     assert "-o needs a directory" in batch(ft, "-o", "-", check=2).stderr
-    assert not ft.sandbox.requests
+    assert not ft.sandbox.posts()
 
 
 # --- asking first ---------------------------------------------------------------------------------
@@ -313,11 +370,11 @@ def test_a_destination_that_cannot_be(ft: Runner) -> None:
 def test_it_asks_on_a_terminal(ft: Runner) -> None:
     write(ft, "prompt,type\none,\ntwo,\nthree,sfx\n", "p.csv")
     question = "Submit 2 generations for 2 credits (1,968 left) and 1 sound effect? [y/N] "
-    process = ft.tty("batch", "p.csv", speed=SPEED)
+    process = ft.tty("batch", "p.csv", "-o", "new/directory", speed=SPEED)
     process.expect(question)
     process.send("n\r")
     result = process.finish()
-    assert result.code == 0 and "Aborted." in result.stdout
+    assert result.code == 0 and "Aborted." in result.stdout and not (ft.cwd / "new").exists()
     assert not ft.sandbox.posts() and not (ft.cwd / "p.csv.journal.jsonl").exists()
     process = ft.tty("batch", "p.csv", speed=SPEED, check=0)
     process.expect(question)
@@ -368,6 +425,51 @@ def test_what_is_saved_is_left_alone(ft: Runner) -> None:
     assert tracks(ft.cwd) == names
 
 
+def test_a_relative_directory_is_that_of_this_run(ft: Runner) -> None:
+    """What was saved elsewhere is downloaded again, unless there is no -o."""
+    write(ft, "prompt,output\none,\ntwo,a.mp3\n", "p.csv")
+    elsewhere = ft.cwd / "elsewhere"
+    elsewhere.mkdir()
+    batch(ft, file="p.csv", check=0)
+    first = tracks(ft.cwd)
+    batch(ft, "-o", ".", file="p.csv", check=0)
+    assert tracks(ft.cwd) == first
+    batch(ft, "-o", ".", file="../p.csv", cwd=elsewhere, check=0)
+    assert tracks(elsewhere) == first
+    batch(ft, "-o", "elsewhere", file="p.csv", check=0)
+    result = batch(ft, file="p.csv", check=0)
+    assert len(tracks(ft.cwd)) == 4 and result.stdout == "Generated 2 of 2 track(s)\n"
+    assert len(ft.sandbox.posts()) == 2
+
+
+def test_an_empty_file_is_downloaded_again(ft: Runner) -> None:
+    write(ft, "one\n")
+    batch(ft, check=0)
+    path = ft.cwd / tracks(ft.cwd)[0]
+    path.write_bytes(b"")
+    batch(ft, check=0)
+    assert path.stat().st_size and len(ft.sandbox.posts()) == 1
+
+
+def test_what_others_made_is_noted_before_it_is_replaced(ft: Runner) -> None:
+    write(ft, "prompt,output\none,a.mp3\n", "p.csv")
+    batch(ft, file="p.csv", check=0)
+    write(ft, "prompt,output\nchanged,a.mp3\n", "p.csv")
+    assert "replaced" not in batch(ft, file="p.csv", check=0).stderr  # by its own line
+    (ft.cwd / "out").mkdir()
+    for name in ("a.mp3", "b.mp3"):
+        write(ft, "old", f"out/{name}")
+    write(ft, "prompt,output\none,b.mp3\ntwo,a.mp3\nthree,\n", "p.csv")
+    process = ft.tty("batch", "p.csv", "-o", "out", speed=SPEED)
+    process.expect("2 existing files will be replaced: out/b.mp3 is the first")
+    process.expect("[y/N]")
+    process.send("n\r")
+    process.finish()
+    (ft.cwd / "out" / "a.mp3").unlink()
+    result = batch(ft, "-o", "out", file="p.csv", check=0)
+    assert "note: 1 existing file will be replaced: out/b.mp3\n" in result.stderr
+
+
 def test_a_file_that_is_gone_is_downloaded_again(ft: Runner) -> None:
     write(ft, "one\ntwo\n")
     batch(ft, "-o", "out", check=0)
@@ -395,6 +497,35 @@ def test_lines_may_be_added_removed_and_moved(ft: Runner) -> None:
     assert result.stdout.endswith("Generated 6 of 6 track(s)\n")
     fresh = [(body["tags"], body["bpm"]) for body in sent(ft)[3:]]
     assert fresh == [("four", 120), ("two", 91), ("one", 120)]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "fresh"),
+    [
+        ("ab", "ba", ""),
+        ("ab", "b", ""),
+        ("abc", "cxab", "x"),
+        ("ab", "b-", "-"),  # a line without an output of its own
+        ("-a", "a-", ""),
+    ],
+)
+@pytest.mark.parametrize("flags", [(), ("--no-wait",)])
+def test_equal_lines_keep_their_tracks_when_they_are_moved(
+    ft: Runner, first: str, then: str, fresh: str, flags: tuple[str, ...]
+) -> None:
+    """Where an output is gone, its track is there for the next one: nothing is paid for."""
+
+    def rows(names: str) -> str:
+        return "".join(f"same,{n if n == '-' else f'{n}.mp3'}\n" for n in names).replace("-", "")
+
+    write(ft, f"prompt,output\n{rows(first)}", "p.csv")
+    batch(ft, *flags, file="p.csv", check=0)
+    batch(ft, file="p.csv", check=0)
+    before = {name: (ft.cwd / name).read_bytes() for name in tracks(ft.cwd)}
+    write(ft, f"prompt,output\n{rows(then)}", "p.csv")
+    batch(ft, file="p.csv", check=0)
+    assert {name: (ft.cwd / name).read_bytes() for name in before} == before
+    assert len(ft.sandbox.posts()) == max(len(first), len(then))
 
 
 def test_other_flags_make_nothing_again(ft: Runner) -> None:
@@ -543,6 +674,100 @@ def test_a_sound_effect_made_later_by_hand_is_not_taken(ft: Runner) -> None:
     assert "its answer was lost" in batch(ft, file="p.csv", check=1).stderr
 
 
+def lose(ft: Runner, text: str, file: str = "p.csv", **how: Any) -> list[dict[str, Any]]:
+    """Submit a file whose answers are all lost, and return the records that the service has."""
+    write(ft, text, file)
+    before = len(ft.sandbox.generations), len(ft.sandbox.sound_effects)
+    ft.sandbox.fault("lost", method="POST", times=None)
+    lists = "/v1/(generations|sound-effects)"
+    ft.sandbox.fault("close", path=lists, method="GET", times=None)
+    batch(ft, "--no-wait", file=file, speed=60, **how)
+    ft.sandbox.heal()
+    assert set(states(ft, file)) == {"sending"}
+    path = ft.cwd / f"{file}.journal.jsonl"
+    began = journal(ft, file)[1]["time"]  # the clock of the test jumps, but not the service's
+    path.write_text(re.sub('"time": [0-9.]+', f'"time": {began}', path.read_text()))
+    music, effects = ft.sandbox.generations.values(), ft.sandbox.sound_effects.values()
+    return [*list(music)[before[0] :], *list(effects)[before[1] :]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"createdAt": None},
+        {"createdAt": "yesterday"},
+        {"createdAt": "2020-01-01 00:00:00"},
+        {"type": None},
+        {"prompt": " one "},
+        {"parameters": {"bpm": 1, "keyscale": "H", "timesignature": 4.0, "language": "xx"}},
+        {"seed": str},
+        {"seed": float},
+    ],
+    ids=str,
+)
+def test_its_seed_alone_tells_a_track(ft: Runner, change: dict[str, Any]) -> None:
+    [record] = lose(ft, "prompt\none\n")
+    seed, as_type = record["parameters"]["seed"], change.pop("seed", int)
+    record.update(change)
+    record["parameters"]["seed"] = as_type(seed)
+    assert "its track is in the list" in batch(ft, file="p.csv", check=0).stderr
+    assert len(ft.sandbox.posts()) == 1 == len(tracks(ft.cwd))
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"seed": None}, {"seed": "random"}], ids=str)
+@pytest.mark.parametrize("created", [-30, 0, None], ids=str)
+def test_a_track_whose_seed_cannot_be_seen_is_not_paid_for_again(
+    ft: Runner, parameters: Any, created: float | None
+) -> None:
+    [record] = lose(ft, "prompt\none\n")
+    record["parameters"] = parameters
+    record["createdAt"] = None if created is None else stamp(time.time() + created, rfc=False)
+    result = batch(ft, "--retry-unknown", file="p.csv", check=1, speed=1000)
+    assert f"any of these tracks may be it: {record['id']}" in result.stderr
+    assert len(ft.sandbox.posts()) == 1
+
+
+@pytest.mark.parametrize("change", [{"prompt": "other"}, {"parameters": {"seed": 5}}, {"age": 300}])
+def test_a_track_that_cannot_be_it_is_no_suspect(ft: Runner, change: dict[str, Any]) -> None:
+    write(ft, "one\n")
+    ft.sandbox.fault("close", method="POST")
+    batch(ft, check=1, speed=60)
+    ft.sandbox.add_generation(**{"prompt": "one", "parameters": None, **change})
+    batch(ft, "--retry-unknown", check=0, speed=1000)
+    assert len(ft.sandbox.posts()) == 2
+
+
+@pytest.mark.parametrize("row", ["same,7,", "a door,,sfx"])
+def test_equal_lines_get_as_many_tracks_in_their_order(ft: Runner, row: str) -> None:
+    ids = [record["id"] for record in lose(ft, f"prompt,seed,type\n{row}\n{row}\n")]
+    result = batch(ft, "--json", file="p.csv", check=0)
+    assert [item["id"] for item in result.json["data"]["generated"]] == ids
+    assert len(ft.sandbox.posts()) == 2
+
+
+@pytest.mark.parametrize("row", ["one,", "a door,sfx"])
+def test_without_a_date_the_time_is_that_of_this_machine(ft: Runner, row: str) -> None:
+    """It proves nothing: without a seed of its own, a track is only named."""
+    ft.sandbox.fault("header", name="Date", path="/v1/me", times=None)
+    [record] = lose(ft, f"prompt,type\n{row}\n")
+    entry = journal(ft, "p.csv")[1]
+    assert entry["clock"] == "local" and abs(entry["time"] - time.time()) < 3600
+    result = batch(ft, "--retry-unknown", file="p.csv", speed=1000)
+    assert result.code == (1 if "sfx" in row else 0)
+    assert ("its track is in the list" if result.code == 0 else record["id"]) in result.stderr
+    assert len(ft.sandbox.posts()) == 1
+
+
+def test_a_journal_without_the_time_means_the_whole_list(ft: Runner) -> None:
+    lose(ft, "prompt\none\n")
+    path = ft.cwd / "p.csv.journal.jsonl"
+    path.write_text(re.sub('"time": [0-9.]+', '"time": null', path.read_text()))
+    for number in range(120):
+        ft.sandbox.add_generation(prompt=f"another {number}")
+    batch(ft, file="p.csv", check=0)
+    assert len(ft.sandbox.posts()) == 1
+
+
 def test_three_unknowns_in_a_row_end_the_submitting(ft: Runner) -> None:
     write(ft, "one\ntwo\nthree\nfour\nfive\n")
     ft.sandbox.fault("close", method="POST", after=1, times=None)
@@ -595,6 +820,8 @@ def test_a_long_wait_ends_the_type(ft: Runner) -> None:
     assert len(tracks(ft.cwd)) == 2 and len(ft.sandbox.posts()) == 3
     assert "warning: p.csv:2: not submitted: Too many requests" in result.stderr
     assert "warning: p.csv:4: not submitted: Too many requests" in result.stderr
+    why = "no more lines of the type sfx are submitted; .*; retry after 40000 s\n"
+    assert re.search(why, result.stderr)
     batch(ft, file="p.csv", check=0)
 
 
@@ -651,13 +878,76 @@ def test_a_track_that_the_list_does_not_show_is_asked_for(ft: Runner) -> None:
     assert len(tracks(ft.cwd)) == 1
 
 
-def test_a_track_that_was_deleted_has_failed(ft: Runner) -> None:
+UNLISTED = '{"data": {"generations": [], "hasMore": false}}'
+RECORD = "/v1/generations/.+"
+
+
+@pytest.mark.parametrize(
+    "fault", [{"code": "NOT_FOUND"}, {"body": "html"}, {"code": "ROUTE_NOT_FOUND"}], ids=str
+)
+def test_a_track_that_is_unknown_for_a_moment_is_asked_for_again(
+    ft: Runner, fault: dict[str, Any]
+) -> None:
+    write(ft, "one\n")
+    ft.sandbox.fault("body", path="/v1/generations", method="GET", data=UNLISTED, times=3)
+    ft.sandbox.fault("status", path=RECORD, method="GET", status=404, times=3, **fault)
+    batch(ft, check=0)
+    assert states(ft) == ["saved"] and len(ft.sandbox.posts()) == 1
+
+
+def test_another_404_never_gives_a_track_up(ft: Runner) -> None:
+    write(ft, "one\n")
+    batch(ft, "--no-wait", check=0)
+    ft.sandbox.fault("status", method="GET", path=f"{RECORD}|/v1/generations", status=404,
+                     body="html", times=None)  # fmt: skip
+    jumping_clock.run(ft, "batch", "prompts.txt", "--yes", check=1)
+    assert states(ft) == ["submitted"]
+    ft.sandbox.heal()
+    batch(ft, check=0)
+
+
+def test_a_track_that_stays_unknown_is_given_up_and_asked_for_once_more(ft: Runner) -> None:
+    write(ft, "one\n")
+    batch(ft, "--no-wait", check=0)
+    identifier = ft.sandbox.book[0]
+    ft.sandbox.finish(identifier)
+    record = ft.sandbox.generations.pop(identifier)
+    result = jumping_clock.run(ft, "batch", "prompts.txt", "--yes", check=1)
+    why = f"warning: prompts.txt:1: the service does not know its track ID {identifier} any more\n"
+    assert why in result.stderr and "`--retry-failed`" in result.stderr
+    assert 60 <= sum(jumping_clock.slept(ft)) < 90 and states(ft) == ["gone"]
+    assert why in batch(ft, check=1).stderr
+    ft.sandbox.generations[identifier] = record
+    batch(ft, "--retry-failed", check=0)
+    assert len(ft.sandbox.posts()) == 1 == len(tracks(ft.cwd))
+
+
+def test_a_track_that_is_still_unknown_is_made_again_when_asked_for(ft: Runner) -> None:
     write(ft, "one\n")
     batch(ft, "--no-wait", check=0)
     del ft.sandbox.generations[ft.sandbox.book[0]]
-    result = batch(ft, check=1)
-    assert "the track is not in the library any more" in result.stderr
-    assert states(ft) == ["failed"]
+    jumping_clock.run(ft, "batch", "prompts.txt", "--yes", check=1)
+    ft.sandbox.fault("status", path=RECORD, method="GET", status=404, body="html")
+    batch(ft, "--retry-failed", check=1)
+    assert len(ft.sandbox.posts()) == 1
+    batch(ft, "--retry-failed", check=0)
+    assert len(ft.sandbox.posts()) == 2 and states(ft) == ["saved"]
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_a_saved_track_stays_saved_whatever_the_service_says(ft: Runner, is_deleted: bool) -> None:
+    write(ft, "prompt,output\none,a.mp3\n", "p.csv")
+    batch(ft, file="p.csv", check=0)
+    ft.sandbox.generations[ft.sandbox.book[0]]["status"] = "failed"
+    if is_deleted:
+        del ft.sandbox.generations[ft.sandbox.book[0]]
+    write(ft, "prompt,output\none,b.mp3\n", "p.csv")
+    before = journal(ft, "p.csv")
+    result = jumping_clock.run(ft, "batch", "p.csv", "--yes", "--retry-failed", check=1)
+    assert f"; it was saved to {ft.cwd / 'a.mp3'}\n" in result.stderr
+    assert journal(ft, "p.csv") == before
+    write(ft, "prompt,output\none,a.mp3\n", "p.csv")
+    batch(ft, file="p.csv", check=0)
 
 
 def test_a_track_gets_five_minutes(ft: Runner) -> None:
@@ -784,6 +1074,87 @@ def test_a_torn_last_line_is_cut_off(ft: Runner, lines: int, share: float) -> No
     assert len(ft.sandbox.posts()) == (1 if lines > 1 else 2)
 
 
+@pytest.mark.parametrize("lines", [1, 2, 3, 4])
+def test_a_last_line_without_its_line_feed_counts(ft: Runner, lines: int) -> None:
+    """Some editors take it away."""
+    write(ft, "one\n")
+    batch(ft, check=0)
+    path = ft.cwd / "prompts.txt.journal.jsonl"
+    whole = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(whole[:lines]).rstrip(b"\n"))
+    batch(ft, check=0)
+    assert path.read_bytes().count(b"\n") == len(journal(ft)) - (lines == 4)
+    assert len(ft.sandbox.posts()) == (1 if lines > 1 else 2)
+
+
+def test_a_link_to_a_file_has_its_journal(ft: Runner) -> None:
+    write(ft, "one\n")
+    batch(ft, check=0)
+    (ft.cwd / "elsewhere").mkdir()
+    (ft.cwd / "elsewhere" / "link").symlink_to("../prompts.txt")
+    batch(ft, file="elsewhere/link", check=0)
+    assert len(ft.sandbox.posts()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced there")
+@pytest.mark.parametrize(
+    "replace",
+    [
+        lambda text: None,
+        lambda text: "",
+        lambda text: text,
+        lambda text: text.rstrip("\n"),
+        lambda text: text[: text.index("\n") + 1],
+        lambda text: text[:-20],
+    ],
+    ids=["removed", "empty", "copied", "without its line feed", "first line", "torn"],
+)
+def test_a_journal_that_is_replaced_meanwhile_is_written_again(ft: Runner, replace: Any) -> None:
+    write(ft, "one\ntwo\nthree\n")
+    path = ft.cwd / "prompts.txt.journal.jsonl"
+    gate = ft.sandbox.hold("/v1/generations", method="POST")
+    process = start(ft, "--no-wait", check=0)
+    assert gate.reached.wait(20)
+    text = replace(path.read_text())
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    gate.release()
+    result = process.finish()
+    assert result.stderr.count("warning: ") == 1 and " was removed or replaced " in result.stderr
+    assert [entry.get("state") for entry in journal(ft)] == [None, *["sending", "submitted"] * 3]
+    batch(ft, check=0)
+    assert len(ft.sandbox.posts()) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced there")
+@pytest.mark.parametrize("what", ["another", "locked", "directory", "cut short"])
+def test_a_journal_that_cannot_be_followed_ends_the_submitting(ft: Runner, what: str) -> None:
+    write(ft, "one\ntwo\n")
+    path = ft.cwd / "prompts.txt.journal.jsonl"
+    gate = ft.sandbox.hold("/v1/generations", method="POST")
+    process = start(ft, check=1)
+    assert gate.reached.wait(20)
+    text = path.read_text()
+    if what == "cut short":
+        os.truncate(path, 10)
+    else:
+        path.unlink()
+    if what == "another":
+        path.write_text(text.replace("sending", "unsent"))
+    elif what == "directory":
+        path.mkdir()
+    with contextlib.ExitStack() as stack:
+        if what == "locked":
+            import fcntl
+
+            fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX)
+        gate.release()
+        result = process.finish()
+    assert re.search("^error: .*journal prompts.txt.journal.jsonl", result.stderr, re.MULTILINE)
+    assert len(ft.sandbox.posts()) == 1 == len(tracks(ft.cwd))
+
+
 @pytest.mark.parametrize(
     ("number", "line"),
     [
@@ -858,6 +1229,14 @@ def test_a_file_system_without_locks_is_refused(ft: Runner) -> None:
     assert not ft.sandbox.requests
 
 
+def test_an_account_without_an_id_has_no_journal(ft: Runner) -> None:
+    write(ft, "one\n")
+    for data in ('{"data": {}}', '{"data": {"id": 5}}'):
+        ft.sandbox.fault("body", path="/v1/me", data=data)
+        assert "unexpected reply from the service: no `id`" in batch(ft, check=3).stderr
+    assert not ft.sandbox.posts() and not (ft.cwd / "prompts.txt.journal.jsonl").exists()
+
+
 # --- signals and what is shown --------------------------------------------------------------------
 
 
@@ -894,6 +1273,14 @@ def test_ctrl_c_during_a_submission_takes_one_look(ft: Runner) -> None:
     gate.release()
     batch(ft, check=0)
     assert len(ft.sandbox.posts()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes")
+def test_a_reader_of_stdout_that_goes_away(ft: Runner) -> None:
+    write(ft, "one\ntwo\n")
+    script = "trap '' PIPE; (sleep 0.5; ft batch prompts.txt --yes --no-wait) | true"
+    result = ft.sh(script)
+    assert "warning: prompts.txt:2: not submitted: nobody reads stdout any more\n" in result.stderr
 
 
 @pytest.mark.sandbox(seconds=1, queue_limit=2)

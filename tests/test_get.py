@@ -101,7 +101,7 @@ def test_while_it_is_not_completed_audio_url_is_null(ft: Runner, status: str) ->
         ],
         ["generate", "--seed", "0", "--", "--not a flag"],
         ["generate", "--", "--dark"],
-        ["generate", "a\nb\t'c' \\ \x07 \u200f\u05e9\u05dc\u05d5\u05dd \u00ad!"],
+        ["generate", "a\nb\t'c' \\ \x0b \u200f\u05e9\u05dc\u05d5\u05dd \u00ad!"],
         ["generate", "=foo"],
         [
             "generate",

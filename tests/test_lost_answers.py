@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import signal
 import sys
+import time
+from email.utils import formatdate
 from typing import Any
 
 import jumping_clock
@@ -108,6 +110,7 @@ def test_several_end_the_search_at_once(ft: Runner) -> None:
         {"type": "instrumental"},
         {"parameters": {**SAME, "bpm": 91}},
         {"parameters": {**SAME, "duration": 60}},
+        {"parameters": {**SAME, "duration": 10**400}},
         {"parameters": {**SAME, "keyscale": "D minor"}},
         {"parameters": {**SAME, "keyscale": "C major"}},
         {"parameters": {**SAME, "timesignature": 3}},
@@ -139,6 +142,9 @@ def test_another_track_is_not_taken(ft: Runner, record: dict[str, Any]) -> None:
         (["--scale", "auto"], {"keyscale": "C minor"}),
         (["--time-sig", "3"], {"timesignature": "3"}),
         (["--time-sig", "3"], {"timesignature": 3}),
+        (["--time-sig", "3"], {"timesignature": 3.0}),
+        (["--seed", "9"], {"seed": "9"}),
+        (["--seed", "9"], {"seed": 9.0}),
     ],
     ids=str,
 )
@@ -166,6 +172,31 @@ def test_the_time_is_that_of_the_service(ft: Runner) -> None:
     wrong = "clock = time.time\ntime.time = lambda: clock() + 86400\n"
     result = jumping_clock.run(ft, "generate", "a song", changes=wrong, check=0)
     assert "its track is in the list" in result.stderr
+
+
+def test_so_it_is_after_a_machine_has_slept(ft: Runner) -> None:
+    """time.monotonic stands still meanwhile."""
+    ft.sandbox.fault("lost", method="POST")
+    later = formatdate(time.time() + 3600, usegmt=True)
+    ft.sandbox.fault("header", name="Date", value=later, method="GET", times=None)
+    sleeps = (
+        "def submit(*arguments, submit=ft.Api.submit, real=time.clock_gettime):\n"
+        "    time.clock_gettime = lambda which: real(which) + 3600\n"
+        "    return submit(*arguments)\n"
+        "ft.Api.submit = submit\n"
+    )
+    ft.sandbox.seconds = 0
+    result = jumping_clock.start(ft, "generate", "a song", changes=sleeps, check=0).finish()
+    assert "its track is in the list" in result.stderr
+
+
+def test_a_bug_in_the_search_does_not_hide_that_it_may_be_paid_for(ft: Runner) -> None:
+    ft.sandbox.fault("lost", method="POST")
+    changes = (
+        "def find_answers(*_): raise OverflowError('too large')\nft.find_answers = find_answers\n"
+    )
+    result = jumping_clock.run(ft, "generate", "a song", changes=changes, check=3)
+    assert MAY_HAVE in result.stderr and "internal error: OverflowError" in result.stderr
 
 
 def test_without_a_date_nothing_is_taken(ft: Runner) -> None:

@@ -49,6 +49,12 @@ def test_lyrics_from_a_file_and_from_stdin(ft: Runner, here: Path) -> None:
         (["generate", "-", "--lyrics-file", "-"], "x", "cannot both come from stdin"),
         (["generate", "x", "--lyrics", "a", "--lyrics-file", "b"], None, "cannot be used together"),
         (["generate", "x", "--lyrics-file", "-"], "y" * 2001, "the lyrics have 2001 characters"),
+        (["generate", "-"], "one".encode("utf-16-le"), "hint: is the text UTF-16?"),
+        (["generate", "-"], "a\0b", "control character U+0000 in the prompt"),
+        (["instrumental", "-"], "a\x08b", "control character U+0008 in the prompt"),
+        (["sfx", "generate", "a\x1b[31mb"], None, "control character U+001B in the prompt"),
+        (["generate", "a\x7f"], None, "control character U+007F in the prompt"),
+        (["generate", "x", "--lyrics", "a\x0e"], None, "control character U+000E in the lyrics"),
     ],
 )
 def test_a_mistake_costs_no_credit(
@@ -57,6 +63,11 @@ def test_a_mistake_costs_no_credit(
     (here / "prompt.txt").write_text("a song")
     assert message in ft(*argv, stdin=stdin, check=2).stderr
     assert not ft.sandbox.requests
+
+
+def test_white_space_of_any_kind_is_text(ft: Runner) -> None:
+    ft("generate", "a\tb\nc\vd\fe\rf\x85g", "--no-wait", check=0)
+    assert body(ft)["tags"] == "a\tb\nc\vd\fe\rf\x85g"
 
 
 def test_an_at_sign_that_names_no_file_is_a_prompt(ft: Runner) -> None:

@@ -20,6 +20,8 @@ import ft as module
 JUMP = """
 clock, jumped = time.monotonic, [0.0]
 time.monotonic = lambda: clock() + jumped[0]
+if hasattr(time, "clock_gettime"):
+    time.clock_gettime = lambda which, real=time.clock_gettime: real(which) + jumped[0]
 def sleep(seconds):
     jumped[0] += seconds
     with open({!r}, "a") as log:

@@ -29,8 +29,8 @@ def hasten(speed: float) -> None:
     sleep, clock, lock = time.sleep, time.monotonic, threading.Lock()
     ahead = 0.0
 
-    def jumping(clock: Callable[[], float]) -> Callable[[], float]:
-        return lambda: clock() + ahead
+    def jumping(clock: Callable[..., float]) -> Callable[..., float]:
+        return lambda *which: clock(*which) + ahead
 
     def shorter_sleep(seconds: float) -> None:
         nonlocal ahead
@@ -39,7 +39,7 @@ def hasten(speed: float) -> None:
         with lock:  # another thread may have slept, and jumped, meanwhile
             ahead = max(ahead, end - clock())
 
-    for name in ("time", "monotonic", "perf_counter"):
+    for name in {"time", "monotonic", "perf_counter", "clock_gettime"} & {*vars(time)}:
         setattr(time, name, jumping(getattr(time, name)))
     time.sleep = shorter_sleep
 
