@@ -3940,6 +3940,7 @@ class Resume:
     def __init__(self) -> None:
         self.position = 0  # bytes
         self.total: int | None = None  # bytes; None if the server did not say
+        self._beginning = b""
         self._etag = ""
 
     def headers(self) -> dict[str, str]:
@@ -3952,6 +3953,7 @@ class Resume:
     def restart(self, response: Response) -> None:
         """Begin with an answer that contains the whole file."""
         self.position, self.total = 0, response.content_length()
+        self._beginning = b""
         self._etag = response.headers.get("ETag", "")
 
     def require_rest(self, response: Response) -> None:
@@ -3964,8 +3966,14 @@ class Resume:
             self._etag = ""
             raise NetworkError(f"{response.host} did not go on where the track broke off")
 
-    def require_end(self, host: str, expected: float) -> None:
-        """Raise NetworkError unless the whole file has arrived, with `expected` bytes or more."""
+    def add(self, data: bytes) -> None:
+        """Take in the next bytes of the file."""
+        self._beginning += data[: max(0, 20 - self.position)]
+        self.position += len(data)
+
+    def require_end(self, response: Response, expected: float) -> None:
+        """Raise NetworkError unless a whole track has arrived, with `expected` bytes or more."""
+        host = response.host
         if self.total is not None and self.position != self.total:
             self._etag = ""
             raise NetworkError(
@@ -3973,6 +3981,8 @@ class Resume:
             )
         if not self.position:
             raise NetworkError(f"an empty track from {host}", final=True)
+        if re.match(rb"\s*(<[!?a-zA-Z]|\{)", self._beginning):  # a page or a document
+            raise no_track(response)
         if self.position < expected:
             raise NetworkError(
                 f"a track of {self.position} bytes from {host}, not of {expected}", final=True
@@ -4005,12 +4015,10 @@ def download_file(
                     data = response.read(READ_SIZE)
                     if not data:
                         break
-                    if not resume.position:
-                        refuse_page(response, data)
                     file.write(data)
-                    resume.position += len(data)
+                    resume.add(data)
                     progress.add_bytes(len(data))
-                resume.require_end(response.host, expected)
+                resume.require_end(response, expected)
             file.commit()
             return
         except NetworkError as failure:
@@ -4024,12 +4032,6 @@ def check_is_audio(response: Response) -> None:
         raise NetworkError(f"{response.host} sent an encoded track", final=True)
     content_type = response.content_type
     if content_type.startswith("text/") or re.search(r"\b(json|xml|html)$", content_type):
-        raise no_track(response)
-
-
-def refuse_page(response: Response, beginning: bytes) -> None:
-    """Raise NetworkError if a body begins as a page or a document does, and no track."""
-    if re.match(rb"\s*(<[!?a-zA-Z]|\{)", beginning):
         raise no_track(response)
 
 
@@ -4067,7 +4069,8 @@ class Workers:
         self._work = work
         self._shield = shield
         self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        # No SimpleQueue: before Python 3.13, its timeout may wait for ever once a signal has come.
+        self._ended: queue.Queue[Outcome] = queue.Queue()
         self._threads = 0
 
     def add(self, item: Any) -> None:
@@ -4083,8 +4086,7 @@ class Workers:
             if not self._threads:
                 outcome: Outcome = self._shield.call(self._attempt, self._waiting.get_nowait())
                 return outcome
-            # Before Python 3.9, a timeout of 0 can wait for ever.
-            return self._ended.get(block=seconds > 0, timeout=seconds)
+            return self._ended.get(timeout=seconds)
         except queue.Empty:
             return None
 

@@ -234,6 +234,22 @@ def test_while_downloading_many(ft: Runner, here: Path, number: int) -> None:
     assert os.listdir(here) == []
 
 
+def test_a_signal_whose_handler_is_slow(ft: Runner, here: Path) -> None:
+    """The wait for threads that it interrupts is over before the handler returns."""
+    fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000, times=None)
+    tracks = [str(ft.sandbox.add_generation()["id"]) for _ in range(2)]
+    changes = (
+        "def hurry(console, hurry=ft.Console.hurry):\n"
+        "    time.sleep(0.3)\n"
+        "    hurry(console)\n"
+        "ft.Console.hurry = hurry\n"
+    )
+    running = jumping_clock.start(ft, "download", *tracks, changes=changes)
+    assert fault.reached.wait(20)
+    stop(running, signal.SIGTERM)
+    assert os.listdir(here) == []
+
+
 @each_signal
 def test_while_downloading_to_stdout(ft: Runner, track: str, number: int) -> None:
     fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000)
