@@ -4211,7 +4211,8 @@ def find_answers(
 
     None has an id that is known already. A seed that ft made up proves all, whenever the record
     says that it was made; records whose seed cannot be seen are then suspects. Otherwise a record
-    has to have the same parameters, and a time between `since` and `until`, of the service.
+    has to have the same parameters, and a time between `since` and `until`, of the service; one
+    that was made a minute before or after is a suspect.
     """
     fresh = [
         record
@@ -4229,9 +4230,14 @@ def find_answers(
             if seed is None and was_made(record, since - CLOCK_DOUBT, float("inf"), True)
         ]
         return found, [] if found else suspects
-    return [
-        r for r in fresh if was_made(r, since, until, False) and is_answer_to(r, submission)
-    ], []
+    answers = [record for record in fresh if is_answer_to(record, submission)]
+    found = [record for record in answers if was_made(record, since, until, False)]
+    suspects = [
+        record
+        for record in answers
+        if was_made(record, since - CLOCK_DOUBT, until + CLOCK_DOUBT, False)
+    ]
+    return found, [] if found else suspects
 
 
 def was_made(record: Json, since: float, until: float, otherwise: bool) -> bool:

@@ -727,6 +727,22 @@ def test_a_track_whose_seed_cannot_be_seen_is_not_paid_for_again(
     assert len(ft.sandbox.posts()) == 1
 
 
+@pytest.mark.parametrize("row", ["same,7,", "a door,,sfx"])
+@pytest.mark.parametrize("seconds", [-10, 10 + 124], ids=["before", "after"])
+def test_a_time_that_is_a_little_off_does_not_prove_that_it_is_missing(
+    ft: Runner, row: str, seconds: float
+) -> None:
+    """A seed that the user gave, or none, may be another track's as well."""
+    [record] = lose(ft, f"prompt,seed,type\n{row}\n")
+    sent = journal(ft, "p.csv")[1]["time"]
+    record["createdAt"] = stamp(sent + seconds, rfc=False)
+    result = batch(ft, "--retry-unknown", file="p.csv", speed=1000)
+    assert len(ft.sandbox.posts()) == 1
+    is_found = "7" in row and seconds > 0  # however late it is
+    words = "its track is in the list" if is_found else "any of these tracks may be it: "
+    assert words in result.stderr and result.code == (0 if is_found else 1)
+
+
 @pytest.mark.parametrize("change", [{"prompt": "other"}, {"parameters": {"seed": 5}}, {"age": 300}])
 def test_a_track_that_cannot_be_it_is_no_suspect(ft: Runner, change: dict[str, Any]) -> None:
     write(ft, "one\n")
