@@ -4221,23 +4221,33 @@ def find_answers(
         and (identifier := field_text(record, "id", "").strip())
         and identifier not in known
     ]
-    if submission.is_marked:
-        seeds = [read_number(get_parameters(record).get("seed")) for record in fresh]
-        found = [r for r, seed in zip(fresh, seeds) if seed == submission.body["seed"]]
-        suspects = [
-            record
-            for record, seed in zip(fresh, seeds)
-            if seed is None and was_made(record, since - CLOCK_DOUBT, float("inf"), True)
-        ]
-        return found, [] if found else suspects
-    answers = [record for record in fresh if is_answer_to(record, submission)]
-    found = [record for record in answers if was_made(record, since, until, False)]
-    suspects = [
-        record
-        for record in answers
-        if was_made(record, since - CLOCK_DOUBT, until + CLOCK_DOUBT, False)
-    ]
+    match = match_by_seed if submission.is_marked else match_by_parameters
+    found, suspects = match(fresh, submission, since, until)
     return found, [] if found else suspects
+
+
+def match_by_seed(
+    records: list[Json], submission: Submission, since: float, until: float
+) -> tuple[list[Json], list[Json]]:
+    """Return the records that have the seed of a submission, and those whose seed is not shown."""
+    found, suspects = [], []
+    for record in records:
+        seed = read_number(get_parameters(record).get("seed"))
+        if seed == submission.body["seed"]:
+            found.append(record)
+        elif seed is None and was_made(record, since - CLOCK_DOUBT, float("inf"), True):
+            suspects.append(record)
+    return found, suspects
+
+
+def match_by_parameters(
+    records: list[Json], submission: Submission, since: float, until: float
+) -> tuple[list[Json], list[Json]]:
+    """Return the records that answer a submission at the right time, and at about that time."""
+    answers = [record for record in records if is_answer_to(record, submission)]
+    found = [record for record in answers if was_made(record, since, until, False)]
+    since, until = since - CLOCK_DOUBT, until + CLOCK_DOUBT
+    return found, [record for record in answers if was_made(record, since, until, False)]
 
 
 def was_made(record: Json, since: float, until: float, otherwise: bool) -> bool:
@@ -7702,16 +7712,15 @@ class Batch:
 
     def note_replaced(self) -> None:
         """Say which files will be replaced that this batch has not made."""
-        paths = [
-            path
-            for line in self.file.lines
-            if self.waits and line.output and next_step(line, self.args) in ("submit", "save")
-            for path in [self.file.path_of(line)]
-            if path and os.path.isfile(path)
-        ]
-        records = self.journal.records.values() if paths else ()
+        replaced = []
+        for line in self.file.lines if self.waits else ():
+            path = self.file.path_of(line)
+            is_due = line.output and next_step(line, self.args) in ("submit", "save")
+            if is_due and path and os.path.isfile(path):
+                replaced.append(path)
+        records = self.journal.records.values() if replaced else ()
         own = {resolve_path(r["path"]) for r in records if r["state"] == "saved"}
-        others = [path for path in paths if resolve_path(path) not in own]
+        others = [path for path in replaced if resolve_path(path) not in own]
         if others:
             count = plural(len(others), "existing file")
             first = others[0] if len(others) == 1 else f"{others[0]} is the first"
