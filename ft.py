@@ -6145,8 +6145,6 @@ def find_playlists(ft: Context, *words: str) -> list[str]:
 
     Raises UsageError if no playlist has the name, or more than one.
     """
-    if not all(word.strip() for word in words):
-        raise UsageError("the name of the playlist is empty")
     is_known = all(re.fullmatch(UUID_PATTERN, word) for word in words)
     playlists = [] if is_known else ft.api.get_playlists()["data"]["playlists"]
     return [find_playlist(ft.console, word, playlists) for word in words]
@@ -6164,6 +6162,8 @@ def find_playlist(console: Console, word: str, playlists: list[Json]) -> str:
         return word
     names = [field_text(playlist, "name", "") for playlist in playlists]
     wanted = fold_name(word)
+    if not wanted:  # as of a variable that is not set
+        raise UsageError("the name of the playlist is empty")
     ids = [
         field_text(playlist, "id", "")
         for playlist, name in zip(playlists, names)

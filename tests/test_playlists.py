@@ -110,7 +110,7 @@ def test_a_playlist_is_given_by_its_id_or_by_its_name_in_any_case(ft: Runner, gi
     assert ft("playlist", "show", given, "--json", check=0).json["data"]["id"] == FOCUS_BEATS
 
 
-@pytest.mark.parametrize("given", ["Focus", "Focus Beats!", "FocusBeats"])
+@pytest.mark.parametrize("given", ["Focus", "Focus Beats!", "FocusBeats", ""])
 def test_only_the_whole_name_counts(ft: Runner, given: str) -> None:
     result = ft("playlist", "show", given, check=2)
     assert result.stderr.startswith("error: ")
