@@ -3587,6 +3587,7 @@ class PartFile:
         self._suffix = suffix
         self._path = self.hidden_path = ""  # until it is started
         self._mode: int | None = None  # of the file that will be replaced
+        self._old_size = 0  # of it, in bytes
         self._file: Any = None
         self._output: Output
 
@@ -3627,6 +3628,7 @@ class PartFile:
         if obstacle:
             raise UnusableTarget(self.name, obstacle, name_beside(self.name))
         self._mode = stat.S_IMODE(status.st_mode) & 0o777
+        self._old_size = status.st_size
 
     def _make(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -3645,6 +3647,10 @@ class PartFile:
             self._output.write(data)
         except OSError as error:
             raise self._refused(error) from None
+
+    def would_shrink(self, size: int) -> bool:
+        """Return whether the file that will be replaced is longer than `size` bytes."""
+        return size < self._old_size
 
     def finish(self) -> None:
         """Get all bytes onto the disk and close the hidden file, which stays hidden."""
@@ -3830,6 +3836,9 @@ class StreamFile:
         except OSError as error:
             raise self._refused(error) from None
 
+    def would_shrink(self, size: int) -> bool:
+        return False
+
     def commit(self) -> None:
         pass
 
@@ -3971,8 +3980,8 @@ class Resume:
         self._beginning += data[: max(0, 20 - self.position)]
         self.position += len(data)
 
-    def require_end(self, response: Response, expected: float) -> None:
-        """Raise NetworkError unless a whole track has arrived, with `expected` bytes or more."""
+    def require_end(self, response: Response) -> None:
+        """Raise NetworkError unless the whole file has arrived, and it can be a track."""
         host = response.host
         if self.total is not None and self.position != self.total:
             self._etag = ""
@@ -3983,10 +3992,6 @@ class Resume:
             raise NetworkError(f"an empty track from {host}", final=True)
         if re.match(rb"\s*(<[!?a-zA-Z]|\{)", self._beginning):  # a page or a document
             raise no_track(response)
-        if self.position < expected:
-            raise NetworkError(
-                f"a track of {self.position} bytes from {host}, not of {expected}", final=True
-            )
 
 
 def download_file(
@@ -3994,8 +3999,8 @@ def download_file(
 ) -> None:
     """Download `url` into `file`, going on where the connection broke if that is safe.
 
-    `expected` is the least number of bytes that it must have. Raises NetworkError if the network
-    fails for good, FtError if the file cannot be written.
+    `expected` is the number of bytes by its record, 0 if unknown. Raises NetworkError if the
+    network fails for good, FtError if the file cannot be written.
     """
     retries = Retries(http.console, READ, http.public_gate)
     resume = Resume()
@@ -4018,11 +4023,26 @@ def download_file(
                     file.write(data)
                     resume.add(data)
                     progress.add_bytes(len(data))
-                resume.require_end(response, expected)
-            file.commit()
-            return
+                resume.require_end(response)
+            return commit_track(file, response.host, resume.position, expected)
         except NetworkError as failure:
             retries.wait_or_raise(failure)
+
+
+def commit_track(file: PartFile | StreamFile, host: str, size: int, expected: float) -> None:
+    """Put a track in place. Raises NetworkError if it has fewer bytes than its record says.
+
+    Then it is better than nothing, but not than a longer file.
+    """
+    is_kept_out = size < expected and file.would_shrink(size)
+    if not is_kept_out:
+        file.commit()
+    if size < expected:
+        outcome = "stays as it was" if is_kept_out else "has only those"
+        raise NetworkError(
+            f"{host} sent {size} of {expected} bytes of the track: {file.name} {outcome}",
+            final=True,
+        )
 
 
 def check_is_audio(response: Response) -> None:
