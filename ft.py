@@ -149,7 +149,6 @@ MAX_ATTEMPTS = 4
 MAX_REDIRECTS = 5
 MAX_INTERIM_ANSWERS = 20  # of 1xx, before the final one
 MAX_HEADERS = 100  # of one answer, and trailers as many
-MAX_STALE_PAGES = 3  # of a list, in a row with nothing new
 MIN_IDS_FOR_PAGES = 8  # for fewer records, asking for each costs less than turning list pages
 MAX_HINT_IDS = 20  # in a command to paste
 MAX_BULK_IDS = 100  # in one request
@@ -1529,7 +1528,7 @@ def is_visible(path: str) -> bool:
 # The characters of RFC 3986, without user names: a password in a URL would end up in logs.
 URL_PATTERN = (
     r"(?P<scheme>(?i:https?))://"
-    r"(?P<host>([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\])"
+    r"(?P<host>([A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]+\.?|\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\])"
     r"(:(?P<port>[0-9]{1,5}))?"
     r"(?P<path>/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?(?P<query>\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?"
 )
@@ -2865,19 +2864,20 @@ class HttpClient:
         body: bytes | None = None,
         *,
         gate: Gate,
-        deadline: float | None = None,
+        seconds: float | None = None,
         reuse: bool = False,
     ) -> Response:
         """Send one request to an address that parse_url accepts, and return its answer.
 
         It is sent as soon as `gate` is open; raises the 429 that closed it if that takes too long.
-        `deadline` (of time.monotonic) limits the whole answer, otherwise only its head and each
+        From then on `seconds` limit the whole answer, otherwise only its head and each
         receive are limited. `reuse` lets a GET travel on a kept connection. Raises NetworkError if
         there is no answer; its `sent` is False if the request cannot have been received.
         """
         headers = {"User-Agent": f"ft/{__version__}", **headers}
-        request = http_classes().Request(url, headers, deadline, reuse, data=body, method=method)
         gate.wait()
+        deadline = None if seconds is None else time.monotonic() + seconds
+        request = http_classes().Request(url, headers, deadline, reuse, data=body, method=method)
         response: Response = self._opener.open(request)
         gate.record_answer(response.status)
         return response
@@ -3260,21 +3260,20 @@ class Api:
         NetworkError if the service says that there are more, but not where: some would be missing.
         """
         known: set[str] = set()
-        stale_pages = 0  # in a row
         while True:
             document = self.list_records(kind, retry, limit=99, offset=offset or None, **query)
             data = document["data"]
-            shown = data[kind.list_field]
-            fresh = [record for record in shown if field_text(record, "id") not in known]
+            fresh = [
+                record for record in data[kind.list_field] if field_text(record, "id") not in known
+            ]
             known.update(field_text(record, "id") for record in fresh)
             data[kind.list_field] = fresh
             yield document
             following = data.get("nextOffset")
-            if data.get("hasMore") is not True or not shown:
+            # A page without anything new would be the first of endless repetitions.
+            if not fresh or data.get("hasMore") is not True:
                 return
-            stale_pages = 0 if fresh else stale_pages + 1
-            is_further = type(following) is int and following > offset
-            if not is_further or stale_pages > MAX_STALE_PAGES:
+            if type(following) is not int or following <= offset:
                 raise NetworkError(
                     "unexpected reply from the service: more records, but no next page", final=True
                 )
@@ -3344,10 +3343,9 @@ class Api:
         if body is not None:
             headers["Content-Type"] = "application/json"
             data = format_json(body).encode("utf-8")
-        deadline = time.monotonic() + CALL_TIMEOUT
         url = self.base_url + path
         with self.http.request(
-            method, url, headers, data, gate=gate, deadline=deadline, reuse=reuse
+            method, url, headers, data, gate=gate, seconds=CALL_TIMEOUT, reuse=reuse
         ) as response:
             self._clock = (response.headers.get("Date", ""), steady_time())
             # A redirect would carry the key elsewhere, or turn a POST into a GET.
@@ -4024,25 +4022,25 @@ def download_file(
                     resume.add(data)
                     progress.add_bytes(len(data))
                 resume.require_end(response)
-            return commit_track(file, response.host, resume.position, expected)
+            return commit_track(http.console, file, response.host, resume.position, expected)
         except NetworkError as failure:
             retries.wait_or_raise(failure)
 
 
-def commit_track(file: PartFile | StreamFile, host: str, size: int, expected: float) -> None:
-    """Put a track in place. Raises NetworkError if it has fewer bytes than its record says.
+def commit_track(
+    console: Console, file: PartFile | StreamFile, host: str, size: int, expected: float
+) -> None:
+    """Put a track in place, with a warning if it has fewer bytes than its record says.
 
-    Then it is better than nothing, but not than a longer file.
+    That is better than nothing, but not than a longer file: then NetworkError is raised.
     """
-    is_kept_out = size < expected and file.would_shrink(size)
-    if not is_kept_out:
-        file.commit()
-    if size < expected:
-        outcome = "stays as it was" if is_kept_out else "has only those"
-        raise NetworkError(
-            f"{host} sent {size} of {expected} bytes of the track: {file.name} {outcome}",
-            final=True,
-        )
+    is_short = size < expected
+    short = f"{host} sent {size} of the {expected} bytes that the record says"
+    if is_short and file.would_shrink(size):
+        raise NetworkError(f"{short}: {file.name} stays as it was", final=True)
+    file.commit()
+    if is_short:
+        console.warning(f"{file.name}: {short}")
 
 
 def check_is_audio(response: Response) -> None:
@@ -4089,8 +4087,10 @@ class Workers:
         self._work = work
         self._shield = shield
         self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        # No SimpleQueue: before Python 3.13, its timeout may wait for ever once a signal has come.
-        self._ended: queue.Queue[Outcome] = queue.Queue()
+        self._ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        # Open when something may have ended. Before Python 3.13, a SimpleQueue with a timeout can
+        # wait for ever once a signal has come.
+        self._bell = allocate_lock()
         self._threads = 0
 
     def add(self, item: Any) -> None:
@@ -4106,7 +4106,9 @@ class Workers:
             if not self._threads:
                 outcome: Outcome = self._shield.call(self._attempt, self._waiting.get_nowait())
                 return outcome
-            return self._ended.get(timeout=seconds)
+            if self._ended.empty():
+                self._bell.acquire(timeout=seconds)
+            return self._ended.get_nowait()
         except queue.Empty:
             return None
 
@@ -4121,6 +4123,10 @@ class Workers:
     def _work_off(self) -> None:
         while True:
             self._ended.put(self._attempt(self._waiting.get()))
+            try:
+                self._bell.release()
+            except RuntimeError:  # it is open already
+                pass
 
 
 class Submission:

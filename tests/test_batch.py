@@ -983,9 +983,11 @@ def test_a_track_gets_five_minutes(ft: Runner) -> None:
 
 def test_a_service_that_is_away_for_a_while(ft: Runner) -> None:
     write(ft, "".join(f"song {n}\n" for n in range(4)))
+    gate = ft.sandbox.hold("/v1/generations", method="POST", work=True)
     process = start(ft, "-v", check=0)
-    ft.sandbox.wait_for(lambda request: request.method == "POST" and request.sent)
+    assert gate.reached.wait(20)
     ft.sandbox.down()
+    gate.release()
     process.expect("; trying again", timeout=30)
     ft.sandbox.up()
     process.finish()

@@ -239,7 +239,7 @@ def test_a_configuration_that_cannot_be_read_is_exit_2(ft: Runner) -> None:
     "url",
     [
         *(*REFUSED, *NO_SCHEME, "https://example.com?x=1", "https://example.com/#x"),
-        *("https://..", "https://.example.com", "https://a..b", f"https://{'x' * 64}.com"),
+        *("https://..", "https://.example.com", "https://a..b"),
     ],
 )
 def test_a_base_url_that_a_key_must_not_be_sent_to_is_exit_2(ft: Runner, url: str) -> None:

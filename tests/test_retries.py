@@ -368,6 +368,13 @@ def test_waiting_threads_do_not_draw(ft: Runner, tracks: list[str]) -> None:
     assert all(line.startswith("note: 0 of 4 files") for line in waiting), waiting
 
 
+def test_a_wait_for_the_limit_is_no_late_answer(ft: Runner) -> None:
+    """Another thread may be refused when an attempt has begun, but has not sent anything yet."""
+    ft.sandbox.fault("status", status=429, retry_after=70)
+    changes = "ft.Retries.start_attempt = lambda retries: None"
+    jumping_clock.run(ft, "me", changes=changes, check=0)
+
+
 # --- jitter ---------------------------------------------------------------------------------------
 
 

@@ -149,7 +149,8 @@ def test_check_key_takes_a_key_or_says_how_long_it_is(text: str) -> None:
     try:
         assert re.fullmatch("ft_live_[0-9A-Za-z]{32}", ft.parse_key(text, "somewhere"))
     except ft.UsageError as error:
-        assert f"somewhere is malformed: {len(text.strip())} characters" in error.message
+        length = ft.plural(len(text.strip()), "character")
+        assert f"somewhere is malformed: {length}" in error.message
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]))))

@@ -270,14 +270,6 @@ def test_a_list_that_is_cut_short_is_no_whole_one(ft: Runner, value: str, argv: 
     assert not any(request.origin == "media" for request in ft.sandbox.requests)
 
 
-def test_the_same_page_again_and_again(ft: Runner) -> None:
-    for n in range(1, 60):
-        page = {"data": {"generations": [{"id": ID}], "hasMore": True, "nextOffset": n}}
-        ft.sandbox.fault("body", path="/v1/generations", status=200, data=json.dumps(page))
-    assert run(ft, "list", "--all", "-q").code == 3
-    assert len(ft.sandbox.requests) == 5
-
-
 def test_pages_without_an_end(ft: Runner) -> None:
     for n in range(1, 60):
         page = {"data": {"generations": [], "hasMore": True, "nextOffset": n}}
