@@ -4091,6 +4091,7 @@ class Workers:
         # Open when something may have ended. Before Python 3.13, a SimpleQueue with a timeout can
         # wait for ever once a signal has come.
         self._bell = allocate_lock()
+        self._bell.acquire()
         self._threads = 0
 
     def add(self, item: Any) -> None:

@@ -112,9 +112,11 @@ def test_a_retry_after_of_nothing_in_the_document(ft: Runner) -> None:
 
 
 def test_a_date_within_the_second_is_a_second(ft: Runner) -> None:
+    """Of an answer without a Date, by the clock of this machine."""
     date = formatdate(int(time.time()) + 1, usegmt=True)
     changes = f"random.random = lambda: 0.25\ntime.time = lambda: {int(time.time()) + 0.8}"
-    ft.sandbox.fault("status", status=429, retry_after=date)
+    head = f"HTTP/1.1 429 Slow\r\nRetry-After: {date}\r\nContent-Length: 0\r\n\r\n"
+    ft.sandbox.fault("raw", data=head)
     jumping_clock.run(ft, "me", changes=changes, check=0)
     assert jumping_clock.slept(ft) == pytest.approx([1], abs=0.1)
 
