@@ -4113,6 +4113,16 @@ class Workers:
         except queue.Empty:
             return None
 
+    def drop_waiting(self) -> None:
+        """Begin no more of what was added."""
+        import queue
+
+        try:
+            while True:
+                self._waiting.get_nowait()
+        except queue.Empty:
+            pass
+
     def _attempt(self, item: Any) -> Outcome:
         try:
             return item, self._work(item), None
@@ -4679,13 +4689,16 @@ def for_each_in_threads(
     for item in items:
         workers.add(item)
     left = len(items)
-    while left:
-        on_idle()
-        shield.check()
-        outcome = workers.take_outcome(0.1)
-        if outcome:
-            left -= 1
-            yield outcome
+    try:
+        while left:
+            on_idle()
+            shield.check()
+            outcome = workers.take_outcome(0.1)
+            if outcome:
+                left -= 1
+                yield outcome
+    finally:
+        workers.drop_waiting()
 
 
 class Tally:
@@ -7666,7 +7679,8 @@ class Batch:
         """
         answers = [self._find_tracks(line, records) for line in lines]
         ids = {field_text(record, "id"): record for found, _ in answers for record in found}
-        by_time = sorted(ids.values(), key=lambda r: parse_time(r.get("createdAt")) or 0.0)
+        oldest_first = list(ids.values())[::-1]  # as far as the list goes; times are whole seconds
+        by_time = sorted(oldest_first, key=lambda r: parse_time(r.get("createdAt")) or 0.0)
         if len(by_time) == len(lines) and all(
             record in found for record, (found, _) in zip(by_time, answers)
         ):
