@@ -979,6 +979,7 @@ class Shield:
     def __init__(self) -> None:
         self._is_up = False
         self._held: StopSignal | None = None
+        self.stopped: StopSignal | None = None  # the first that came
 
     def __enter__(self) -> Shield:
         self._is_up = True
@@ -1005,6 +1006,7 @@ class Shield:
 
     def stop(self, stopped: StopSignal) -> None:
         """Raise `stopped`, now or later."""
+        self.stopped = self.stopped or stopped
         if not self._is_up:
             raise stopped
         self._held = self._held or stopped
@@ -9068,8 +9070,12 @@ def run(console: Console, part_files: PartFiles, argv: Sequence[str]) -> int:
     try:
         return run_command(console, part_files, argv)
     except (Exception, StopSignal) as error:
+        stopped = find_stop(error)
+        if not isinstance(error, (FtError, BrokenPipeError)):
+            # Some of Python's C functions put another exception in its place, without a trace.
+            stopped = stopped or console.shield.stopped
         with console.shield:
-            return report_failure(console, find_stop(error) or error)
+            return report_failure(console, stopped or error)
 
 
 def report_failure(console: Console, error: BaseException) -> int:

@@ -234,6 +234,24 @@ def test_while_downloading_many(ft: Runner, here: Path, number: int) -> None:
     assert os.listdir(here) == []
 
 
+def test_a_signal_that_python_loses(ft: Runner) -> None:
+    """As where it makes the ImportError of a name that a module lacks."""
+    gate = ft.sandbox.hold("/v1/generations")
+    changes = (
+        "def lose(shield, stopped, stop=ft.Shield.stop):\n"
+        "    ft.Shield.stop = stop\n"
+        "    try:\n"
+        "        stop(shield, stopped)\n"
+        "    except ft.StopSignal:\n"
+        "        pass\n"
+        "    raise TypeError('expected a message argument')\n"
+        "ft.Shield.stop = lose\n"
+    )
+    running = jumping_clock.start(ft, "list", changes=changes)
+    assert gate.reached.wait(20)
+    stop(running, signal.SIGTERM)
+
+
 def test_a_signal_whose_handler_is_slow(ft: Runner, here: Path) -> None:
     """The wait for threads that it interrupts is over before the handler returns."""
     fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000, times=None)
