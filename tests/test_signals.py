@@ -234,9 +234,9 @@ def test_while_downloading_many(ft: Runner, here: Path, number: int) -> None:
     assert os.listdir(here) == []
 
 
+@pytest.mark.sandbox(seconds=60)
 def test_a_signal_that_python_loses(ft: Runner) -> None:
     """As where it makes the ImportError of a name that a module lacks."""
-    gate = ft.sandbox.hold("/v1/generations")
     changes = (
         "def lose(shield, stopped, stop=ft.Shield.stop):\n"
         "    ft.Shield.stop = stop\n"
@@ -247,9 +247,10 @@ def test_a_signal_that_python_loses(ft: Runner) -> None:
         "    raise TypeError('expected a message argument')\n"
         "ft.Shield.stop = lose\n"
     )
-    running = jumping_clock.start(ft, "list", changes=changes)
-    assert gate.reached.wait(20)
-    stop(running, signal.SIGTERM)
+    running = jumping_clock.start(ft, "generate", "a song", changes=changes)
+    running.expect("note: queued as ")
+    result = stop(running, signal.SIGTERM)
+    assert f"hint: the track is not lost: ft download {ft.sandbox.book[0]} --wait" in result.stderr
 
 
 def test_a_signal_whose_handler_is_slow(ft: Runner, here: Path) -> None:
