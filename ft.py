@@ -4802,7 +4802,7 @@ def save_several(ft: Context, ids: list[str], saver: TrackSaver, progress: Progr
                 ids, saver.save, shield, progress.draw
             ):
                 del left[identifier]
-                if not error or is_hopeless(error):
+                if not error or is_refusal(error):
                     del rest[identifier]
                 if error:
                     progress.end_file()
@@ -4836,8 +4836,8 @@ def save_several(ft: Context, ids: list[str], saver: TrackSaver, progress: Progr
     return tally.exit_code_if_all_are_needed()
 
 
-def is_hopeless(error: BaseException) -> bool:
-    """Return whether a track would fail to download once more: the service refuses it."""
+def is_refusal(error: BaseException) -> bool:
+    """Return whether the service refuses a track, which would so fail once more."""
     return isinstance(error, ApiError) and error.status < 500 and error.status != 429
 
 

@@ -13,7 +13,6 @@ import re
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Callable, Iterator
 from urllib.parse import quote
@@ -25,6 +24,7 @@ from addresses import NO_SCHEME, REFUSED
 from commands import TRACK
 from conftest import PYPY, PYTHON, Result, Runner, Tls
 from sandbox import Request, Sandbox
+from waiting import await_hidden
 
 OLD = b"what was there before"
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -625,9 +625,7 @@ def test_a_hidden_file_that_somebody_moves_away(ft: Runner, here: Path, command:
     argv = ("download", track) if command == "download" else ("generate", "a song")
     running = ft.start(*argv, "-o", "song.mp3", check=1)
     assert fault.reached.wait(20)
-    deadline = time.monotonic() + 20
-    while not names(here):
-        assert time.monotonic() < deadline
+    await_hidden(here, 1)
     for name in names(here):
         (here / name).unlink()
     fault.release()

@@ -19,7 +19,7 @@ from typing import Any, Callable
 import jumping_clock
 import pytest
 from conftest import PYPY, PYTHON, ROOT, Process, Result, Runner
-from waiting import await_blocked
+from waiting import await_blocked, await_hidden, hidden
 
 if sys.platform == "win32":
     pytest.skip("about POSIX signals", allow_module_level=True)
@@ -46,18 +46,6 @@ def stop(process: Process, number: int) -> Result:
     assert text.splitlines()[-1] == last, repr(result)
     assert "Traceback" not in text and "error: " not in text, repr(result)
     return result
-
-
-def hidden(directory: Path) -> list[str]:
-    return [name for name in os.listdir(directory) if name.startswith(".")]
-
-
-def await_hidden(directory: Path, count: int) -> None:
-    """Wait until the directory contains that number of hidden files."""
-    end = time.monotonic() + 20
-    while len(hidden(directory)) != count:
-        assert time.monotonic() < end, os.listdir(directory)
-        time.sleep(0.01)
 
 
 # --- while it starts ------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""Wait until a process has come to where a test wants it, as far as the kernel tells."""
+"""Wait until a process has come to where a test wants it, as far as the kernel or files tell."""
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -15,4 +16,16 @@ def await_blocked(pid: int) -> None:
         if state == "S" and re.search("^0$|select|poll|pipe", (process / "wchan").read_text()):
             return
         assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def hidden(directory: Path) -> list[str]:
+    return [name for name in os.listdir(directory) if name.startswith(".")]
+
+
+def await_hidden(directory: Path, count: int) -> None:
+    """Wait until the directory contains that number of hidden files."""
+    end = time.monotonic() + 20
+    while len(hidden(directory)) != count:
+        assert time.monotonic() < end, os.listdir(directory)
         time.sleep(0.01)
