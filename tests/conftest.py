@@ -448,8 +448,9 @@ class Runner:
         _terminal: tuple[int, int] | None = None,
         _stdout: str | None = None,
         _program: Sequence[str] | None = None,
+        _process: type[Process] = Process,
     ) -> Process:
-        return Process(
+        return _process(
             [*(_program or self.argv), *argv],
             env=self.env(env, key, speed),
             cwd=cwd or self.cwd,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -15,6 +17,7 @@ from pathlib import Path
 import jumping_clock
 import pytest
 from conftest import FAST_CLOCK, PYTHON, ROOT, WINDOWS, Process, Runner, Tls
+from forks import ForkedProcess
 
 posix = pytest.mark.skipif(WINDOWS, reason="needs POSIX")
 
@@ -199,6 +202,52 @@ def test_changes_of_what_ft_does_not_have_are_refused(ft: Runner, changes: str) 
 def test_changes_of_what_ft_has_are_made(ft: Runner) -> None:
     changes = "ft.__version__ = 'changed'\nft.Api.submit = None"
     assert jumping_clock.run(ft, "--version", changes=changes, check=0).stdout == "ft changed\n"
+
+
+FACTS = """
+import json, os, signal
+def is_open(number):
+    try:
+        return bool(os.fstat(number))
+    except OSError:
+        return False
+streams = sys.stdin, sys.stdout, sys.stderr
+facts = {
+    "arguments": sys.argv,
+    "directory": os.getcwd(),
+    "environment": dict(os.environ),
+    "leads its session": os.getsid(0) == os.getpid(),
+    "descriptors": [number for number in range(100) if is_open(number)],
+    "signals": [repr(signal.getsignal(number)) for number in range(1, signal.SIGSYS)],
+    "streams": [(s.encoding, s.errors, s.line_buffering, s.seekable()) for s in streams],
+    "input": sys.stdin.read(),
+}
+print(json.dumps(facts), file=sys.stderr)
+print("still in a buffer", end="")
+sys.exit(7)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_starts_and_ends_as_a_fresh_process_does(ft: Runner) -> None:
+    kinds, results = [], []
+    for fresh in (False, True):
+        process = jumping_clock.start(ft, "a b", "ö", changes=FACTS, fresh=fresh, check=7)
+        kinds.append(type(process))
+        results.append(process.finish())
+    assert kinds == [ForkedProcess, Process]
+    assert json.loads(results[0].stderr) == json.loads(results[1].stderr)
+    assert results[0].stdout == results[1].stdout == "still in a buffer"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_can_be_killed_with_its_children(ft: Runner) -> None:
+    changes = "import subprocess\nsubprocess.run(['sleep', '600'])"
+    process = jumping_clock.start(ft, changes=changes)
+    with pytest.raises(pytest.fail.Exception, match=r"not finished after 0\.5 s"):
+        process.finish(timeout=0.5)
+    assert process.popen.returncode == -signal.SIGKILL
+    assert process.stdout.join(20), "nobody holds its output open any more"
 
 
 def test_the_certificate_is_trusted_by_its_authority_only(tls: Tls) -> None:

@@ -166,7 +166,7 @@ def test_a_python_without_ssl(ft: Runner) -> None:
 def test_a_python_without_another_module(ft: Runner, name: str) -> None:
     """Wherever it is missed, it is what the message names."""
     changes = f"sys.modules.pop({name!r}, None)\nsys.modules[{name!r}] = None"
-    result = jumping_clock.run(ft, "me", changes=changes)
+    result = jumping_clock.run(ft, "me", changes=changes, fresh=True)
     assert result.code == 1 and "bug" not in result.stderr
     assert result.stderr.startswith(f"error: this Python lacks the module {name}: ")
 

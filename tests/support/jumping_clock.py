@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 from conftest import FAST, ROOT, Process, Result, Runner
+from forks import ForkedProcess, can_fork
 
 sys.path.insert(0, str(ROOT))
 import ft as module
@@ -41,13 +42,16 @@ def refuse_unknown_names(changes: str) -> None:
                 attrgetter(dotted[1])(module)
 
 
-def start(ft: Runner, *argv: str, changes: str = "", **how: Any) -> Process:
+def start(ft: Runner, *argv: str, changes: str = "", fresh: bool = False, **how: Any) -> Process:
     """`changes` are Python statements; in them `ft` is the module, and `time`, `random` and `sys`
-    are imported. AttributeError for a name that ft does not have.
+    are imported. AttributeError for a name that ft does not have. Where possible the process is a
+    fork, unless it has to be `fresh`, with no more modules than it imports itself.
     """
     refuse_unknown_names(changes)
     code = f"import random, sys, time\nsys.path.insert(0, {str(ROOT)!r})\nimport ft\n{changes}\n"
-    return ft.start(*argv, _program=[*ft.python, "-c", f"{code}sys.exit(ft.main())"], **how)
+    program = [*ft.python, "-c", f"{code}sys.exit(ft.main())"]
+    process = ForkedProcess if can_fork(ft, how) and not fresh else Process
+    return ft.start(*argv, _program=program, _process=process, **how)
 
 
 class ChangedRunner(Runner):
