@@ -894,6 +894,14 @@ def shorten_id(identifier: str) -> str:
     return identifier if len(identifier) <= SHORT_ID_WIDTH else identifier[:9] + "..."
 
 
+def sleep(seconds: float) -> None:
+    """Sleep in steps, because Python notices a signal that comes just before one only after it."""
+    end = time.monotonic() + seconds
+    while seconds > 0:
+        time.sleep(min(seconds, 1.0))
+        seconds = end - time.monotonic()
+
+
 def is_ready(descriptor: int, seconds: float, for_writing: bool = False) -> bool:
     """Wait until a descriptor can be read or written, or failed; return False if that takes longer.
 
@@ -1275,7 +1283,7 @@ class Console:
             spinner = SPINNER_FRAMES[self._frame % len(SPINNER_FRAMES)]
             self.show_status(describe(), f"{spinner} ")
             silence = time.monotonic() - self._last_message
-            time.sleep(min(left, 0.1 if self.has_status_line else max(0.1, 60 - silence)))
+            sleep(min(left, 0.1 if self.has_status_line else max(0.1, 60 - silence)))
 
     def _note_if_silent(self, text: str) -> None:
         """Print a note if nothing has been printed for a minute, so that a log shows progress."""

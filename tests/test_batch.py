@@ -999,7 +999,7 @@ def test_a_network_that_stays_away_is_exit_3(ft: Runner) -> None:
     ft.sandbox.queue_limit = 1
     process = jumping_clock.start(
         ft, "batch", "prompts.txt", "--yes",
-        changes=jumping_clock.JUMP.format(os.devnull).replace("time.sleep = sleep", "time.sleep = "
+        changes=jumping_clock.JUMP.format(os.devnull).replace("ft.sleep = sleep", "ft.sleep = "
         "lambda seconds, real=time.sleep: (sleep(seconds), real(0.001))"), check=3,
     )  # fmt: skip
     ft.sandbox.wait_for(lambda request: request.status == 429)

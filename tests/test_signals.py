@@ -241,6 +241,24 @@ def test_a_signal_that_python_loses(ft: Runner) -> None:
     assert f"hint: the track is not lost: ft download {ft.sandbox.book[0]} --wait" in result.stderr
 
 
+def test_a_signal_that_comes_just_before_a_sleep(ft: Runner) -> None:
+    """Python notices it only after the sleep."""
+    changes = (
+        "import signal\n"
+        "def late(seconds, sleep=time.sleep):\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+        "    print('asleep', file=sys.stderr, flush=True)\n"
+        "    sleep(seconds)\n"
+        "    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])\n"
+        "time.sleep = late\n"
+    )
+    ft.sandbox.fault("status", status=429, retry_after=50, times=None)
+    running = jumping_clock.start(ft, "me", changes=changes, check=143)
+    running.expect("asleep")
+    running.send_signal(signal.SIGTERM)
+    running.finish(timeout=20)
+
+
 def test_a_signal_whose_handler_is_slow(ft: Runner, here: Path) -> None:
     """The wait for threads that it interrupts is over before the handler returns."""
     fault = ft.sandbox.fault("stall", origin="media", where="body", at=5000, times=None)

@@ -27,7 +27,7 @@ def sleep(seconds):
     jumped[0] += seconds
     with open({!r}, "a") as log:
         print(seconds, file=log)
-time.sleep = sleep
+ft.sleep = sleep
 """
 
 
