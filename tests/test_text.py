@@ -477,13 +477,9 @@ WORK = {
 
 
 def cpu_time(work: Callable[[str], object], text: str) -> float:
-    """The least of three runs."""
-    times = []
-    for _ in range(3):
-        start = time.process_time()
-        work(text)
-        times.append(time.process_time() - start)
-    return min(times)
+    start = time.process_time()
+    work(text)
+    return time.process_time() - start
 
 
 @pytest.mark.parametrize("work", WORK.values(), ids=WORK)
@@ -491,7 +487,9 @@ def cpu_time(work: Callable[[str], object], text: str) -> float:
 def test_eight_times_the_text_takes_about_eight_times_as_long(
     piece: str, work: Callable[[str], object]
 ) -> None:
-    """And not 64 times. What takes under 20 ms is not worth measuring."""
+    """And not 64 times, in at least one of three attempts. What takes under 20 ms is not worth
+    measuring.
+    """
     text = piece * (10_000 // len(piece))
-    longer = cpu_time(work, text * 8)
-    assert longer < 0.02 or longer / cpu_time(work, text) < 24
+    attempts = ((cpu_time(work, text * 8), cpu_time(work, text)) for _ in range(3))
+    assert any(longer < 0.02 or longer / shorter < 24 for longer, shorter in attempts)
