@@ -122,17 +122,8 @@ def test_a_missing_program_skips_or_fails(required: bool, tmp_path: Path) -> Non
         "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT / "tests" / "tools")]),
         "FT_REQUIRE_ALL": "1" if required else "0",
     }
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "conftest",
-        "-p",
-        "no:cacheprovider",
-        "-rA",
-        "test_it.py",
-    ]
+    flags = "-p conftest -p no:cacheprovider -p no:hypothesispytest -rA"
+    command = [sys.executable, "-m", "pytest", *flags.split(), "test_it.py"]
     ran = subprocess.run(
         command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True, check=False
     )
