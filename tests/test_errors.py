@@ -110,8 +110,9 @@ def test_every_error_code_of_the_api(ft: Runner, sandbox: Sandbox, code: str, js
     if "queue" in how:
         sandbox.queue_limit = 0
     if "spend" in how:
-        for _ in range(10):
-            ft("generate", "reject", check=1)
+        (ft.cwd / "ten.txt").write_text("reject\n" * 10)
+        ft("batch", "--yes", "ten.txt", check=1)
+        assert [post.status for post in sandbox.posts()] == [500] * 10
         hint = rf"{TEN}; retry after \d\d s"
     result = ft(
         *argv,
