@@ -5,7 +5,7 @@ Never a traceback, never an exit code outside the table, never a second submissi
 with wrong content, never the key or a control character in the output. 200 cases of each test;
 FT_FUZZ=N makes it N, others each time (`make long`).
 
-Each case is a fork of one process that has imported ft, so that thousands take minutes.
+Each case is a fork (tests/support/forks.py), so that thousands take minutes.
 """
 
 from __future__ import annotations
@@ -13,42 +13,20 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
+import jumping_clock
 import pytest
-from conftest import PYTHON, ROOT, Runner
+from conftest import Result, Runner
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 from sandbox import Account
 
 CASES = int(os.environ.get("FT_FUZZ", "200"))
-SPEED = 200  # of the waits between attempts
-pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
-
-WORKER = """
-import json, os, signal, sys, traceback
-import datetime, difflib, email.utils, hashlib, http.client, mmap, queue, random, threading
-import urllib.request
-sys.path.insert(0, sys.argv[1])
-import ft
-
-for line in sys.stdin:
-    pid = os.fork()
-    if not pid:
-        signal.alarm(50)
-        code = 99
-        for descriptor, name in (0, os.devnull), (1, "stdout"), (2, "stderr"):
-            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), descriptor)
-        try:
-            code = ft.main(json.loads(line))
-            sys.stdout.flush()
-        except BaseException:
-            traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(code)
-    print(os.waitpid(pid, 0)[1], flush=True)
-"""
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+    pytest.mark.usefixtures("here"),
+]
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -347,18 +325,6 @@ cases: st.SearchStrategy[tuple[list[str], list[Answer], list[Answer]]] = st.one_
 UNSAFE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028\u2029]")
 
 
-@pytest.fixture
-def worker(ft: Runner) -> Iterator[subprocess.Popen[bytes]]:
-    argv = [PYTHON, "-c", WORKER, str(ROOT)]
-    ft.cwd = ft.home / "here"
-    ft.cwd.mkdir()
-    with subprocess.Popen(
-        argv, env=ft.env(speed=SPEED), cwd=ft.cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        yield process
-        process.kill()
-
-
 fuzzed = settings(
     max_examples=CASES,
     derandomize=CASES <= 200,
@@ -373,27 +339,20 @@ fuzzed = settings(
 )
 
 
-def run(ft: Runner, worker: subprocess.Popen[bytes], argv: list[str]) -> tuple[int, str, str]:
-    """Run a command in a fork of the worker, and check what is true of each of its ends."""
-    assert worker.stdin and worker.stdout
-    worker.stdin.write(json.dumps(argv).encode() + b"\n")
-    worker.stdin.flush()
-    status = int(worker.stdout.readline())
-    stdout, stderr = ((ft.cwd / name).read_bytes().decode() for name in ("stdout", "stderr"))
-    note(f"{status=}\n{stdout}\n{stderr}\n{ft.sandbox.requests}")
-
-    assert os.WIFEXITED(status), "it was killed"
-    code = os.WEXITSTATUS(status)
-    event(f"{argv[0]}: exit {code}")  # --hypothesis-show-statistics
-    assert code in (0, 1, 2, 3)
-    assert "Traceback" not in stderr and "internal error" not in stderr
-    assert stderr.count("\nerror: ") + stderr.startswith("error: ") <= 1
-    assert KEY not in stdout + stderr
-    assert not UNSAFE.search(stdout + stderr)
-    if "--json" in argv and stdout:
-        json.loads(stdout)
-        assert stdout.endswith("\n")
-    return code, stdout, stderr
+def run(ft: Runner, argv: list[str]) -> Result:
+    """Run a command, and check what is true of each of its ends."""
+    result = jumping_clock.run(ft, *argv)
+    note(f"{result!r}\n{ft.sandbox.requests}")
+    event(f"{argv[0]}: exit {result.code}")  # --hypothesis-show-statistics
+    assert result.code in (0, 1, 2, 3)
+    assert "Traceback" not in result.stderr and "internal error" not in result.stderr
+    assert result.stderr.count("\nerror: ") + result.stderr.startswith("error: ") <= 1
+    assert KEY not in result.stdout + result.stderr
+    assert not UNSAFE.search(result.stdout + result.stderr)
+    if "--json" in argv and result.stdout:
+        json.loads(result.stdout)
+        assert result.stdout.endswith("\n")
+    return result
 
 
 def start_over(ft: Runner) -> None:
@@ -409,10 +368,7 @@ def start_over(ft: Runner) -> None:
 @fuzzed
 @given(case=cases, verbose=st.booleans())
 def test_whatever_is_answered(
-    ft: Runner,
-    worker: subprocess.Popen[bytes],
-    case: tuple[list[str], list[Answer], list[Answer]],
-    verbose: bool,
+    ft: Runner, case: tuple[list[str], list[Answer], list[Answer]], verbose: bool
 ) -> None:
     words, api, media = case
     sandbox = ft.sandbox
@@ -435,9 +391,9 @@ def test_whatever_is_answered(
             allowed.update(map(fill, answer.contents))
     argv = words + ["-v"] * verbose
     note(f"ft {argv}")
-    code, _, _ = run(ft, worker, argv)
+    code = run(ft, argv).code
     assert len(sandbox.posts()) <= 1
-    made = {*os.listdir(ft.cwd)} - {"stdout", "stderr"}
+    made = {*os.listdir(ft.cwd)}
     allowed |= {sandbox.track(paid) for paid in sandbox.book}
     is_for_several = words[0] == "download" and len(words) > 2
     if code and not is_for_several:
@@ -645,9 +601,7 @@ def framed(draw: st.DrawFn, content: bytes) -> bytes:
 
 @fuzzed
 @given(wires=st.lists(framed(SONG), min_size=1, max_size=3))
-def test_however_a_track_is_framed(
-    ft: Runner, worker: subprocess.Popen[bytes], wires: list[bytes]
-) -> None:
+def test_however_a_track_is_framed(ft: Runner, wires: list[bytes]) -> None:
     """What is saved is the content of one of the answers, or the track that comes after them."""
     start_over(ft)
     allowed = {ft.sandbox.track(OTHER)}
@@ -655,8 +609,8 @@ def test_however_a_track_is_framed(
         ft.sandbox.fault("raw", origin="media", data=wire)
         allowed.add(understand(wire, until_close=False) or b"")
         note(repr(wire))
-    code, _, _ = run(ft, worker, ["download", OTHER, "-o", "song.mp3"])
-    made = {*os.listdir(ft.cwd)} - {"stdout", "stderr"}
+    code = run(ft, ["download", OTHER, "-o", "song.mp3"]).code
+    made = {*os.listdir(ft.cwd)}
     assert made == (set() if code else {"song.mp3"})
     if not code:
         saved = (ft.cwd / "song.mp3").read_bytes()
@@ -666,9 +620,7 @@ def test_however_a_track_is_framed(
 
 @fuzzed
 @given(wires=st.lists(framed(ACCOUNT), min_size=1, max_size=3))
-def test_however_json_is_framed(
-    ft: Runner, worker: subprocess.Popen[bytes], wires: list[bytes]
-) -> None:
+def test_however_json_is_framed(ft: Runner, wires: list[bytes]) -> None:
     start_over(ft)
     allowed = []
     for wire in wires:
@@ -677,7 +629,7 @@ def test_however_json_is_framed(
         note(f"{wire!r}: {content!r}")
         if content in (ACCOUNT, ACCOUNT + b"\r\n"):
             allowed.append("fuzz@example.com")
-    code, stdout, _ = run(ft, worker, ["me", "--json"])
-    assert bool(stdout) == (code == 0)
-    if not code:
-        assert json.loads(stdout)["data"]["email"] in [*allowed, "jane@example.com"]
+    result = run(ft, ["me", "--json"])
+    assert bool(result.stdout) == (result.code == 0)
+    if not result.code:
+        assert result.json["data"]["email"] in [*allowed, "jane@example.com"]

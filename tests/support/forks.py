@@ -1,7 +1,7 @@
 """Processes that are forks of one Python, which has imported ft and all that it may need.
 
-Starting Python and importing take four fifths of the time of a short `ft`. A fork leaves that out;
-from there to the exit code it is a process like any other.
+Starting Python and importing take four fifths of the time of a short `ft`. A fork leaves that out,
+and Python's clean-up at the end; all between them is as in any other process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from conftest import FAST_CLOCK, PYTHON, ROOT, Process, Runner, Stream
 # stdout, stderr, and where to write the process's number and its status once it has ended.
 # A parent of its own waits for each process.
 SERVER = """
-import array, json, os, random, signal, socket, struct, sys, time
+import array, atexit, gc, json, os, random, signal, socket, struct, sys, time
 import csv, ctypes, datetime, difflib, email.utils, fcntl, getpass, hashlib, http.client, ipaddress
 import queue, select, shlex, ssl, subprocess, tempfile, threading, traceback, urllib.request
 
@@ -33,6 +33,8 @@ control = socket.socket(fileno=int(sys.argv[1]))
 sys.path.insert(0, sys.argv[2])
 import ft
 
+gc.collect()
+gc.freeze()
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 while True:
     header, ancillary, _, _ = control.recvmsg(4, socket.CMSG_SPACE(16))
@@ -65,7 +67,20 @@ os.chdir(cwd)
 os.environ.clear()
 os.environ.update(env)
 sys.argv = ["-c", *argv[3:]]
-exec(argv[2], {"__name__": "__main__"})
+status = 0
+try:
+    exec(argv[2], {"__name__": "__main__"})
+except SystemExit as end:
+    status = end.code
+except BaseException:
+    traceback.print_exc()
+    status = 1
+atexit._run_exitfuncs()
+try:
+    sys.stdout.flush()
+except OSError:
+    status = 120
+os._exit(status)  # an orderly end would copy all memory, to give it back
 """
 LOCK = threading.Lock()  # of the socket, for tests that start processes in threads
 
