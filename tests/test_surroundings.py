@@ -170,7 +170,6 @@ POOR: dict[str, str | None] = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONWARNINGS": "error",
     "PYTHONOPTIMIZE": "2",
-    "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUTF8": "0",
     "PYTHONCOERCECLOCALE": "0",
     "PYTHONPATH": ":",
@@ -184,15 +183,21 @@ def check_poor_result(result: Result) -> None:
 
 
 @pytest.fixture
-def poor(ft: Runner, here: Path, tmp_path: Path) -> Iterator[dict[str, str | None]]:
-    """The environment, with a read-only working directory of hostile modules around it."""
+def poor(
+    ft: Runner, here: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str | None]]:
+    """The environment, with a read-only working directory of hostile modules around it.
+
+    Few systems have the library compiled for PYTHONOPTIMIZE: the first process does it for all.
+    """
     names = ["argparse.py", "json.py", "ssl.py"]
     for name in names:
         (here / name).write_text("raise SystemExit('foreign code')\n")
     here.chmod(0o555)
     (tmp_path / "site").mkdir()
     with ReleaseServer(tmp_path / "site") as server:
-        yield {**POOR, "FT_RELEASE_URL": server.url}
+        bytecode = str(tmp_path_factory.getbasetemp() / "bytecode")
+        yield {**POOR, "FT_RELEASE_URL": server.url, "PYTHONPYCACHEPREFIX": bytecode}
     here.chmod(0o755)
     assert sorted(path.name for path in here.iterdir()) == names
 
