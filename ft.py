@@ -6708,8 +6708,9 @@ def show_help(ft: Context, args: argparse.Namespace) -> None:
 
 # `ft batch` reads a file into lines (BatchFile, BatchLine), and makes each a track (Batch) with the
 # workflows of `ft generate` and `ft download`. The journal (Journal) has every step of every line,
-# so that a run that was stopped anywhere goes on with the next one. The workflows know nothing of
-# it: Batch writes before and after it calls them.
+# so that a run that was stopped anywhere goes on with the next one, once it has found what the
+# stopped one lost (LostTracks). The workflows know nothing of the journal: Batch writes before and
+# after it calls them.
 
 COLUMNS = (
     *("prompt", "duration", "bpm", "key", "scale", "time_sig", "language", "lyrics", "seed"),
@@ -7048,6 +7049,10 @@ class BatchFile:
             if owner != number:
                 raise UsageError(f"line {owner} has the output {line.output!r}, too")
         self.lines.append(line)
+
+    def title(self, line: BatchLine) -> str:
+        """Return what messages call a line."""
+        return f"{self.name}:{line.number}"
 
     def path_of(self, line: BatchLine) -> str | None:
         """Return where the track of a line goes, as -o would say it."""
@@ -7542,7 +7547,7 @@ class BatchReport:
     def missed(self, line: BatchLine, error: BaseException) -> None:
         """Warn of a line that will not be done by this run."""
         self._errors[line.key] = getattr(error, "message", str(error))
-        self._tally.failed(f"{self._file.name}:{line.number}", error)
+        self._tally.failed(self._file.title(line), error)
 
     def missed_all(self, why: Callable[[BatchLine], str]) -> None:
         """Warn of all lines that this run has not come to, if there are many not of each."""
@@ -7581,6 +7586,120 @@ class BatchReport:
             for line in self._file.lines
             if line.key in self._errors
         ]
+
+
+class LostTracks:
+    """The tracks that an earlier run has lost: their ids, or the answers with them.
+
+    `write` writes to the journal what has become of a line.
+    """
+
+    def __init__(
+        self, ft: Context, file: BatchFile, journal: Journal, write: Callable[..., bool]
+    ) -> None:
+        self._api = ft.api
+        self._console = ft.console
+        self._file = file
+        self._journal = journal
+        self._write = write
+
+    def find(self, retry_unknown: bool) -> None:
+        """Look for them. If those that are not there will be made again, wait for late ones.
+
+        The pages of the list are turned back to an hour before the first of them.
+        """
+        for line in self._file.lines:
+            if line.state == "gone":
+                self._ask_again(line)
+        lost = [line for line in self._file.lines if line.state == "sending"]
+        if lost and retry_unknown:
+            self._await_late_answers(lost)
+        for kind in (GENERATION, SOUND_EFFECT):
+            lines = [line for line in lost if line.submission.kind is kind]
+            if lines:
+                since = min(line.time_sent for line in lines) - LIST_MARGIN
+                records = list(list_records_since(self._api, kind, since))
+                for equal in group_equal(lines):
+                    self._adopt(equal, records)
+
+    def _ask_again(self, line: BatchLine) -> None:
+        """Ask once more for a track whose id the service did not know in an earlier run."""
+        try:
+            self._api.get_record(line.submission.kind, line.identifier)
+        except ApiError as error:
+            if error.code != "NOT_FOUND":
+                raise
+        else:
+            self._write(line, "submitted", id=line.identifier)
+
+    def _await_late_answers(self, lost: list[BatchLine]) -> None:
+        """Wait until what was sent is in the list, or never will be."""
+        left = max(map(self._find_delay, lost))
+        if left > 0:
+            self._console.note(
+                f"the answer to a submission was lost a moment ago: waiting {left:.0f} s for it"
+            )
+            self._console.sleep_with_status(left, lambda: "waiting for a track to appear")
+
+    def _find_delay(self, line: BatchLine) -> float:
+        """Return for how many seconds the service may still accept what was sent."""
+        now = time.time() if line.was_timed_here else self._api.read_clock()
+        if now is None or line.time_sent == float("-inf"):
+            return UNKNOWN_DELAY
+        return min(line.time_sent + UNKNOWN_DELAY - now, UNKNOWN_DELAY)  # a clock may be wrong
+
+    def _adopt(self, lines: list[BatchLine], records: list[Json]) -> None:
+        """Take over the tracks of equal lines, those first sent first, from `records`.
+
+        If there are as many as lines, it does not matter which is whose.
+        """
+        answers = [self._find_tracks(line, records) for line in lines]
+        ids = {field_text(record, "id"): record for found, _ in answers for record in found}
+        oldest_first = list(ids.values())[::-1]  # as far as the list goes; times are whole seconds
+        by_time = sorted(oldest_first, key=lambda r: parse_time(r.get("createdAt")) or 0.0)
+        if len(by_time) == len(lines) and all(
+            record in found for record, (found, _) in zip(by_time, answers)
+        ):
+            answers = [([record], []) for record in by_time]
+        # From the last line on: what may be its track may be that of an earlier one, too.
+        for line, (found, suspects) in reversed(list(zip(lines, answers))):
+            fresh = [r for r in found if field_text(r, "id") not in self._journal.ids]
+            line.suspects = [field_text(record, "id") for record in fresh + suspects]
+            line.is_missing = not line.suspects
+            if len(fresh) == 1:
+                self._console.note(f"{self._file.title(line)}: its track is in the list")
+                self._write(line, "submitted", id=field_text(fresh[0], "id"))
+
+    def _find_tracks(self, line: BatchLine, records: list[Json]) -> tuple[list[Json], list[Json]]:
+        """Return the records that answer a line's submission, and others that may be its track."""
+        sent = line.sent_submission()
+        is_doubtful = line.was_timed_here or line.time_sent == float("-inf")
+        since = line.time_sent - (LIST_MARGIN if is_doubtful else CLOCK_TOLERANCE)
+        # A seed tells its track from all others. Without one, the time has to be right, too.
+        until = float("inf")
+        if "seed" not in sent.body and not is_doubtful:
+            until = since + UNKNOWN_DELAY + 2 * CLOCK_TOLERANCE
+        found, suspects = find_answers(records, sent, since, until, self._journal.ids)
+        # Without the service's time, nothing but a made-up seed proves anything.
+        return (found, suspects) if sent.is_marked or not is_doubtful else ([], found)
+
+
+def group_equal(lines: list[BatchLine]) -> list[list[BatchLine]]:
+    """Return lines in groups that were sent with the same body, the first sent first."""
+    groups: dict[tuple[str, str], list[BatchLine]] = {}
+    for line in sorted(lines, key=lambda line: line.time_sent):
+        sent = line.sent_submission()
+        groups.setdefault((sent.endpoint, format_json(sent.body)), []).append(line)
+    return list(groups.values())
+
+
+def list_records_since(api: Api, kind: Kind, since: float) -> Iterator[Json]:
+    """Yield the records of the list back to a time of the service, and some more."""
+    for records in library_pages(api, kind):
+        yield from records
+        oldest = parse_time(records[-1].get("createdAt")) if records else None
+        if oldest is not None and oldest < since:
+            return
 
 
 class Batch:
@@ -7622,6 +7741,11 @@ class Batch:
 
     # Before anything is sent
 
+    def recover(self) -> None:
+        """Find the tracks that an earlier run has lost."""
+        lost = LostTracks(self.ft, self.file, self.journal, self._write)
+        lost.find(self.args.retry_unknown)
+
     def check_destinations(self) -> None:
         """Make sure that the tracks can be saved. Raises FtError as `check_destination` does."""
         check = partial(check_destination, self.console, self.ft.part_files)
@@ -7636,86 +7760,6 @@ class Batch:
                 check(os.path.join(directory, "") or None)
             if line.output and path and not is_free(path):
                 check(path)
-
-    def recover(self) -> None:
-        """Look for tracks that an earlier run has lost: their ids, or the answers with them.
-
-        The pages of the list are turned back to an hour before the first of them.
-        """
-        for line in self.file.lines:
-            if line.state == "gone":
-                self._ask_again(line)
-        lost = [line for line in self.file.lines if line.state == "sending"]
-        if lost and self.args.retry_unknown:
-            self._await_late_answers(lost)
-        for kind in (GENERATION, SOUND_EFFECT):
-            lines = [line for line in lost if line.submission.kind is kind]
-            if lines:
-                since = min(line.time_sent for line in lines) - LIST_MARGIN
-                records = list(list_records_since(self.ft.api, kind, since))
-                for equal in group_equal(lines):
-                    self._adopt(equal, records)
-
-    def _ask_again(self, line: BatchLine) -> None:
-        """Ask once more for a track whose id the service did not know in an earlier run."""
-        try:
-            self.ft.api.get_record(line.submission.kind, line.identifier)
-        except ApiError as error:
-            if error.code != "NOT_FOUND":
-                raise
-        else:
-            self._write(line, "submitted", id=line.identifier)
-
-    def _await_late_answers(self, lost: list[BatchLine]) -> None:
-        """Wait until what was sent is in the list, or never will be."""
-        left = max(map(self._find_delay, lost))
-        if left > 0:
-            self.console.note(
-                f"the answer to a submission was lost a moment ago: waiting {left:.0f} s for it"
-            )
-            self.console.sleep_with_status(left, lambda: "waiting for a track to appear")
-
-    def _find_delay(self, line: BatchLine) -> float:
-        """Return for how many seconds the service may still accept what was sent."""
-        now = time.time() if line.was_timed_here else self.ft.api.read_clock()
-        if now is None or line.time_sent == float("-inf"):
-            return UNKNOWN_DELAY
-        return min(line.time_sent + UNKNOWN_DELAY - now, UNKNOWN_DELAY)  # a clock may be wrong
-
-    def _adopt(self, lines: list[BatchLine], records: list[Json]) -> None:
-        """Take over the tracks of equal lines, those first sent first, from `records`.
-
-        If there are as many as lines, it does not matter which is whose.
-        """
-        answers = [self._find_tracks(line, records) for line in lines]
-        ids = {field_text(record, "id"): record for found, _ in answers for record in found}
-        oldest_first = list(ids.values())[::-1]  # as far as the list goes; times are whole seconds
-        by_time = sorted(oldest_first, key=lambda r: parse_time(r.get("createdAt")) or 0.0)
-        if len(by_time) == len(lines) and all(
-            record in found for record, (found, _) in zip(by_time, answers)
-        ):
-            answers = [([record], []) for record in by_time]
-        # From the last line on: what may be its track may be that of an earlier one, too.
-        for line, (found, suspects) in reversed(list(zip(lines, answers))):
-            fresh = [r for r in found if field_text(r, "id") not in self.journal.ids]
-            line.suspects = [field_text(record, "id") for record in fresh + suspects]
-            line.is_missing = not line.suspects
-            if len(fresh) == 1:
-                self.console.note(f"{self._title(line)}: its track is in the list")
-                self._write(line, "submitted", id=field_text(fresh[0], "id"))
-
-    def _find_tracks(self, line: BatchLine, records: list[Json]) -> tuple[list[Json], list[Json]]:
-        """Return the records that answer a line's submission, and others that may be its track."""
-        sent = line.sent_submission()
-        is_doubtful = line.was_timed_here or line.time_sent == float("-inf")
-        since = line.time_sent - (LIST_MARGIN if is_doubtful else CLOCK_TOLERANCE)
-        # A seed tells its track from all others. Without one, the time has to be right, too.
-        until = float("inf")
-        if "seed" not in sent.body and not is_doubtful:
-            until = since + UNKNOWN_DELAY + 2 * CLOCK_TOLERANCE
-        found, suspects = find_answers(records, sent, since, until, self.journal.ids)
-        # Without the service's time, nothing but a made-up seed proves anything.
-        return (found, suspects) if sent.is_marked or not is_doubtful else ([], found)
 
     def sort_lines(self) -> None:
         """Decide what is left to do for each line."""
@@ -7881,7 +7925,7 @@ class Batch:
             self._unknown = 0
             self.pace.answered()
             self._write(line, "submitted", id=record["id"])
-            note_clamped(self.console, submission.body, record, f"{self._title(line)}: ")
+            note_clamped(self.console, submission.body, record, f"{self.file.title(line)}: ")
             self._watch(line)
             self._poll_interval = POLL_INTERVAL
             self._next_poll = max(self._next_poll, time.monotonic() + POLL_INTERVAL)
@@ -8054,9 +8098,6 @@ class Batch:
 
     # What is printed
 
-    def _title(self, line: BatchLine) -> str:
-        return f"{self.file.name}:{line.number}"
-
     def _miss_failed(self, line: BatchLine) -> None:
         hint = "`--retry-failed` submits failed lines again"
         self.report.missed(line, FtError(line.history["error"], hint))
@@ -8115,24 +8156,6 @@ def next_step(line: BatchLine, args: argparse.Namespace) -> str:
     if line.state == "sending":
         return "submit" if args.retry_unknown and line.is_missing else "unknown"
     return "submit"
-
-
-def group_equal(lines: list[BatchLine]) -> list[list[BatchLine]]:
-    """Return lines in groups that were sent with the same body, the first sent first."""
-    groups: dict[tuple[str, str], list[BatchLine]] = {}
-    for line in sorted(lines, key=lambda line: line.time_sent):
-        sent = line.sent_submission()
-        groups.setdefault((sent.endpoint, format_json(sent.body)), []).append(line)
-    return list(groups.values())
-
-
-def list_records_since(api: Api, kind: Kind, since: float) -> Iterator[Json]:
-    """Yield the records of the list back to a time of the service, and some more."""
-    for records in library_pages(api, kind):
-        yield from records
-        oldest = parse_time(records[-1].get("createdAt")) if records else None
-        if oldest is not None and oldest < since:
-            return
 
 
 class PollResult:
