@@ -7746,21 +7746,6 @@ class Batch:
         lost = LostTracks(self.ft, self.file, self.journal, self._write)
         lost.find(self.args.retry_unknown)
 
-    def check_destinations(self) -> None:
-        """Make sure that the tracks can be saved. Raises FtError as `check_destination` does."""
-        check = partial(check_destination, self.console, self.ft.part_files)
-        directories = set()
-        for line in self.file.lines:
-            if not self.waits or line.is_in_place():
-                continue
-            path = self.file.path_of(line)
-            directory = os.path.dirname(path or "")
-            if directory not in directories:
-                directories.add(directory)
-                check(os.path.join(directory, "") or None)
-            if line.output and path and not is_free(path):
-                check(path)
-
     def sort_lines(self) -> None:
         """Decide what is left to do for each line."""
         for line in self.file.lines:
@@ -7778,48 +7763,6 @@ class Batch:
             if step == "save":
                 self._watch(line)
         self._done_before = self.report.done_count
-
-    def note_differences(self) -> None:
-        """Say what the journal has that the file or the flags do not say any more."""
-        others = sum(line.was_sent_otherwise() for line in self.file.lines)
-        if others:
-            self.console.note(
-                f"{plural(others, 'track')} made with other flags or settings: they stay so"
-            )
-        keys = {line.key for line in self.file.lines}
-        gone = [record for key, record in self.journal.records.items() if key not in keys]
-        for kind in (GENERATION, SOUND_EFFECT):
-            ids = [
-                record["id"]
-                for record in gone
-                if record["state"] == "submitted"
-                and (record["type"] == "sfx") == (kind is SOUND_EFFECT)
-            ]
-            if ids:
-                self.console.note(f"{plural(len(ids), 'track')} in progress of lines that are gone")
-                self.console.hint("", kind.words("download", *ids[:MAX_HINT_IDS], "--wait"))
-        unknown = sum(record["state"] == "sending" for record in gone)
-        if unknown:
-            self.console.note(
-                f"the answer was lost for {plural(unknown, 'line')} gone from the file: "
-                f"`{GENERATION.list_command}` shows what was accepted"
-            )
-
-    def note_replaced(self) -> None:
-        """Say which files will be replaced that this batch has not made."""
-        replaced = []
-        for line in self.file.lines if self.waits else ():
-            path = self.file.path_of(line)
-            is_due = line.output and next_step(line, self.args) in ("submit", "save")
-            if is_due and path and os.path.isfile(path):
-                replaced.append(path)
-        records = self.journal.records.values() if replaced else ()
-        own = {resolve_path(r["path"]) for r in records if r["state"] == "saved"}
-        others = [path for path in replaced if resolve_path(path) not in own]
-        if others:
-            count = plural(len(others), "existing file")
-            first = others[0] if len(others) == 1 else f"{others[0]} is the first"
-            self.console.note(f"{count} will be replaced: {first}")
 
     def is_confirmed(self, account: Json) -> bool:
         """Ask whether to submit what is left, if there is anything and nobody said --yes."""
@@ -8196,6 +8139,66 @@ def poll_records(api: Api, kind: Kind, ids: Sequence[str]) -> PollResult:
     return result
 
 
+def check_destinations(ft: Context, file: BatchFile) -> None:
+    """Make sure that the tracks can be saved. Raises FtError as `check_destination` does."""
+    check = partial(check_destination, ft.console, ft.part_files)
+    directories = set()
+    for line in file.lines:
+        if line.is_in_place():
+            continue
+        path = file.path_of(line)
+        directory = os.path.dirname(path or "")
+        if directory not in directories:
+            directories.add(directory)
+            check(os.path.join(directory, "") or None)
+        if line.output and path and not is_free(path):
+            check(path)
+
+
+def note_differences(console: Console, file: BatchFile, journal: Journal) -> None:
+    """Say what the journal has that the file or the flags do not say any more."""
+    others = sum(line.was_sent_otherwise() for line in file.lines)
+    if others:
+        console.note(f"{plural(others, 'track')} made with other flags or settings: they stay so")
+    keys = {line.key for line in file.lines}
+    gone = [record for key, record in journal.records.items() if key not in keys]
+    for kind in (GENERATION, SOUND_EFFECT):
+        ids = [
+            record["id"]
+            for record in gone
+            if record["state"] == "submitted"
+            and (record["type"] == "sfx") == (kind is SOUND_EFFECT)
+        ]
+        if ids:
+            console.note(f"{plural(len(ids), 'track')} in progress of lines that are gone")
+            console.hint("", kind.words("download", *ids[:MAX_HINT_IDS], "--wait"))
+    unknown = sum(record["state"] == "sending" for record in gone)
+    if unknown:
+        console.note(
+            f"the answer was lost for {plural(unknown, 'line')} gone from the file: "
+            f"`{GENERATION.list_command}` shows what was accepted"
+        )
+
+
+def note_replaced(
+    console: Console, args: argparse.Namespace, file: BatchFile, journal: Journal
+) -> None:
+    """Say which files will be replaced that this batch has not made."""
+    replaced = []
+    for line in file.lines:
+        path = file.path_of(line)
+        is_due = line.output and next_step(line, args) in ("submit", "save")
+        if is_due and path and os.path.isfile(path):
+            replaced.append(path)
+    records = journal.records.values() if replaced else ()
+    own = {resolve_path(r["path"]) for r in records if r["state"] == "saved"}
+    others = [path for path in replaced if resolve_path(path) not in own]
+    if others:
+        count = plural(len(others), "existing file")
+        first = others[0] if len(others) == 1 else f"{others[0]} is the first"
+        console.note(f"{count} will be replaced: {first}")
+
+
 def is_free(path: str) -> bool:
     """Return whether a path can be the name of a file, and is not one yet."""
     try:
@@ -8271,12 +8274,14 @@ def generate_batch(ft: Context, args: argparse.Namespace) -> int | None:
         journal.require_account(get_member(account, "id", str))
         batch.recover()
         batch.sort_lines()
-        batch.note_differences()
-        batch.note_replaced()
+        note_differences(ft.console, file, journal)
+        if batch.waits:
+            note_replaced(ft.console, args, file, journal)
         if not batch.is_confirmed(account):
             (ft.console.note if args.json else ft.console.print)("Aborted.")
             return None
-        batch.check_destinations()  # which makes directories
+        if batch.waits:
+            check_destinations(ft, file)  # which makes directories
         return batch.run()
 
 
