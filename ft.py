@@ -1039,6 +1039,7 @@ class Console:
         self.knows_ansi = os.environ.get("TERM") != "dumb"
         self.has_status_line = sys.stderr.isatty() and self.knows_ansi
         self._thread = get_ident()  # the only one that draws
+        self._mutes_threads = False
         self._status_shown = False
         self._frame = 0
         self._last_message = time.monotonic()
@@ -1217,6 +1218,8 @@ class Console:
 
     def _print_message(self, text: str) -> None:
         """Print a line on stderr in place of the status, in one write, since threads speak too."""
+        if self._mutes_threads and get_ident() != self._thread:
+            return
         start = "\r\x1b[K" if self._status_shown else ""
         self._status_shown = False
         self._write_message(f"{start}{text}\n")
@@ -1315,6 +1318,10 @@ class Console:
         else:
             self._output_failure = FtError(f"cannot write output: {error.strerror}")
         raise self._output_failure from None
+
+    def mute_threads(self) -> None:
+        """Leave out what other threads have to say from now on: their work has been given up."""
+        self._mutes_threads = True
 
     def hurry(self) -> None:
         """Give up on readers that sleep in half a second, because a signal asks ft to stop."""
@@ -4830,6 +4837,7 @@ def save_several(ft: Context, ids: list[str], saver: TrackSaver, progress: Progr
                         report_saved(ft.console, path)
         except BaseException as error:
             failure = error
+            ft.console.mute_threads()
             why = "interrupted" if find_stop(error) else "not downloaded"
             for item in left if len(left) <= MAX_HINT_IDS else [f"{len(left)} tracks"]:
                 tally.failed(item, FtError(why))
@@ -7799,6 +7807,7 @@ class Batch:
                     pass
             except BaseException as error:
                 failure = error
+                self.console.mute_threads()
             failure = failure or self._ending or self._last_failure
             self.console.clear_status()
             try:
